@@ -1,0 +1,193 @@
+"""The commands: parse, call, print. Nothing heavy is imported before a command runs, so that `--help` is instant."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from .. import __version__
+from .errors import UserError
+
+FOLDER = click.Path(path_type=Path)
+
+
+class _Refusal(click.ClickException):
+    """A UserError as the user sees it: one sentence, exit status 2."""
+
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise _Refusal(str(error)) from error
+        except PermissionError as error:
+            raise _Refusal(f"no permission for {error.filename}: change its mode, or choose another place") from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="chxbench")
+def main() -> None:
+    """Benchmark attention methods on chest X-rays: train, score and compare on one protocol.
+
+    \b
+    Example, on the embedded data, in a few minutes on a laptop:
+      chxbench run --method ma
+    """
+
+
+def _several(*options: Callable) -> Callable:
+    """One decorator from several, in the order in which `--help` shall list them."""
+
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=FOLDER,
+    metavar="FILE.py",
+    help="A file that registers methods or datasets. It runs as code, with your rights. Repeatable.",
+)
+results_option = click.option(
+    "--results",
+    type=FOLDER,
+    default=Path("results"),
+    show_default=True,
+    metavar="DIR",
+    help="Published records; leaderboard.md and the working folder runs/ lie beside it.",
+)
+source_options = _several(
+    click.option("--dataset", default="phantom", show_default=True, metavar="NAME", help="See `chxbench list`."),
+    click.option("--data-dir", type=FOLDER, metavar="DIR", help="Where the dataset's files lie."),
+    click.option("--recipe", metavar="NAME|FILE.toml", help="How to train and evaluate.  [default: the dataset's own]"),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change the recipe (train.epochs=3) or a dataset's option (dataset.allow_missing=true). Repeatable.",
+    ),
+    click.option(
+        "--cache",
+        type=FOLDER,
+        metavar="DIR",
+        help="Where decoded pixels are kept.  [default: $CHXBENCH_CACHE, or your cache folder]",
+    ),
+    plugin_option,
+)
+
+
+@main.command()
+@click.option("--method", required=True, metavar="NAME", help="See `chxbench list`.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change an option of the method (pool=lse). Repeatable.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and shifts.")
+@source_options
+@results_option
+@click.option("--fresh", is_flag=True, help="Train anew, even if this run is finished or was interrupted.")
+def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None, **asked) -> None:
+    """Train and score a method, publish its record, regenerate the leaderboard.
+
+    The same command continues an interrupted run, and finds a finished one instead of training again.
+
+    \b
+    Examples:
+      chxbench run --method ma
+      chxbench run --method ma --dataset chestxray14 --data-dir ~/nih --seed 1
+      chxbench run --method sam --option pool=lse --set train.epochs=3
+    """
+    from .options import parse_pairs
+    from .pixels import cache_folder
+    from .plan import Order
+    from .report import report_run
+    from .run import run as run_order
+
+    order = Order(
+        settings=parse_pairs(settings, "--set"),
+        options=parse_pairs(options, "--option"),
+        cache=cache or cache_folder(),
+        **asked,
+    )
+    record, place = run_order(order)
+    report_run(record, place, order.results)
+
+
+@main.command()
+@source_options
+def prepare(settings: tuple[str, ...], cache: Path | None, **asked) -> None:
+    """Decode and shrink a dataset's images once, on all cores; `run` does the same where it was not done.
+
+    It may be stopped at any time: the same command goes on where it stopped.
+
+    \b
+    Example:
+      chxbench prepare --dataset chestxray14 --data-dir ~/nih
+    """
+    from .options import parse_pairs
+    from .pixels import cache_folder
+    from .pixels import prepare as prepare_pixels
+    from .plan import Source, make_source, read_index
+    from .progress import say
+
+    source = Source(settings=parse_pairs(settings, "--set"), cache=cache or cache_folder(), **asked)
+    dataset, recipe = make_source(source)
+    index = read_index(dataset, source.data_dir)
+    pixels = prepare_pixels(dataset, index, recipe.pixels.size, source.cache)
+    say(f"{len(pixels):,} images of {recipe.pixels.size}x{recipe.pixels.size} pixels: {pixels.filename}")
+
+
+@main.command(name="list")
+@plugin_option
+def list_(plugins: tuple[Path, ...]) -> None:
+    """Show the methods, datasets and recipes there are, with their options and defaults.
+
+    \b
+    Example:
+      chxbench list --plugin my_method.py
+    """
+    from .registry import load_plugins
+    from .report import report_plugins
+
+    load_plugins(plugins)
+    report_plugins()
+
+
+@main.command()
+@results_option
+@click.option("--check", is_flag=True, help="Change nothing; exit with 2 if a record or the leaderboard does not fit.")
+def leaderboard(results: Path, check: bool) -> None:
+    """Regenerate leaderboard.md from the records: every number is computed again from its scores.
+
+    \b
+    Examples:
+      chxbench leaderboard
+      chxbench leaderboard --check
+    """
+    from .leaderboard import check_leaderboard, leaderboard_path, write_leaderboard
+    from .progress import say
+
+    path = leaderboard_path(results)
+    if check:
+        say(f"{check_leaderboard(results, path)} records and {path} agree with their scores")
+    else:
+        write_leaderboard(results, path)
+        say(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The contract of a dataset plugin: an index of images, and a way to read one of them.
+
+A dataset is a frozen dataclass; its fields are the options a user sets with `--set dataset.KEY=VALUE`::
+
+    @DATASETS.register("mine")
+    @dataclass(frozen=True)
+    class Mine(Dataset):
+        title: ClassVar[str] = "My hospital"
+        def index(self, data_dir): ...
+
+The harness never changes an index; it decodes each image once (pixels.py) and reads labels from the table.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from monai.data.image_reader import PILReader
+
+# The order of the literature (protocol of Wang et al. 2017); every table and every tensor of a 14-finding set uses it.
+FINDINGS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+SPLITS = ("train", "val", "test")
+BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
+
+
+class DataError(UserError):
+    """A data folder, label file, list or image that is not what it should be."""
+
+
+class Labels(NamedTuple):
+    """Which labels these are: the file's name, the SHA-256 of its bytes (of the table, if drawn), and its version."""
+
+    file: str
+    sha256: str
+    version: str
+
+
+class Split(NamedTuple):
+    """Which images are in which split: a name for people, and `split_sha256` of the table."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a dataset holds.
+
+    Attributes:
+        images: one row an image: `image_id` (unique), `patient_id`, `path` (None where nothing lies on disk), `split`
+            (train, val or test), then one float column a finding: 1, 0 or NaN for unknown.
+        boxes: one row a box: `image_id`, `finding`, and `x, y, w, h` as fractions of the image's width and height,
+            (x, y) the upper left corner. May be empty.
+        findings: the finding columns, in the order of every score matrix.
+        labels, split: the identity of the labels and of the split; part of every result.
+        absent: per split, how many listed images are not there and are left out (only where the user allowed it).
+    """
+
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    findings: tuple[str, ...]
+    labels: Labels
+    split: Split
+    absent: dict[str, int] = field(default_factory=dict)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers (int64) of one split, in the table's order."""
+        return np.flatnonzero((self.images["split"] == split).to_numpy())
+
+    def targets(self) -> np.ndarray:
+        """Labels of all images, float32 (N, C), values 0, 1 or NaN."""
+        return self.images[list(self.findings)].to_numpy(np.float32)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Base class of a dataset plugin.
+
+    Attributes:
+        title: a name for people.
+        default_recipe: the recipe a run takes where the user names none.
+        needs_folder: whether the user must say where the data lies (`--data-dir`).
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    default_recipe: ClassVar[str] = "paper"
+    needs_folder: ClassVar[bool] = True
+
+    def index(self, data_dir: Path | None) -> Index:
+        """Read (or draw) the labels and lists, no pixels. Raises DataError with one sentence."""
+        raise NotImplementedError
+
+    def read(self, image_id: str, path: str | None) -> np.ndarray:
+        """Pixels of one image: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
+        if path is None:
+            raise NotImplementedError(f"{type(self).__name__} has images without a path: it must define read()")
+        try:
+            pixels, _ = _gray_reader().get_data(_gray_reader().read(path))
+            return np.asarray(pixels)
+        except Exception as error:
+            raise DataError(f"image {path} cannot be read ({error}): replace the file") from error
+
+    def stamp(self, image_id: str, path: str | None) -> str:
+        """A short text that changes when the image's source changes: by default the file's size and time."""
+        if path is None:
+            raise NotImplementedError(f"{type(self).__name__} has images without a path: it must define stamp()")
+        stat = Path(path).stat()
+        return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def split_sha256(images: pd.DataFrame) -> str:
+    """SHA-256 over the sorted lines `split,image_id`: equal exactly when the same images are in the same splits."""
+    lines = sorted(f"{split},{image}\n" for split, image in zip(images["split"], images["image_id"], strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check(index: Index) -> Index:
+    """Refuse what no protocol allows. Raises DataError: repeated images, unknown splits or labels, shared patients."""
+    images = index.images
+    repeated = images.loc[images["image_id"].duplicated(), "image_id"].tolist()
+    if repeated:
+        raise DataError(f"{len(repeated):,} images are listed twice, {repeated[0]} first: list each image once")
+    strange = sorted(set(images["split"]) - set(SPLITS))
+    if strange:
+        raise DataError(f"unknown split {strange[0]!r}: use {', '.join(SPLITS)}")
+    values = index.targets()
+    if not (np.isnan(values) | (values == 0) | (values == 1)).all():
+        raise DataError("a label is neither 0, 1 nor unknown: check the finding columns")
+    patients = images.groupby("patient_id")["split"].nunique()
+    shared = patients.index[patients > 1].tolist()
+    if shared:
+        raise DataError(
+            f"{len(shared):,} patients are in two splits, patient {shared[0]} first: "
+            "a patient's images must all be in one split"
+        )
+    for split in SPLITS:
+        if not len(index.rows(split)):
+            raise DataError(f"the {split} split has no image: check the lists and the image folder")
+    return index
+
+
+@cache
+def _gray_reader() -> "PILReader":
+    """MONAI's Pillow reader, as gray, in the orientation Pillow shows: its default swaps the two image axes."""
+    from monai.data.image_reader import PILReader
+
+    return PILReader(reverse_indexing=False, converter=lambda image: image.convert("L"))

@@ -1,0 +1,105 @@
+"""The contract of a method plugin: a network, a loss, and the stages it is trained in.
+
+A method is a frozen dataclass; its fields are the options a user sets with `--option KEY=VALUE`::
+
+    @METHODS.register("mine")
+    @dataclass(frozen=True)
+    class Mine(Method):
+        title: ClassVar[str] = "My method"
+        width: int = 64
+        def build(self, findings, weights): ...
+
+Everything else (pixels, loops, devices, precision, scores, statistics) belongs to the harness and is the same for all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import UserError
+
+
+class MethodError(UserError):
+    """An option that does not fit, or weights that cannot be had."""
+
+
+class Output(NamedTuple):
+    """What a network returns for a batch of B images and C findings.
+
+    Attributes:
+        logits: (B, C) image-level log-odds.
+        maps: (B, C, h, w) log-odds at each place, before the last pooling; None if the method has none.
+    """
+
+    logits: Tensor
+    maps: Tensor | None = None
+
+
+class Selection(NamedTuple):
+    """What a stage trains on.
+
+    Attributes:
+        rows: row numbers of the training set (n,), repeats allowed.
+        hard: which labels made the stage repeat a row, bool (N, C), for the record; None if that means nothing here.
+    """
+
+    rows: np.ndarray
+    hard: np.ndarray | None = None
+
+
+class Stage(NamedTuple):
+    """One round of training.
+
+    Attributes:
+        name: for people and for the record.
+        select: chooses the stage's examples from the previous stage's scores of the training set and its labels,
+            log-odds and 0/1/NaN, both (N, C); None trains on every image once.
+        start: "initial" begins at the run's initial weights, "previous" at the previous stage's chosen weights.
+    """
+
+    name: str
+    select: Callable[[np.ndarray, np.ndarray], Selection] | None = None
+    start: Literal["initial", "previous"] = "initial"
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base class of a method plugin.
+
+    Attributes:
+        title: the row label on the leaderboard.
+        paper: the citation.
+        reported: the key of the paper's own numbers in literature.csv, or None.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str] = ""
+    reported: ClassVar[str | None] = None
+
+    def build(self, findings: Sequence[str], weights: str) -> nn.Module:
+        """A network: images (B, 3, H, W), normalised as ImageNet, to Output.
+
+        Args:
+            findings: the C findings in the order of the scores.
+            weights: what to start from: "imagenet", "none" (random), or the path of a .safetensors file.
+
+        Raises:
+            MethodError: if the weights cannot be had.
+        """
+        raise NotImplementedError
+
+    def loss(self, output: Output, targets: Tensor) -> Tensor:
+        """Binary cross-entropy, mean over the batch's known labels: a float32 scalar; targets (B, C), NaN unknown."""
+        known = ~torch.isnan(targets)
+        each = F.binary_cross_entropy_with_logits(output.logits.float(), targets.nan_to_num(), reduction="none")
+        return (each * known).sum() / known.sum().clamp(min=1)
+
+    def stages(self) -> Sequence[Stage]:
+        """The rounds of training, in order. Default: one, on every image."""
+        return (Stage("train"),)

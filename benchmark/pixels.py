@@ -1,0 +1,238 @@
+"""Decode and shrink every image once, into one uint8 memory map; read batches of crops from it.
+
+A cache folder holds `pixels.u8` (N, size, size), `stamps.u64` (N) and `manifest.json`. A row of the map is valid when
+its stamp equals the one its source has now: so preparing can stop anywhere and go on, a second call does nothing, and
+an image whose file has changed is decoded again, alone.
+"""
+
+import hashlib
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import platformdirs
+import torch
+from filelock import FileLock
+from monai.data import DataLoader
+from monai.transforms import Resize
+from torch import Tensor
+
+from .dataset import DataError, Dataset, Index
+from .environment import cores
+from .errors import first_few
+from .progress import progress, say
+from .recipe import Pixels
+
+VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
+CHUNK = 32  # images a worker hands over at a time
+
+
+def cache_folder() -> Path:
+    """Where caches lie: `$CHXBENCH_CACHE`, or the user's cache folder of the system."""
+    return Path(os.environ.get("CHXBENCH_CACHE") or platformdirs.user_cache_path("chxbench"))
+
+
+def prepare(dataset: Dataset, index: Index, size: int, cache: Path) -> np.ndarray:
+    """The pixels of all images of the index, decoding those that are not in the cache yet, on all cores.
+
+    Args:
+        dataset: reads the images.
+        index: N images, in the order of the result's rows.
+        size: the side of the square that each image is shrunk to, in pixels.
+        cache: the folder that holds the caches.
+
+    Returns:
+        A read-only memory map, uint8 (N, size, size), row 0 of an image at its top.
+
+    Raises:
+        DataError: naming the images that cannot be read; the others stay in the cache.
+    """
+    folder = cache / f"{dataset.name}-{size}-{_key(index, size)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        pixels, stamps = _open(folder, len(index.images), size)
+        expected = _stamps(dataset, index)
+        todo = np.flatnonzero(stamps != expected)
+        if len(todo):
+            (folder / "manifest.json").write_text(json.dumps(_manifest(dataset, index, size), indent=1) + "\n")
+            _decode(dataset, index, pixels, stamps, expected, todo)
+        else:
+            say(f"pixels: all {len(stamps):,} images are in {folder}")
+    return np.memmap(folder / "pixels.u8", np.uint8, "r", shape=pixels.shape)
+
+
+class Crop(NamedTuple):
+    """Rows of the map and the upper left corners of their crops, in pixels: three int arrays (B,)."""
+
+    rows: np.ndarray
+    tops: np.ndarray
+    lefts: np.ndarray
+
+
+def centre_crops(rows: np.ndarray, setting: Pixels) -> Crop:
+    """The crops of evaluation: the middle of each image."""
+    corner = np.full(len(rows), (setting.size - setting.crop) // 2)
+    return Crop(np.asarray(rows), corner, corner)
+
+
+def shifted_crops(rows: np.ndarray, setting: Pixels, *key: int) -> Crop:
+    """The crops of training: shifts uniform in -max_shift..max_shift, a function of the key and the position alone.
+
+    Args:
+        rows: row numbers (N,), repeats allowed; each position has a shift of its own.
+        setting: size, crop, max_shift.
+        key: counts that name the pass (seed, stage, epoch).
+    """
+    shifts = np.random.default_rng(key).integers(-setting.max_shift, setting.max_shift + 1, (2, len(rows)))
+    corner = (setting.size - setting.crop) // 2
+    return Crop(np.asarray(rows), corner + shifts[0], corner + shifts[1])
+
+
+def gather(pixels: np.ndarray, crop: Crop, side: int) -> Tensor:
+    """Copy the crops out of the map: uint8 (B, side, side)."""
+    batch = np.empty((len(crop.rows), side, side), np.uint8)
+    for k, (row, top, left) in enumerate(zip(*crop, strict=True)):
+        batch[k] = pixels[row, top : top + side, left : left + side]
+    return torch.from_numpy(batch)
+
+
+def batches(pixels: np.ndarray, targets: np.ndarray, crop: Crop, side: int, batch_size: int) -> DataLoader:
+    """A MONAI loader over the crops in their order.
+
+    Args:
+        pixels: the map (N, size, size).
+        targets: labels of all images, float32 (N, C).
+        crop: which crops, in the order in which they are wanted.
+        side: the crops' side in pixels.
+        batch_size: crops a batch.
+
+    Returns:
+        A loader of (images uint8 (B, side, side), targets float32 (B, C)) on the CPU.
+    """
+    bounds = np.cumsum([0, *batch_sizes(len(crop.rows), batch_size)])
+    spans = [range(first, last) for first, last in pairwise(bounds)]
+    return DataLoader(_Crops(pixels, targets, crop, side), batch_sampler=spans, collate_fn=_as_is, num_workers=0)
+
+
+def batch_sizes(total: int, most: int) -> list[int]:
+    """Lengths of consecutive batches of `most` that cover `total`; a rest of one joins the batch before it.
+
+    Alone it would leave BatchNorm without a variance wherever the last map is 1x1.
+    """
+    full, rest = divmod(total, most)
+    sizes = [most] * full + ([rest] if rest else [])
+    if len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [sizes[-2] + 1]
+    return sizes
+
+
+class _Crops(torch.utils.data.Dataset):
+    """Hands the loader a whole batch at once (`__getitems__`) instead of one image at a time."""
+
+    def __init__(self, pixels: np.ndarray, targets: np.ndarray, crop: Crop, side: int) -> None:
+        self.pixels, self.targets, self.crop, self.side = pixels, targets, crop, side
+
+    def __len__(self) -> int:
+        return len(self.crop.rows)
+
+    def __getitems__(self, positions: range) -> tuple[Tensor, Tensor]:
+        chosen = Crop(*(part[positions.start : positions.stop] for part in self.crop))
+        return gather(self.pixels, chosen, self.side), torch.from_numpy(self.targets[chosen.rows])
+
+
+def _as_is(batch):
+    return batch
+
+
+def _decode(
+    dataset: Dataset, index: Index, pixels: np.memmap, stamps: np.memmap, expected: np.ndarray, todo: np.ndarray
+) -> None:
+    workers = cores() if len(todo) > 4 * CHUNK else 0
+    source = _Shrunk(dataset, index, pixels.shape[1], todo)
+    bad = []
+    with progress("decoding", len(todo)) as advance:
+        for done in DataLoader(source, batch_size=CHUNK, collate_fn=_as_is, num_workers=workers):
+            for row, image in done:
+                if isinstance(image, str):
+                    bad.append(image)
+                else:
+                    pixels[row] = image
+            pixels.flush()
+            for row, image in done:
+                if not isinstance(image, str):
+                    stamps[row] = expected[row]
+            advance(len(done))
+    stamps.flush()
+    if bad:
+        raise DataError(f"{len(bad):,} of {len(todo):,} images cannot be used: {first_few(bad)}")
+
+
+class _Shrunk(torch.utils.data.Dataset):
+    """Row number and shrunk pixels of the images still to do, or the sentence that says why there are none."""
+
+    def __init__(self, dataset: Dataset, index: Index, size: int, todo: np.ndarray) -> None:
+        self.dataset, self.todo, self.size = dataset, todo, size
+        self.ids = index.images["image_id"].to_numpy()
+        self.paths = index.images["path"].to_numpy()
+        self.shrink = Resize((size, size), mode="area")
+        self.enlarge = Resize((size, size), mode="bilinear", align_corners=False)
+
+    def __len__(self) -> int:
+        return len(self.todo)
+
+    def __getitem__(self, position: int) -> tuple[int, np.ndarray | str]:
+        row = int(self.todo[position])
+        try:
+            gray = self.dataset.read(self.ids[row], self.paths[row])
+        except DataError as error:
+            return row, str(error)
+        if gray.shape == (self.size, self.size):
+            return row, gray
+        resize = self.shrink if min(gray.shape) >= self.size else self.enlarge
+        resized = resize(torch.from_numpy(gray).float()[None])
+        return row, np.asarray(resized[0]).round().clip(0, 255).astype(np.uint8)
+
+
+def _open(folder: Path, count: int, size: int) -> tuple[np.memmap, np.memmap]:
+    """The map (count, size, size) and the stamps (count), writable; both anew where either is not whole."""
+    files = {folder / "pixels.u8": count * size * size, folder / "stamps.u64": 8 * count}
+    whole = all(path.exists() and path.stat().st_size == length for path, length in files.items())
+    mode = "r+" if whole else "w+"
+    pixels = np.memmap(folder / "pixels.u8", np.uint8, mode, shape=(count, size, size))
+    return pixels, np.memmap(folder / "stamps.u64", np.uint64, mode, shape=(count,))
+
+
+def _key(index: Index, size: int) -> str:
+    names = "\n".join([str(VERSION), str(size), *index.images["image_id"]])
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def _stamps(dataset: Dataset, index: Index) -> np.ndarray:
+    """A 64-bit digest of each image's stamp (N,), never 0, which marks a row that is not done."""
+    missing, digests = [], []
+    for image, path in zip(index.images["image_id"], index.images["path"], strict=True):
+        try:
+            text = dataset.stamp(image, path)
+        except OSError:
+            missing.append(path)
+            continue
+        digests.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1)
+    if missing:
+        raise DataError(f"{len(missing):,} image files have gone: {first_few(missing)}")
+    return np.array(digests, np.uint64)
+
+
+def _manifest(dataset: Dataset, index: Index, size: int) -> dict:
+    return {
+        "version": VERSION,
+        "dataset": dataset.name,
+        "images": len(index.images),
+        "size": size,
+        "dtype": "uint8",
+        "shrunk_by": "box average (MONAI Resize, mode area)",
+        "first": index.images["image_id"].iloc[0],
+        "last": index.images["image_id"].iloc[-1],
+    }

@@ -1,0 +1,141 @@
+"""What the user asked for, made definite: names into plugins, texts into options, a folder into an index, a run id."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import dataset as datasets
+from .dataset import DataError, Dataset, Index
+from .errors import UserError, did_you_mean
+from .method import Method
+from .options import describe, keys, make
+from .pixels import cache_folder
+from .recipe import Recipe, as_table, load_recipe, setting_keys
+from .registry import DATASETS, METHODS, load_plugins
+
+DATASET_PREFIX = "dataset."
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data half of an order: also all that `prepare` needs.
+
+    Attributes:
+        dataset: a registered dataset's name.
+        data_dir: the folder where it lies; None if it needs none.
+        recipe: a recipe's name or file; None takes the dataset's default.
+        settings: what `--set` changes: recipe keys, and the dataset's options behind `dataset.`.
+        cache: the folder of the pixel caches.
+        plugins: files to import before any name is looked up.
+    """
+
+    dataset: str = "phantom"
+    data_dir: Path | None = None
+    recipe: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    cache: Path = field(default_factory=cache_folder)
+    plugins: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Order(Source):
+    """What a user asks of `run`.
+
+    Attributes:
+        method: a registered method's name.
+        options: the method's options that differ from their defaults.
+        seed: of initial weights, order and shifts.
+        results: the folder of published records; `runs/` and `leaderboard.md` lie beside it.
+        fresh: train again even if this run is finished or begun.
+    """
+
+    method: str = "ma"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    results: Path = Path("results")
+    fresh: bool = False
+
+    def command(self, recipe: str) -> str:
+        """The command that asks for the same; values that are the default of neither run nor dataset are spelt out."""
+        words = ["chxbench", "run", "--method", self.method, "--dataset", self.dataset, "--recipe", recipe]
+        words += ["--seed", str(self.seed)]
+        words += ["--data-dir", str(self.data_dir)] if self.data_dir else []
+        for flag, pairs in (("--set", self.settings), ("--option", self.options)):
+            for key, value in pairs.items():
+                words += [flag, f"{key}={_as_typed(value)}"]
+        for path in self.plugins:
+            words += ["--plugin", str(path)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An order whose every name has been found and every value checked.
+
+    Attributes:
+        order: the order.
+        method, dataset, recipe: built from it.
+        index: the dataset's images, labels and splits.
+        run_id: a readable name that follows from all of these: the same order has the same id.
+    """
+
+    order: Order
+    method: Method
+    dataset: Dataset
+    recipe: Recipe
+    index: Index
+    run_id: str
+
+    @property
+    def work(self) -> Path:
+        """The folder that the run works in."""
+        return self.order.results.resolve().parent / "runs" / self.run_id
+
+
+def make_plan(order: Order) -> Plan:
+    """Check the whole order before anything costs time. Raises UserError."""
+    load_plugins(order.plugins)
+    method = make(METHODS.get(order.method).cls, order.options, "")
+    dataset, recipe = make_source(order)
+    index = read_index(dataset, order.data_dir)
+    return Plan(order, method, dataset, recipe, index, _run_id(order.seed, method, dataset, recipe, index))
+
+
+def make_source(source: Source) -> tuple[Dataset, Recipe]:
+    """The dataset with its options, and the recipe. Raises UserError where a setting is neither's."""
+    load_plugins(source.plugins)
+    cls = DATASETS.get(source.dataset).cls
+    known = [*setting_keys(), *keys(cls, DATASET_PREFIX)]
+    for key in source.settings:
+        if key not in known:
+            raise UserError(f"unknown setting {key!r}: {did_you_mean(key, known)}")
+    own = {key: value for key, value in source.settings.items() if key.startswith(DATASET_PREFIX)}
+    options = {key.removeprefix(DATASET_PREFIX): value for key, value in own.items()}
+    rest = {key: value for key, value in source.settings.items() if key not in own}
+    return make(cls, options, DATASET_PREFIX), load_recipe(source.recipe or cls.default_recipe, rest)
+
+
+def read_index(dataset: Dataset, data_dir: Path | None) -> Index:
+    """The dataset's index, checked. Raises DataError."""
+    if dataset.needs_folder and data_dir is None:
+        raise DataError(f"dataset {dataset.name} needs its files: say where they lie with --data-dir FOLDER")
+    return datasets.check(dataset.index(data_dir))
+
+
+def _as_typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: Index) -> str:
+    everything = {
+        "method": [method.name, describe(method)],
+        "dataset": [dataset.name, describe(dataset), *index.labels, *index.split],
+        "recipe": as_table(recipe),
+        "seed": seed,
+    }
+    digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    return f"{Path(recipe.name).stem}-seed{seed}-{digest[:10]}"

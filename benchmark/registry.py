@@ -1,0 +1,138 @@
+"""METHODS and DATASETS: how a name on the command line becomes a class.
+
+A plugin registers itself when its file is imported::
+
+    @METHODS.register("mine")
+    class Mine(Method): ...
+
+Files are found in three places: the wing (`methods/`, `datasets/`), the entry-point group of installed packages
+(`chxbench.methods`, `chxbench.datasets`), and single files named by the user (`--plugin FILE.py`). A plugin is code and
+runs with the user's rights: only what the user installed or named is imported.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from .errors import UserError, did_you_mean
+
+Plugin = TypeVar("Plugin", bound=type)
+
+
+class PluginError(UserError):
+    """A plugin that cannot be imported, or a name that two plugins want."""
+
+
+class Entry(NamedTuple):
+    """A registered plugin: its name, its class, and where it is written."""
+
+    name: str
+    cls: type
+    file: str
+    line: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Registry:
+    """Plugins of one kind by name.
+
+    Args:
+        kind: what the plugins are, in the singular, for messages ("method").
+        wing: the sub-package of chxbench that holds the built-in ones; `chxbench.<wing>` is also the entry-point group.
+    """
+
+    def __init__(self, kind: str, wing: str) -> None:
+        self.kind = kind
+        self.wing = wing
+        self._entries: dict[str, Entry] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[Plugin], Plugin]:
+        """Class decorator: make the class known as `name`. Raises PluginError if another class has that name."""
+
+        def decorate(cls: Plugin) -> Plugin:
+            entry = Entry(name, cls, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
+            taken = self._entries.get(name)
+            if taken and taken.place != entry.place:
+                raise PluginError(
+                    f"{self.kind} {name!r} in {entry.place} is already registered by {taken.place}: rename one"
+                )
+            cls.name = name
+            self._entries[name] = entry
+            return cls
+
+        return decorate
+
+    def get(self, name: str) -> Entry:
+        """The plugin called `name`. Raises UserError with the near names if there is none."""
+        self._discover()
+        if name not in self._entries:
+            raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, self._entries)}")
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[Entry]:
+        self._discover()
+        return iter(sorted(self._entries.values()))
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        package = importlib.import_module(f"...{self.wing}", __name__)
+        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            _import(module.name, module.name)
+        for point in entry_points(group=f"chxbench.{self.wing}"):
+            source = f"entry point {point.name} = {point.value} of {point.dist.name if point.dist else 'a package'}"
+            _import(point.module, source)
+        self._discovered = True
+
+
+METHODS = Registry("method", "methods")
+DATASETS = Registry("dataset", "datasets")
+
+
+def load_plugins(paths: Iterable[Path]) -> None:
+    """Import plugin files, each once. Raises PluginError if one is missing or fails."""
+    for path in paths:
+        _load_file(path)
+
+
+def _load_file(path: Path) -> None:
+    path = path.resolve()
+    if not path.is_file():
+        raise PluginError(f"plugin file {path} does not exist")
+    name = f"chxbench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin {path} is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while the file is still being read
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _failure(str(path), error) from error
+
+
+def _import(module: str, source: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise _failure(source, error) from error
+
+
+def _failure(source: str, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    return PluginError(f"plugin {source} cannot be imported: {type(error).__name__}: {error}")

@@ -1,0 +1,61 @@
+"""What the commands print on standard output: a run's table, and the plugins there are."""
+
+from dataclasses import fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .leaderboard import leaderboard_path
+from .recipe import recipe_names
+from .record import Interval, Record
+from .registry import DATASETS, METHODS, Registry
+
+
+def report_run(record: Record, place: Path, results: Path) -> None:
+    """The per-finding table of a run, its means, and where everything lies."""
+    console = Console(highlight=False)
+    split = record.dataset.counts["test"]
+    tested = f"{split.images:,} test images of {split.patients:,} patients"
+    console.print(f"{record.method.title} on {record.dataset.title}, {tested}", markup=False, soft_wrap=True)
+    table = Table("Finding")
+    for heading in ("Positives", "AUC", "95 % interval"):
+        table.add_column(heading, justify="right")
+    for finding, auc in record.auc.items():
+        table.add_row(finding.replace("_", " "), f"{auc.positives:,}", *_texts(auc))
+    table.add_section()
+    table.add_row("Mean", f"of {record.mean_auc.findings}", *_texts(record.mean_auc), style="bold")
+    without = record.mean_auc_without_hernia
+    table.add_row("Mean without Hernia", f"of {without.findings}", *_texts(without))
+    console.print(table)
+    places = {
+        "record": place / "run.json",
+        "scores": place / "scores.parquet",
+        "ROC curves": place / "roc.png",
+        "leaderboard": leaderboard_path(results),
+    }
+    for name, path in places.items():
+        console.print(f"{name:<12} {path}", markup=False, soft_wrap=True)
+
+
+def report_plugins() -> None:
+    """Every method and dataset with its options and defaults, then the recipes."""
+    console = Console(highlight=False)
+    _report(console, METHODS, "--option ")
+    _report(console, DATASETS, "--set dataset.")
+    console.print(f"recipes: {', '.join(recipe_names())} (or a file of your own, see --recipe)", markup=False)
+
+
+def _report(console: Console, registry: Registry, prefix: str) -> None:
+    for entry in registry:
+        console.print(f"{registry.kind} [bold]{entry.name}[/]", end=" ")
+        console.print(f"{entry.cls.title} ({entry.place})", markup=False, soft_wrap=True)
+        for option in fields(entry.cls):
+            console.print(f"    {prefix}{option.name}={option.default}", markup=False, soft_wrap=True)
+    console.print()
+
+
+def _texts(interval: Interval) -> tuple[str, str]:
+    if interval.value is None:
+        return "undefined", ""
+    return f"{interval.value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"

@@ -1,0 +1,213 @@
+"""One stage of training: the loop, the schedule, and the rule that picks the epoch.
+
+Randomness is counted, not consumed: the order of the examples, the shift of each crop and the seed of dropout are
+functions of (seed, stage, epoch), so a stage that was interrupted goes on as if it had not been.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint
+from .device import Device
+from .errors import UserError
+from .method import Method
+from .metrics import mean_auc
+from .pixels import batch_sizes, batches, shifted_crops
+from .predict import predict
+from .progress import progress
+from .recipe import Recipe, Train
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every stage of a run shares.
+
+    Attributes:
+        device: where the arithmetic happens.
+        method: builds networks and computes the loss.
+        recipe: how to train.
+        seed: the run's seed.
+        pixels: the map, uint8 (N, size, size).
+        targets: labels to train and validate on, float32 (N, C).
+        validation: row numbers of the validation split.
+    """
+
+    device: Device
+    method: Method
+    recipe: Recipe
+    seed: int
+    pixels: np.ndarray
+    targets: np.ndarray
+    validation: np.ndarray
+
+
+@dataclass
+class Trained:
+    """A stage's outcome.
+
+    Attributes:
+        weights: of the chosen epoch, on the CPU.
+        best_epoch: the chosen epoch, counted from 1.
+        validation_auc: mean AUC of the validation split after each epoch; None where undefined.
+        loss: mean training loss of each epoch.
+        seconds: of training alone, without validation.
+        images: how many images were trained on, over all epochs.
+    """
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
+    validation_auc: list[float | None] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    images: int = 0
+
+
+def train_stage(
+    material: Material,
+    start: dict[str, Tensor],
+    network: nn.Module,
+    stage: int,
+    title: str,
+    rows: np.ndarray,
+    work: Path,
+) -> Trained:
+    """Train `network` from the weights `start` on the images `rows`, or go on where `work/checkpoint.pt` stands.
+
+    Args:
+        material: what the stages share.
+        start: the weights to begin with.
+        network: as the method built it; holds the last epoch's weights afterwards.
+        stage: the stage's number, from 0; part of every count of randomness.
+        title: the stage's name, for the progress bar.
+        rows: row numbers to train on, repeats allowed.
+        work: the stage's own folder.
+
+    Raises:
+        UserError: if the loss is no longer a number.
+    """
+    network.load_state_dict(start)
+    network = material.device.place(network)
+    optimizer, scheduler = _optimizer(network, material.recipe.train, len(rows))
+    trained = _resume(work / "checkpoint.pt", network, optimizer, scheduler)
+    epochs = material.recipe.train.epochs
+    for epoch in range(len(trained.loss), epochs):
+        begun = time.perf_counter()
+        name = f"{title}, epoch {epoch + 1}/{epochs}"
+        trained.loss.append(_train_epoch(material, network, optimizer, scheduler, (stage, epoch), rows, name))
+        trained.seconds += time.perf_counter() - begun
+        trained.images += len(rows)
+        _validate(material, network, trained)
+        _save(work / "checkpoint.pt", network, optimizer, scheduler, trained)
+    return trained
+
+
+def copy_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The network's weights as tensors on the CPU that later training cannot change."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in network.state_dict().items()}
+
+
+def deal_labels_anew(targets: np.ndarray, patients: np.ndarray, key: Sequence[int]) -> np.ndarray:
+    """A control: every patient gets the labels of another one drawn at random; float32 (n, C) in the order given.
+
+    Images of a patient take the other's rows in turn, so that labels stay as alike within a patient as they were.
+    """
+    groups = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    dealt = np.empty_like(targets)
+    for mine, other in zip(groups, np.random.default_rng(key).permutation(len(groups)), strict=True):
+        dealt[mine] = targets[np.resize(groups[other], len(mine))]
+    return dealt
+
+
+def _train_epoch(
+    material: Material,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    count: tuple[int, int],
+    rows: np.ndarray,
+    title: str,
+) -> float:
+    """One pass over the rows in an order drawn for it; the mean loss over its images."""
+    recipe, device = material.recipe, material.device
+    order = np.random.default_rng([material.seed, *count, 0]).permutation(rows)
+    crop = shifted_crops(order, recipe.pixels, material.seed, *count, 1)
+    torch.manual_seed(_torch_seed(material.seed, *count))
+    total = torch.zeros((), device=device.torch_device)
+    network.train()
+    with progress(title, len(rows)) as advance:
+        for images, targets in batches(
+            material.pixels, material.targets, crop, recipe.pixels.crop, recipe.train.batch_size
+        ):
+            output = device.forward(network, images)
+            loss = material.method.loss(output, targets.to(device.torch_device, non_blocking=True))
+            optimizer.zero_grad()
+            device.accelerator.backward(loss)
+            optimizer.step()
+            scheduler.step()
+            total += loss.detach() * len(images)
+            advance(len(images))
+    mean = float(total) / len(rows)
+    if not np.isfinite(mean):
+        raise UserError(f"the loss is {mean} in {title}: lower the rate with --set train.lr={recipe.train.lr / 10:g}")
+    return mean
+
+
+def _validate(material: Material, network: nn.Module, trained: Trained) -> None:
+    """Score the validation split and keep the weights if the recipe's rule picks this epoch."""
+    rows = material.validation
+    scores = predict(material.device, network, material.pixels, rows, material.recipe, "validation")
+    value = mean_auc(scores, material.targets[rows])
+    best = max((auc for auc in trained.validation_auc if auc is not None), default=-1.0)
+    trained.validation_auc.append(value)
+    last = material.recipe.train.select == "last"
+    if last or not trained.weights or (value is not None and value > best):
+        trained.weights = copy_weights(network)
+        trained.best_epoch = len(trained.loss)
+
+
+def _optimizer(
+    network: nn.Module, train: Train, examples: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    steps = len(batch_sizes(examples, train.batch_size))
+    if train.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            network.parameters(), train.lr, train.momentum, weight_decay=train.weight_decay, fused=True
+        )
+    else:
+        optimizer = torch.optim.AdamW(network.parameters(), train.lr, weight_decay=train.weight_decay, fused=True)
+    if train.schedule == "one_cycle":
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, train.lr, total_steps=train.epochs * steps)
+    drops = [epoch * steps for epoch in train.drop_after]
+    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, train.drop_factor)
+
+
+def _resume(path: Path, network: nn.Module, optimizer: Any, scheduler: Any) -> Trained:
+    state = checkpoint.load(path)
+    if state is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Trained()
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    return Trained(**state["trained"])
+
+
+def _save(path: Path, network: nn.Module, optimizer: Any, scheduler: Any, trained: Trained) -> None:
+    state = {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "trained": vars(trained),
+    }
+    checkpoint.save(path, state)
+
+
+def _torch_seed(*count: int) -> int:
+    return int(np.random.SeedSequence(count).generate_state(1, np.uint64)[0] >> np.uint64(1))

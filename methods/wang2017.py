@@ -1,0 +1,77 @@
+"""Wang et al. 2017: the baseline that came with the dataset (ChestX-ray8, CVPR 2017, section 4).
+
+ImageNet backbone, a transition layer, log-sum-exp pooling, a prediction layer, and a cross-entropy that weighs the rare
+positives up. Its heatmap applies the prediction's weights to the transition's activations before pooling.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..benchmark.method import Method, Output
+from ..benchmark.registry import METHODS
+from .blocks import build_backbone, log_sum_exp
+
+
+@METHODS.register("wang2017")
+@dataclass(frozen=True)
+class Wang2017(Method):
+    """Options:
+
+    backbone: ResNet-50 was the paper's best of four.
+    transition: channels of the transition layer, a 1x1 convolution with ReLU; kernel and width are not stated.
+    sharpness: r of the log-sum-exp pooling, 10 in the paper.
+    reduction: the paper sums the weighted cross-entropy over batch and findings; "mean" divides by their number, so
+        that the learning rate means the same as for the other methods.
+    """
+
+    title: ClassVar[str] = "Wang et al. 2017"
+    paper: ClassVar[str] = "Wang et al., CVPR 2017"
+    reported: ClassVar[str | None] = "wang2017"
+
+    backbone: str = "resnet50.tv_in1k"
+    transition: int = 1024
+    sharpness: float = 10.0
+    reduction: Literal["mean", "sum"] = "mean"
+
+    def build(self, findings: Sequence[str], weights: str) -> nn.Module:
+        return _TransitionNet(build_backbone(self.backbone, weights), self.transition, len(findings), self.sharpness)
+
+    def loss(self, output: Output, targets: Tensor) -> Tensor:
+        return weighted_cross_entropy(output.logits, targets, self.reduction)
+
+
+class _TransitionNet(nn.Module):
+    def __init__(self, backbone: nn.Module, width: int, findings: int, sharpness: float) -> None:
+        super().__init__()
+        self.backbone, self.sharpness = backbone, sharpness
+        self.transition = nn.Sequential(nn.Conv2d(backbone.num_features, width, 1), nn.ReLU())
+        self.prediction = nn.Conv2d(width, findings, 1)
+
+    def forward(self, images: Tensor) -> Output:
+        activations = self.transition(self.backbone.forward_features(images))
+        pooled = log_sum_exp(activations, self.sharpness)[:, :, None, None]
+        return Output(self.prediction(pooled).flatten(1), self.prediction(activations))
+
+
+def weighted_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """W-CEL: positives weighted by (|P|+|N|)/|P|, negatives by (|P|+|N|)/|N|, counted over the batch's label matrix.
+
+    Args:
+        logits: (B, C) log-odds.
+        targets: (B, C) 1, 0 or NaN for unknown, which counts nowhere.
+        reduction: "sum" as in the paper, or "mean" over the known labels.
+
+    Returns:
+        A scalar, float32; a class without members adds nothing.
+    """
+    positive, negative = (targets == 1).float(), (targets == 0).float()
+    known = positive.sum() + negative.sum()
+    of_positives = known / positive.sum().clamp(min=1) * positive * F.softplus(-logits.float())
+    of_negatives = known / negative.sum().clamp(min=1) * negative * F.softplus(logits.float())
+    total = torch.sum(of_positives + of_negatives)
+    return total if reduction == "sum" else total / known.clamp(min=1)

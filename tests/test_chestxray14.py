@@ -1,0 +1,501 @@
+"""NIH ChestX-ray14, on small folders in the shape of the release, and on the real files where they are."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from chxbench.benchmark.dataset import BOX_COLUMNS, FINDINGS, DataError, Index, check, split_sha256
+from chxbench.benchmark.registry import DATASETS
+from chxbench.datasets.chestxray14 import LISTS, ChestXray14
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+V2020, V2017 = "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv"
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+LABELS = {
+    "00000001_000.png": "No Finding",
+    "00000001_004.png": "Cardiomegaly|Effusion",
+    "00000002_000.png": "Pleural_Thickening",
+    "00000003_000.png": "Infiltration|Mass|Nodule",
+    "00000004_000.png": "Hernia",
+    "00000005_000.png": "No Finding",
+    "00000005_001.png": "Pneumonia",
+}
+TEST = ("00000005_000.png", "00000005_001.png")
+TRAIN_VAL = tuple(name for name in LABELS if name not in TEST)
+
+
+def row(name: str, findings: str, patient: str | None = None) -> str:
+    # The follow-up number is wrong on purpose: it must never be used to build a name.
+    return f"{name},{findings},77,{patient or int(name[:8])},58,M,PA,2682,2749,0.143,0.143"
+
+
+def paint(file: Path, size: tuple[int, int] = (6, 4)) -> None:
+    """A gray image that equals none of its turned or mirrored forms."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[1], size[0])
+    Image.fromarray(pixels).save(file)
+
+
+def release(
+    root: Path,
+    labels: dict[str, str] = LABELS,
+    train_val: Sequence[str] = TRAIN_VAL,
+    test: Sequence[str] = TEST,
+    boxes: Sequence[str] = (),
+    place: Callable[[str], str] = "images/{}".format,
+) -> Path:
+    """A small folder in the shape of the NIH release."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / V2020).write_text("\n".join([HEADER, *(row(*item) for item in labels.items())]) + "\n")
+    (root / "train_val_list.txt").write_text("\n".join(train_val))
+    (root / "test_list.txt").write_text("\n".join(test))
+    if boxes:
+        (root / "BBox_List_2017.csv").write_text("\n".join([BOX_HEADER, *boxes]) + "\n")
+    for name in (*train_val, *test):
+        paint(root / place(name))
+    return root
+
+
+def refusal(root: Path | None, **options: object) -> str:
+    """What the user is told: always one line."""
+    with pytest.raises(DataError) as caught:
+        ChestXray14(**options).index(root)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def findings_of(index: Index) -> dict[str, set[str]]:
+    table = index.images.set_index("image_id")[list(FINDINGS)]
+    return {name: {finding for finding in FINDINGS if table.loc[name, finding] == 1} for name in table.index}
+
+
+EXPECTED = {name: set(text.split("|")) - {"No Finding"} for name, text in LABELS.items()}
+
+
+def test_it_is_registered():
+    assert DATASETS.get("chestxray14").cls is ChestXray14
+    assert ChestXray14.name == "chestxray14"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("images/{}".format, id="one folder"),
+        pytest.param(lambda name: f"images_{int(name[:8]):03}/images/{name}", id="numbered folders"),
+        pytest.param(lambda name: f"images/{name}" if name in TEST else f"images_001/images/{name}", id="mixed"),
+    ],
+)
+def test_images_are_found_in_every_layout(tmp_path, place):
+    index = check(ChestXray14().index(release(tmp_path, place=place)))
+    assert list(index.images.columns) == ["image_id", "patient_id", "path", "split", *FINDINGS]
+    assert dict(zip(index.images["image_id"], index.images["path"], strict=True)) == {
+        name: str(tmp_path / place(name)) for name in LABELS
+    }
+    assert set(index.images["patient_id"]) == {f"0000000{k}" for k in range(1, 6)}
+    assert set(index.images.loc[index.images["split"] == "test", "image_id"]) == set(TEST)
+    assert findings_of(index) == EXPECTED
+    assert index.targets().dtype == np.float32
+    assert index.absent == {}
+    assert index.split.sha256 == split_sha256(index.images)
+    assert index.split.name == "own lists, validation by patient (seed 0, 12.5 %)"
+
+
+def plain(header: str, tail: str = "") -> str:
+    return "\n".join([header, *(row(*item) + tail for item in LABELS.items())]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "version"),
+    [
+        pytest.param(V2020, plain(HEADER), "NIH v2020 (modified)", id="v2020"),
+        pytest.param(V2017, plain(HEADER + ","), "NIH v2017 (unverified)", id="v2017"),
+        pytest.param(V2017, plain(HEADER + ",", ","), "NIH v2017 (unverified)", id="v2017 with commas in the rows"),
+        pytest.param(V2017, plain(HEADER, ","), "NIH v2017 (unverified)", id="commas in the rows only"),
+        pytest.param(V2020, plain(HEADER.replace("Gender", "Sex")), "NIH v2020 (modified)", id="Patient Sex"),
+        pytest.param(V2020, "\ufeff" + plain(HEADER).replace("\n", "\r\n"), "NIH v2020 (modified)", id="BOM and CRLF"),
+        pytest.param(V2020, plain(HEADER) + "\n\n", "NIH v2020 (modified)", id="blank lines"),
+        pytest.param("ours.csv", plain(HEADER), "unknown", id="own file"),
+    ],
+)
+def test_label_files(tmp_path, name, text, version):
+    root = release(tmp_path)
+    (root / V2020).unlink()
+    (root / name).write_bytes(text.encode())
+    index = ChestXray14(labels=name if version == "unknown" else "").index(root)
+    assert findings_of(index) == EXPECTED
+    assert index.labels == (name, hashlib.sha256(text.encode()).hexdigest(), version)
+
+
+def test_where_both_label_files_lie_v2020_is_taken_unless_the_user_names_the_other(tmp_path):
+    root = release(tmp_path)
+    (root / V2017).write_text(plain(HEADER + ",").replace("Pneumonia", "Pneumothorax"))
+    assert ChestXray14().index(root).labels.file == V2020
+    index = ChestXray14(labels=V2017).index(root)
+    assert index.labels.file == V2017
+    assert findings_of(index)["00000005_001.png"] == {"Pneumothorax"}
+
+
+def test_older_spellings_of_findings_are_understood(tmp_path):
+    labels = LABELS | {"00000002_000.png": "Pleural Thickening|Infiltrate"}
+    assert findings_of(ChestXray14().index(release(tmp_path, labels)))["00000002_000.png"] == {
+        "Pleural_Thickening",
+        "Infiltration",
+    }
+
+
+@pytest.mark.parametrize(
+    ("findings", "told"), [("Mass|Massiv", "Massiv"), ("No Finding|Mass", "No Finding"), ("", ""), ("Mass|", "")]
+)
+def test_an_unknown_finding_is_refused_with_its_row(tmp_path, findings, told):
+    labels = LABELS | {"00000002_000.png": findings, "00000004_000.png": findings}
+    assert f"{V2020}, row 4 ({told!r}), row 6 ({told!r}): unknown finding" in refusal(release(tmp_path, labels))
+
+
+def test_rows_are_those_an_editor_shows(tmp_path):
+    root = release(tmp_path)
+    (root / V2020).write_text(plain(HEADER).replace("\n", "\n\n").replace("Hernia", "Hernja"))
+    assert f"{V2020}, row 11 ('Hernja'): unknown finding" in refusal(root)
+
+
+@pytest.mark.parametrize("patient", ["3", "x", "00000003"])
+def test_a_patient_column_that_disagrees_with_the_name_is_refused_with_its_row(tmp_path, patient):
+    root = release(tmp_path)
+    good, bad = row("00000002_000.png", "Pleural_Thickening"), row("00000002_000.png", "Pleural_Thickening", patient)
+    (root / V2020).write_text(plain(HEADER).replace(good, bad))
+    assert f"row 4 (00000002_000.png, patient {patient!r}): the patient column disagrees" in refusal(root)
+
+
+def test_an_image_with_two_rows_is_refused(tmp_path):
+    root = release(tmp_path)
+    (root / V2020).write_text(plain(HEADER) + row("00000004_000.png", "Mass") + "\n")
+    assert "row 9 (00000004_000.png): the image already has a row" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"image,label\n1,2\n", id="other columns"),
+        pytest.param(b"\x89PNG\r\n\x1a\n\xff\xfe", id="not text"),
+        pytest.param(HEADER.encode() + b'\n"' + b"x,y\n" * 3, id="open quote"),
+    ],
+)
+def test_a_label_file_that_is_something_else_is_refused(tmp_path, data):
+    root = release(tmp_path)
+    (root / V2020).write_bytes(data)
+    message = refusal(root)
+    assert str(root / V2020) in message and "download it again" in message
+
+
+def test_lists_may_have_other_line_ends_blank_lines_and_a_byte_order_mark(tmp_path):
+    root = release(tmp_path)
+    plain_split = ChestXray14().index(root).split
+    (root / "train_val_list.txt").write_bytes("\r\n".join(["", *TRAIN_VAL, "", ""]).encode())
+    (root / "test_list.txt").write_bytes("\n".join(TEST).encode("utf-8-sig"))
+    assert ChestXray14().index(root).split == plain_split
+
+
+@pytest.mark.parametrize(
+    ("train_val", "test", "told"),
+    [
+        pytest.param([*TRAIN_VAL, TEST[0]], TEST, f"1 images are in both .*{TEST[0]}", id="image in both lists"),
+        pytest.param([*TRAIN_VAL, TEST[0]], TEST[1:], "1 patients are in both .*00000005", id="patient in both lists"),
+        pytest.param(
+            [*TRAIN_VAL, "00000008_000.png", "00000009_000.png"],
+            TEST,
+            f"2 listed images are not in .*{V2020} .00000008_000.png, 00000009_000.png",
+            id="no label",
+        ),
+        pytest.param([*TRAIN_VAL, "scan.png"], TEST, r"train_val_list.txt, row 6 \('scan.png'\)", id="no patient"),
+        pytest.param(TRAIN_VAL, [], "test_list.txt names no image", id="empty list"),
+    ],
+)
+def test_lists_that_cannot_be_a_split_are_refused(tmp_path, train_val, test, told):
+    root = release(tmp_path, train_val=train_val, test=test)
+    with pytest.raises(DataError, match=told):
+        ChestXray14().index(root)
+
+
+def test_missing_images_are_refused_with_a_count_and_the_way_on(tmp_path):
+    root = release(tmp_path)
+    for name in ("00000001_000.png", "00000001_004.png", "00000002_000.png", TEST[0]):
+        (root / "images" / name).unlink()
+    assert refusal(root) == (
+        f"4 of the 7 listed images are not under {root} "
+        "(00000001_000.png, 00000001_004.png, 00000002_000.png and 1 more): "
+        "download the rest, or use what is there with --set dataset.allow_missing=true"
+    )
+
+
+def test_allow_missing_uses_what_is_there_and_says_what_is_not(tmp_path):
+    root = release(tmp_path)
+    listed, _, _ = ChestXray14().listed(root)
+    gone = ["00000003_000.png", TEST[0]]
+    for name in gone:
+        (root / "images" / name).unlink()
+    index = ChestXray14(allow_missing=True).index(root)
+    splits = listed[listed["image_id"].isin(gone)]["split"].tolist()
+    assert index.absent == {split: splits.count(split) for split in ("train", "val", "test")}
+    assert set(index.images["image_id"]) == set(LABELS) - set(gone)
+    assert index.images["path"].notna().all()
+    assert index.split.name.endswith(", partial: 5 of 7 images")
+
+
+def test_the_validation_patients_depend_on_the_list_and_the_seed_not_on_the_images_there(tmp_path):
+    names = [f"{patient:08}_{image:03}.png" for patient in range(1, 41) for image in range(2)]
+    test = ["00000050_000.png"]
+    root = release(tmp_path, dict.fromkeys([*names, *test], "No Finding"), names, test)
+    images = ChestXray14().index(root).images
+    whole = set(images.loc[images["split"] == "val", "patient_id"])
+    assert len(whole) == 5  # 12.5 % of 40 patients
+    assert not whole & set(images.loc[images["split"] == "train", "patient_id"])
+    expected = sorted(
+        (f"{patient:08}" for patient in range(1, 41)), key=lambda p: hashlib.sha256(f"0:{p}".encode()).hexdigest()
+    )
+    assert whole == set(expected[:5])
+
+    for name in names[::3]:
+        (root / "images" / name).unlink()
+    partial = ChestXray14(allow_missing=True).index(root).images
+    before = images.set_index("image_id")["split"]
+    assert partial.set_index("image_id")["split"].equals(before[partial["image_id"]])
+
+    seeded = ChestXray14(split_seed=1, validation_share=0.25).validation_patients(names)
+    assert len(seeded) == 10 and not whole <= seeded
+    assert ChestXray14(validation_share=0.001).validation_patients(names)  # a validation split is never empty
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
+def test_a_validation_share_outside_0_and_1_is_refused(tmp_path, share):
+    assert "validation_share" in refusal(release(tmp_path), validation_share=share)
+
+
+def without(*names: str) -> Callable[[Path], Path]:
+    def make(tmp_path: Path) -> Path:
+        root = release(tmp_path / "data")
+        for name in names:
+            (root / name).unlink()
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        pytest.param(lambda tmp_path: None, "say where the NIH files lie: --data-dir FOLDER", id="none"),
+        pytest.param(lambda tmp_path: tmp_path / "no", "no does not exist", id="no folder"),
+        pytest.param(lambda tmp_path: release(tmp_path) / V2020, f"{V2020} is a file: --data-dir", id="a file"),
+        pytest.param(without(V2020), f"data has no label file {V2020} or {V2017}", id="no labels"),
+        pytest.param(without("test_list.txt"), "data has no test_list.txt:", id="one list"),
+        pytest.param(without(*LISTS), "data has no train_val_list.txt and no test_list.txt:", id="no lists"),
+        pytest.param(
+            without(*(f"images/{name}" for name in LABELS)), "data holds none of the 7 listed images", id="no images"
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said_in_one_sentence(tmp_path, make, told):
+    assert told in refusal(make(tmp_path), allow_missing=True)
+
+
+def test_a_label_file_the_user_names_must_be_there(tmp_path):
+    assert "has no label file mine.csv" in refusal(release(tmp_path), labels="mine.csv")
+
+
+def test_one_image_in_two_places_is_taken_once_and_two_images_of_one_name_are_refused(tmp_path):
+    root = release(tmp_path)
+    name = TRAIN_VAL[0]
+    paint(root / "images_001" / "images" / name)
+    images = ChestXray14().index(root).images
+    assert images.set_index("image_id").loc[name, "path"] == str(root / "images" / name)
+    paint(root / "images_001" / "images" / name, size=(60, 40))
+    message = refusal(root)
+    assert (
+        f"1 images lie in two places and differ ({root}/images/{name} and {root}/images_001/images/{name})" in message
+    )
+
+
+def test_other_files_links_and_loops_do_no_harm(tmp_path):
+    root = release(tmp_path / "data", place="pool/{}".format)
+    (root / "pool").rename(tmp_path / "pool")
+    (root / "images").symlink_to(tmp_path / "pool", target_is_directory=True)
+    (tmp_path / "pool" / "back").symlink_to(root, target_is_directory=True)
+    for stray in ("scan.png", "._00000001_000.png", "ä b.png", "00000009_000.png"):
+        paint(tmp_path / "pool" / stray)
+    index = ChestXray14().index(root)
+    assert set(index.images["image_id"]) == set(LABELS)
+    assert all(Path(path).parent == root / "images" for path in index.images["path"])
+
+
+# --- boxes --------------------------------------------------------------------------------------------------------
+
+
+def test_boxes_become_fractions_that_fit_the_picture(tmp_path):
+    """A square painted at known pixels of a 1024-pixel image, shrunk to 256: the box still frames it exactly."""
+    root = release(tmp_path, boxes=[f"{TEST[0]},Infiltrate,128,512,64,256", f"{TEST[1]},Mass,0,0,1024,1024"])
+    pixels = np.zeros((1024, 1024), np.uint8)
+    pixels[512:768, 128:192] = 255
+    Image.fromarray(pixels).resize((256, 256), Image.Resampling.BOX).save(root / "images" / TEST[0])
+    index = ChestXray14().index(root)
+    assert tuple(index.boxes.columns) == BOX_COLUMNS
+    box, whole = (entry for _, entry in index.boxes.iterrows())
+    assert (box["image_id"], box["finding"]) == (TEST[0], "Infiltration")
+    image = ChestXray14().read(TEST[0], str(root / "images" / TEST[0]))
+    height, width = image.shape
+    left, top = round(box["x"] * width), round(box["y"] * height)
+    right, bottom = left + round(box["w"] * width), top + round(box["h"] * height)
+    assert (image[top:bottom, left:right] == 255).all()
+    assert image.sum() == image[top:bottom, left:right].sum() > 0
+    assert whole[["x", "y", "w", "h"]].tolist() == [0, 0, 1, 1]
+
+
+def test_less_than_a_pixel_over_the_edge_is_clipped(tmp_path):
+    box = ChestXray14().index(release(tmp_path, boxes=[f"{TEST[0]},Mass,-0.5,1000,100,24.75"])).boxes.iloc[0]
+    assert box[["x", "y", "w", "h"]].tolist() == [0, 1000 / 1024, 99.5 / 1024, 24 / 1024]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    ["-2,0,5,5", "0,0,1030,5", "0,1020,5,9", "5,5,0,5", "5,5,5,-1", "nan,0,5,5", "0,0,inf,5", "a,0,5,5", "0,0,5,"],
+)
+def test_boxes_outside_the_image_are_refused_with_their_row(tmp_path, numbers):
+    root = release(tmp_path, boxes=[f"{TEST[0]},Mass,1,1,5,5", f"{TEST[1]},Mass,{numbers}"])
+    assert f"BBox_List_2017.csv, row 3 ({TEST[1]}): the box is not inside the 1024 x 1024 image" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("00000099_000.png,Mass,1,1,5,5", "row 2 (00000099_000.png): the image is in neither list"),
+        (f"{TEST[0]},Massiv,1,1,5,5", f"row 2 ({TEST[0]}): unknown finding"),
+    ],
+)
+def test_boxes_of_unknown_images_or_findings_are_refused(tmp_path, line, told):
+    assert told in refusal(release(tmp_path, boxes=[line]))
+
+
+def test_boxes_of_absent_images_go_with_them(tmp_path):
+    root = release(tmp_path, boxes=[f"{TEST[0]},Mass,1,1,5,5,,,", f"{TEST[1]},Nodule,2,2,6,6,,,"])
+    (root / "images" / TEST[0]).unlink()
+    boxes = ChestXray14(allow_missing=True).index(root).boxes
+    assert boxes[["image_id", "finding"]].to_numpy().tolist() == [[TEST[1], "Nodule"]]
+
+
+def test_without_a_box_file_or_without_a_row_in_it_there_are_no_boxes(tmp_path):
+    root = release(tmp_path)
+    assert len(ChestXray14().index(root).boxes) == 0
+    (root / "BBox_List_2017.csv").write_text(BOX_HEADER + "\n")
+    boxes = ChestXray14().index(root).boxes
+    assert len(boxes) == 0 and tuple(boxes.columns) == BOX_COLUMNS
+
+
+# --- pixels -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "RGB"])
+def test_pixels_are_gray_and_upright(tmp_path, mode):
+    colours = np.random.default_rng(0).integers(0, 256, (4, 6, 4), np.uint8)  # taller than wide would hide a transpose
+    image = Image.fromarray(colours).convert(mode)
+    image.save(tmp_path / "image.png")
+    pixels = ChestXray14().read("image.png", str(tmp_path / "image.png"))
+    assert pixels.dtype == np.uint8 and pixels.shape == (4, 6)
+    np.testing.assert_array_equal(pixels, np.asarray(image.convert("L")))
+
+
+# --- the real files -----------------------------------------------------------------------------------------------
+
+# Protocol §2: positives in the order of FINDINGS, then No Finding, over the whole official lists with the v2020 labels.
+OFFICIAL = {
+    "train_val": [8280, 1707, 8659, 13782, 4034, 4708, 876, 2637, 2852, 1378, 1423, 1251, 2242, 141, 50500],
+    "test": [3279, 1069, 4658, 6112, 1748, 1623, 555, 2665, 1815, 925, 1093, 435, 1143, 86, 9861],
+}
+
+
+def shared(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"the real NIH files are not there: {folder} is missing")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nih256() -> Index:
+    return check(ChestXray14(allow_missing=True).index(shared("nih256")))
+
+
+@pytest.fixture(scope="module")
+def nih() -> Index:
+    return check(ChestXray14(allow_missing=True).index(shared("nih")))
+
+
+@pytest.fixture(scope="module")
+def official() -> tuple[pd.DataFrame, bool]:
+    images, labels, known = ChestXray14().listed(shared("nih"))
+    assert labels.version == "NIH v2020"
+    return images, known
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_the_official_lists_are_known_by_their_bytes(name):
+    assert hashlib.sha256((shared("nih") / name).read_bytes()).hexdigest() == LISTS[name]
+
+
+def test_the_official_lists_hold_what_the_protocol_says(official):
+    images, known = official
+    assert known
+    train_val, test = images[images["split"] != "test"], images[images["split"] == "test"]
+    assert (len(train_val), train_val["patient_id"].nunique()) == (86_524, 28_008)
+    assert (len(test), test["patient_id"].nunique()) == (25_596, 2_797)
+    for name, part in (("train_val", train_val), ("test", test)):
+        labels = part[list(FINDINGS)].to_numpy()
+        assert [*labels.sum(axis=0).astype(int), int((labels.sum(axis=1) == 0).sum())] == OFFICIAL[name]
+
+
+def test_the_default_validation_split_is_the_published_one(official):
+    """Results of different versions of this file can be compared only as long as this hash stays."""
+    images, _ = official
+    held_out = images[images["split"] == "val"]
+    assert (len(held_out), held_out["patient_id"].nunique()) == (10_670, 3_501)
+    assert split_sha256(images) == "deda6f35b2da5541b5976506572a3a4c0048fee66b64f89a9dff100df3d346f8"
+
+
+def test_the_partial_download_is_indexed(nih256):
+    splits = nih256.images["split"].value_counts()
+    assert splits["train"] + splits["val"] == 1_212 and splits["test"] == 206
+    assert nih256.boxes["image_id"].nunique() == 50
+    assert (nih256.boxes[["x", "y"]] >= 0).all(axis=None)
+    assert (nih256.boxes["x"] + nih256.boxes["w"] <= 1).all() and (nih256.boxes["y"] + nih256.boxes["h"] <= 1).all()
+    assert nih256.absent["train"] + nih256.absent["val"] == 86_524 - 1_212 and nih256.absent["test"] == 25_596 - 206
+    assert nih256.split.name == (
+        "NIH official test, validation by patient (seed 0, 12.5 %), partial: 1,418 of 112,120 images"
+    )
+    assert (nih256.targets().sum(axis=0) > 0).all()
+
+
+def test_the_same_images_fall_in_the_same_splits_whatever_else_is_there(nih, nih256):
+    few, more = (index.images.set_index("image_id")["split"] for index in (nih, nih256))
+    assert len(few) == 140
+    assert few.equals(more[few.index])
+
+
+def test_real_pixels_equal_what_pillow_shows(nih):
+    modes: dict[str, list[tuple[str, str]]] = {"L": [], "RGBA": []}
+    for image_id, path in zip(nih.images["image_id"], nih.images["path"], strict=True):
+        with Image.open(path) as image:
+            modes[image.mode].append((image_id, path))
+    assert len(modes["RGBA"]) == 7
+    for image_id, path in [*modes["RGBA"], *modes["L"][:3]]:
+        with Image.open(path) as image:
+            expected = np.asarray(image.convert("L"))
+        pixels = ChestXray14().read(image_id, path)
+        assert pixels.shape == (1024, 1024)
+        np.testing.assert_array_equal(pixels, expected)
