@@ -9,6 +9,7 @@ from PIL import Image
 
 from .metrics import roc
 from .record import Record
+from .text import plain
 
 KEY = "scores-sha256"  # the PNG text entry that names the data
 
@@ -29,7 +30,8 @@ def draw_roc(record: Record, table: pd.DataFrame, path: Path) -> None:
         style = "-" if number < len(colors) else "--"
         label = f"{name} {auc.value:.3f}"
         axes.plot(false, true, style, color=colors[number % len(colors)], linewidth=1.4, label=label)
-    axes.set(xlim=(0, 1), ylim=(0, 1), title=f"{record.method.title} on {record.dataset.title}")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(plain(f"{record.method.title} on {record.dataset.title}"), parse_math=False)
     axes.grid(color="0.9", linewidth=0.6)
     mean = "undefined" if record.mean_auc.value is None else f"{record.mean_auc.value:.3f}"
     figure.legend(loc="outside right upper", title=f"AUC (mean {mean})", fontsize=9, frameon=False)

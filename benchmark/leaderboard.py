@@ -4,7 +4,6 @@ A board holds the runs that may be compared: same dataset, labels, split and rec
 options; seeds of a row are averaged. What papers report stands in tables of its own.
 """
 
-import html
 import json
 import re
 from collections import defaultdict
@@ -22,6 +21,7 @@ from .errors import UserError
 from .figures import drawn_from
 from .recipe import identity
 from .record import Record, RecordError
+from .text import code, escape
 
 LITERATURE = Path(__file__).parent / "literature.csv"
 MARK = "<!-- Written by `chxbench leaderboard` from the records under results/. Do not edit. -->"
@@ -107,18 +107,6 @@ def render(runs: Sequence[Run]) -> str:
     for key in sorted(boards):
         sections += _board(_rows(boards[key]))
     return "\n\n".join([*sections, *_literature()]) + "\n"
-
-
-def escape(text: object) -> str:
-    """Text from a record, harmless in a Markdown table: no markup, no HTML, no control characters."""
-    plain = re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+", " ", str(text))
-    return re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", html.escape(plain, quote=False))
-
-
-def code(text: object) -> str:
-    """The same as inline code, where Markdown reads no markup: only backticks and bars could end it or its cell."""
-    plain = re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+", " ", str(text))
-    return "`" + plain.replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _introduction(count: int) -> str:

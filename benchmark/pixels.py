@@ -192,7 +192,7 @@ class _Shrunk(torch.utils.data.Dataset):
         if gray.shape == (self.size, self.size):
             return row, gray
         resize = self.shrink if min(gray.shape) >= self.size else self.enlarge
-        resized = resize(torch.from_numpy(gray).float()[None])
+        resized = resize(torch.tensor(gray, dtype=torch.float32)[None])
         return row, np.asarray(resized[0]).round().clip(0, 255).astype(np.uint8)
 
 

@@ -7,7 +7,6 @@ A record is never believed: its checksum finds a changed character, and `verify`
 import hashlib
 import json
 import math
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -281,7 +280,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _differences(recorded: Any, computed: Any, where: str = "") -> Iterator[str]:
-    if isinstance(computed, dict):
+    if isinstance(computed, dict) and isinstance(recorded, dict):
         for key in sorted(computed.keys() | recorded.keys()):
             yield from _differences(recorded.get(key), computed.get(key), f"{where}.{key}".lstrip("."))
     elif isinstance(computed, float) and isinstance(recorded, float):
@@ -289,8 +288,3 @@ def _differences(recorded: Any, computed: Any, where: str = "") -> Iterator[str]
             yield f"{where} is {recorded:.6f}, the scores give {computed:.6f}"
     elif recorded != computed:
         yield f"{where} is {recorded}, the scores give {computed}"
-
-
-def slug(text: str) -> str:
-    """The text as a part of a file's name: letters, digits, `.`, `_` and `-`."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "x"

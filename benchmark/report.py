@@ -10,6 +10,7 @@ from .leaderboard import leaderboard_path
 from .recipe import recipe_names
 from .record import Interval, Record
 from .registry import DATASETS, METHODS, Registry
+from .text import plain
 
 
 def report_run(record: Record, place: Path, results: Path) -> None:
@@ -17,7 +18,8 @@ def report_run(record: Record, place: Path, results: Path) -> None:
     console = Console(highlight=False)
     split = record.dataset.counts["test"]
     tested = f"{split.images:,} test images of {split.patients:,} patients"
-    console.print(f"{record.method.title} on {record.dataset.title}, {tested}", markup=False, soft_wrap=True)
+    headline = plain(f"{record.method.title} on {record.dataset.title}, {tested}")
+    console.print(headline, markup=False, soft_wrap=True)
     table = Table("Finding")
     for heading in ("Positives", "AUC", "95 % interval"):
         table.add_column(heading, justify="right")

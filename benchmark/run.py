@@ -83,7 +83,7 @@ def train_stages(
     plan: Plan, device: Device, network: nn.Module, initial: dict[str, Tensor], pixels: np.ndarray
 ) -> list[Done]:
     """Train the method's stages in order; a stage that selects sees the scores of the one before."""
-    material = _material(plan, device, pixels)
+    material = make_material(plan, device, pixels)
     rows = plan.index.rows("train")
     done: list[Done] = []
     for number, stage in enumerate(plan.method.stages()):
@@ -162,7 +162,7 @@ def _alone(plan: Plan) -> FileLock:
     return lock
 
 
-def _material(plan: Plan, device: Device, pixels: np.ndarray) -> Material:
+def make_material(plan: Plan, device: Device, pixels: np.ndarray) -> Material:
     targets = plan.index.targets()
     if plan.recipe.train.shuffle_labels:
         patients = plan.index.images["patient_id"].to_numpy()

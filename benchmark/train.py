@@ -94,7 +94,7 @@ def train_stage(
     """
     network.load_state_dict(start)
     network = material.device.place(network)
-    optimizer, scheduler = _optimizer(network, material.recipe.train, len(rows))
+    optimizer, scheduler = make_optimizer(network, material.recipe.train, len(rows))
     trained = _resume(work / "checkpoint.pt", network, optimizer, scheduler)
     epochs = material.recipe.train.epochs
     for epoch in range(len(trained.loss), epochs):
@@ -172,7 +172,7 @@ def _validate(material: Material, network: nn.Module, trained: Trained) -> None:
         trained.best_epoch = len(trained.loss)
 
 
-def _optimizer(
+def make_optimizer(
     network: nn.Module, train: Train, examples: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     steps = len(batch_sizes(examples, train.batch_size))

@@ -14,7 +14,6 @@ import timm
 import torch
 from safetensors.torch import load_file
 from timm.layers import SEModule
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,15 +62,18 @@ def build_backbone(
         gates: how these blocks begin, see `open_gates`.
 
     Raises:
-        MethodError: unknown name, weights that cannot be had or do not fit, attention in a network that is no ResNet.
+        MethodError: unknown name, weights that cannot be had or do not fit, attention in a network that takes none.
     """
     extra = {"block_args": {"attn_layer": "se"}} if attention else {}
     try:
         backbone = timm.create_model(name, pretrained=False, num_classes=0, **extra)
-    except (RuntimeError, TypeError) as error:
+        has_attention = any(isinstance(module, SEModule) for module in backbone.modules())
+    except RuntimeError as error:
         raise MethodError(f"backbone {name!r} cannot be built: {error}") from error
-    if attention and not isinstance(backbone, ResNet):
-        raise MethodError(f"backbone {name!r} is no ResNet of timm's: squeeze-and-excitation blocks fit only there")
+    except TypeError:  # a constructor that knows no block_args
+        has_attention = False
+    if attention and not has_attention:
+        raise MethodError(f"backbone {name!r} takes no squeeze-and-excitation blocks: choose a ResNet of timm's")
     if weights != "none":
         _load(backbone, _imagenet(name) if weights == "imagenet" else _from_file(weights), weights)
     if attention and gates == "open":

@@ -7,9 +7,10 @@ gain of stage 2 is worth what it gains over as many positives drawn at random.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 from torch import nn
 
 from ..benchmark.method import Method, Selection, Stage
@@ -23,7 +24,7 @@ class MultiAttention(Method):
     """Options:
 
     backbone, gates, pool: as in `sam`.
-    threshold: a positive is missed when its probability is not above this (0..1); 0.5 in the paper.
+    threshold: a positive is missed when its probability is not above this; 0.5 in the paper.
     count: B holds an image once ("image") or once for each missed finding ("finding"); not stated in the paper.
     restart: stage 2 begins at the run's initial weights ("initial") or at stage 1's ("previous"); not stated.
     """
@@ -35,7 +36,7 @@ class MultiAttention(Method):
     backbone: str = "resnet101.tv_in1k"
     gates: Literal["open", "random"] = "open"
     pool: Literal["mean_probability", "mean_logit", "lse", "max"] = "mean_probability"
-    threshold: float = 0.5
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     count: Literal["image", "finding"] = "image"
     restart: Literal["initial", "previous"] = "initial"
 

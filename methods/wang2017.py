@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,8 +35,8 @@ class Wang2017(Method):
     reported: ClassVar[str | None] = "wang2017"
 
     backbone: str = "resnet50.tv_in1k"
-    transition: int = 1024
-    sharpness: float = 10.0
+    transition: PositiveInt = 1024
+    sharpness: PositiveFloat = 10.0
     reduction: Literal["mean", "sum"] = "mean"
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+
 from chxbench.benchmark.dataset import BOX_COLUMNS, FINDINGS, DataError, Index, check, split_sha256
 from chxbench.benchmark.registry import DATASETS
 from chxbench.datasets.chestxray14 import LISTS, ChestXray14
-from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 V2020, V2017 = "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv"

@@ -5,6 +5,7 @@ from io import StringIO
 
 import pandas as pd
 import pytest
+
 from chxbench.benchmark.dataset import FINDINGS
 
 DESCRIPTION = ["key", "title", "year", "source", "dataset", "split", "protocol"]

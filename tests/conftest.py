@@ -1,0 +1,37 @@
+"""Fixtures: one small pixel cache for the whole session, and orders that train in seconds on it."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# A run that exercises everything and takes seconds: the real pipeline on few, small, drawn images.
+SMALL_DATA = {"dataset.images": 120, "dataset.size": 64}
+SMALL_RECIPE = {
+    "pixels.size": 36,
+    "pixels.crop": 32,
+    "pixels.max_shift": 2,
+    "train.epochs": 2,
+    "train.batch_size": 16,
+    "evaluate.resamples": 100,
+}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The folder of pixel caches that all tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def small_order(tmp_path, cache):
+    """Make an order for a small run; keyword arguments replace its fields."""
+    from chxbench.benchmark.plan import Order
+
+    def make(**changes):
+        settings = {**SMALL_DATA, **SMALL_RECIPE, **changes.pop("settings", {})}
+        fields = {"options": {"backbone": "resnet18"}, "results": tmp_path / "results", "cache": cache}
+        return Order(settings=settings, **{**fields, **changes})
+
+    return make

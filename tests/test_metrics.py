@@ -1,0 +1,127 @@
+"""AUC and intervals against scikit-learn, hand-computed cases, and the properties that any AUC has."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from chxbench.benchmark import metrics
+
+labelled_scores = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60)
+
+
+def arrays(pairs):
+    scores, labels = zip(*pairs, strict=True)
+    return np.array(scores, float), np.array(labels, float)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_equals_scikit_learn_with_ties(seed):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(500) < 0.2).astype(float)
+    scores = (rng.standard_normal(500) + labels).round(1)
+    assert metrics.auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+def test_auc_of_a_case_counted_by_hand():
+    # Pairs (positive, negative): 3>1, 3>2, 2>1 won, 2=2 tied: 3.5 of 4.
+    assert metrics.auc(np.array([3.0, 2.0, 1.0, 2.0]), np.array([1.0, 1.0, 0.0, 0.0])) == 3.5 / 4
+
+
+@given(labelled_scores)
+def test_auc_is_undefined_exactly_where_a_class_is_missing(pairs):
+    scores, labels = arrays(pairs)
+    assert (metrics.auc(scores, labels) is None) == (len(set(labels)) == 1)
+
+
+@given(labelled_scores)
+def test_auc_sees_only_the_order_and_turns_with_the_labels(pairs):
+    scores, labels = arrays(pairs)
+    value = metrics.auc(scores, labels)
+    if value is not None:
+        assert metrics.auc(np.exp(scores), labels) == value
+        assert metrics.auc(scores, 1 - labels) == pytest.approx(1 - value, abs=1e-12)
+        assert metrics.auc(-scores, labels) == pytest.approx(1 - value, abs=1e-12)
+
+
+def test_unknown_labels_count_nowhere():
+    scores, labels = np.array([5.0, 1.0, 2.0, 9.0]), np.array([1.0, 0.0, 1.0, np.nan])
+    assert metrics.auc(scores, labels) == metrics.auc(scores[:3], labels[:3])
+
+
+def test_mean_leaves_undefined_findings_out_and_says_over_how_many():
+    scores = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    labels = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    judged = metrics.evaluate(scores, labels, ["a", "b", "c"], 100)
+    assert judged.auc[1] == metrics.Interval(None, None, None)
+    assert (judged.mean[0].value, judged.mean[1]) == (1.0, 1)
+    assert metrics.mean_auc(scores, labels) == 1.0
+
+
+def test_nothing_defined_is_no_number():
+    judged = metrics.evaluate(np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b", "c"], 100)
+    assert judged.mean == (metrics.Interval(None, None, None), 0)
+    assert metrics.mean_auc(np.zeros((3, 2)), np.zeros((3, 2))) is None
+
+
+def test_second_mean_leaves_one_finding_out():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((60, 3)) < 0.5).astype(float)
+    scores = rng.standard_normal((60, 3))
+    judged = metrics.evaluate(scores, labels, np.arange(60), 100, leave_out=2)
+    assert judged.mean[0].value == pytest.approx(np.mean([roc_auc_score(labels[:, c], scores[:, c]) for c in range(3)]))
+    assert judged.mean_without[0].value == pytest.approx(
+        np.mean([roc_auc_score(labels[:, c], scores[:, c]) for c in range(2)])
+    )
+
+
+def test_intervals_resample_patients_whole():
+    """Against a plain loop: draw patients, take all their images, ask scikit-learn."""
+    rng = np.random.default_rng(1)
+    patients = rng.integers(0, 30, 120)
+    labels = (rng.random((120, 1)) < 0.4).astype(float)
+    scores = rng.standard_normal((120, 1)) + labels
+    interval = metrics.evaluate(scores, labels, patients, 300, seed=5).auc[0]
+
+    draws, generator = [], np.random.default_rng(5)
+    names = np.unique(patients)
+    for _ in range(300):
+        drawn = names[generator.integers(0, len(names), len(names))]
+        rows = np.concatenate([np.flatnonzero(patients == patient) for patient in drawn])
+        draws.append(roc_auc_score(labels[rows, 0], scores[rows, 0]))
+    assert [interval.low, interval.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-12)
+
+
+def test_intervals_widen_when_images_of_a_patient_are_alike():
+    rng = np.random.default_rng(2)
+    labels = np.repeat((rng.random((60, 1)) < 0.5).astype(float), 8, axis=0)
+    scores = np.repeat(rng.standard_normal((60, 1)), 8, axis=0) + labels
+    by_patient = metrics.evaluate(scores, labels, np.repeat(np.arange(60), 8), 400).auc[0]
+    by_image = metrics.evaluate(scores, labels, np.arange(480), 400).auc[0]
+    assert by_patient.high - by_patient.low > 2 * (by_image.high - by_image.low)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 1000))
+def test_draws_do_not_depend_on_how_many_are_held_at_a_time(seed):
+    rng = np.random.default_rng(seed)
+    labels, scores = (rng.random((40, 2)) < 0.5).astype(float), rng.standard_normal((40, 2))
+    patients = rng.integers(0, 12, 40)
+    whole = metrics.evaluate(scores, labels, patients, 100)
+    held = metrics.CHUNK
+    try:
+        metrics.CHUNK = 40 * 7
+        assert metrics.evaluate(scores, labels, patients, 100) == whole
+    finally:
+        metrics.CHUNK = held
+
+
+def test_roc_equals_scikit_learn():
+    rng = np.random.default_rng(3)
+    labels = (rng.random(300) < 0.3).astype(float)
+    scores = (rng.standard_normal(300) + labels).round(1)
+    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    ours = metrics.roc(scores, labels)
+    np.testing.assert_allclose(ours[0], false, atol=1e-12)
+    np.testing.assert_allclose(ours[1], true, atol=1e-12)

@@ -1,0 +1,160 @@
+"""The pixel map: decoded once, the same pixels as Pillow's, resumable, tied to its sources; crops as counted."""
+
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from chxbench.benchmark import pixels as module
+from chxbench.benchmark.dataset import DataError, Dataset, Index, Labels, Split
+from chxbench.benchmark.pixels import batch_sizes, batches, centre_crops, gather, prepare, shifted_crops
+from chxbench.benchmark.recipe import Pixels
+
+
+@dataclass(frozen=True)
+class Files(Dataset):
+    """Images as files, with the base class's own reader."""
+
+    name: ClassVar[str] = "files"
+
+
+def index_of(paths):
+    images = pd.DataFrame(
+        {
+            "image_id": [path.name for path in paths],
+            "patient_id": [path.stem for path in paths],
+            "path": [str(path) for path in paths],
+            "split": "train",
+            "Mass": np.float32(0),
+        }
+    )
+    return Index(images, pd.DataFrame(), ("Mass",), Labels("x", "0" * 64, "1"), Split("x", "0" * 64))
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Asymmetric pictures of 40x40, as gray, RGBA, palette and 40x80."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number, mode in enumerate(["L", "RGBA", "P", "L"]):
+        picture = Image.fromarray(rng.integers(0, 256, (40, 80 if number == 3 else 40), np.uint8)).convert(mode)
+        made.append(tmp_path / f"{number}.png")
+        picture.save(made[-1])
+    return made
+
+
+def test_pixels_are_those_of_pillow_rightly_oriented(paths, tmp_path):
+    pixels = prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
+    for row, path in zip(pixels, paths, strict=False):
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(row, np.asarray(image.convert("L")))
+
+
+def test_shrinking_is_a_box_average(paths, tmp_path):
+    pixels = prepare(Files(), index_of(paths), 20, tmp_path / "cache")
+    for row, path in zip(pixels, paths, strict=True):
+        with Image.open(path) as image:
+            wanted = np.asarray(image.convert("L").resize((20, 20), Image.Resampling.BOX)).astype(int)
+        assert np.abs(row.astype(int) - wanted).max() <= 1
+
+
+def test_a_second_call_decodes_nothing_and_a_changed_file_is_decoded_alone(paths, tmp_path, monkeypatch):
+    index, cache = index_of(paths[:3]), tmp_path / "cache"
+    before = np.array(prepare(Files(), index, 40, cache))
+    read = []
+    monkeypatch.setattr(Files, "read", lambda self, name, path: read.append(name) or np.zeros((40, 40), np.uint8))
+    prepare(Files(), index, 40, cache)
+    assert read == []
+    os.utime(paths[1], ns=(1, 1))
+    after = prepare(Files(), index, 40, cache)
+    assert read == ["1.png"]
+    np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+
+
+def test_it_goes_on_where_it_stopped(paths, tmp_path, monkeypatch):
+    index, cache, read = index_of(paths[:3]), tmp_path / "cache", []
+
+    def stop_at_the_third(self, image_id, path):
+        if len(read) == 2:
+            raise KeyboardInterrupt
+        read.append(image_id)
+        return np.zeros((40, 40), np.uint8)
+
+    monkeypatch.setattr(module, "CHUNK", 1)
+    monkeypatch.setattr(module, "cores", lambda: 0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Files, "read", stop_at_the_third)
+        prepare(Files(), index, 40, cache)
+    monkeypatch.setattr(Files, "read", lambda self, name, path: read.append(name) or np.ones((40, 40), np.uint8))
+    pixels = prepare(Files(), index, 40, cache)
+    assert read == ["0.png", "1.png", "2.png"]
+    assert [int(row.max()) for row in pixels] == [0, 0, 1]
+
+
+def test_a_map_cut_short_is_made_again(paths, tmp_path):
+    index, cache = index_of(paths[:3]), tmp_path / "cache"
+    before = np.array(prepare(Files(), index, 40, cache))
+    (file,) = cache.glob("*/pixels.u8")
+    os.truncate(file, 100)
+    np.testing.assert_array_equal(prepare(Files(), index, 40, cache), before)
+
+
+def test_all_bad_images_are_told_at_once_and_the_good_ones_kept(paths, tmp_path):
+    paths[0].write_bytes(b"no picture")
+    paths[2].write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 3 images cannot be used: .*0\.png.*2\.png"):
+        prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
+    (stamps,) = (tmp_path / "cache").glob("*/stamps.u64")
+    assert (np.fromfile(stamps, np.uint64) != 0).tolist() == [False, True, False]
+
+
+def test_files_that_have_gone_are_told(paths, tmp_path):
+    paths[1].unlink()
+    with pytest.raises(DataError, match=r"1 image files have gone: .*1\.png"):
+        prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
+
+
+def test_many_images_by_several_processes_are_the_same(tmp_path, monkeypatch):
+    from chxbench.datasets.phantom import Phantom
+
+    dataset = Phantom(images=160, size=64)
+    index = dataset.index(None)
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    parallel = prepare(dataset, index, 32, tmp_path / "two")
+    monkeypatch.setattr(module, "cores", lambda: 0)
+    np.testing.assert_array_equal(prepare(dataset, index, 32, tmp_path / "one"), parallel)
+
+
+def test_training_crops_lie_around_the_centre_and_depend_on_the_count_alone():
+    setting = Pixels(size=256, crop=224, max_shift=12)
+    rows = np.arange(5000)
+    crop = shifted_crops(rows, setting, 0, 1, 2)
+    for corners in (crop.tops, crop.lefts):
+        assert sorted(set(corners.tolist())) == list(range(4, 29))  # 16 +- 12: not RandomCrop's 0..32
+    again, other = shifted_crops(rows, setting, 0, 1, 2), shifted_crops(rows, setting, 0, 1, 3)
+    assert (again.tops == crop.tops).all()
+    assert (other.tops != crop.tops).any()
+    assert set(centre_crops(rows, setting).tops.tolist()) == {16}
+
+
+def test_batches_are_the_crops_in_order():
+    rng = np.random.default_rng(0)
+    pixels, targets = rng.integers(0, 256, (10, 36, 36), np.uint8), rng.random((10, 3)).astype(np.float32)
+    setting = Pixels(size=36, crop=32, max_shift=2)
+    crop = shifted_crops(np.array([3, 3, 9, 0, 1]), setting, 7)
+    loaded = list(batches(pixels, targets, crop, 32, 2))
+    assert [len(images) for images, _ in loaded] == [2, 3]
+    images = np.concatenate([images for images, _ in loaded])
+    for image, row, top, left in zip(images, *crop, strict=True):
+        np.testing.assert_array_equal(image, pixels[row][top : top + 32, left : left + 32])
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in loaded]), targets[crop.rows])
+    np.testing.assert_array_equal(images, gather(pixels, crop, 32))
+
+
+@pytest.mark.parametrize(("total", "most", "sizes"), [(7, 3, [3, 4]), (8, 3, [3, 3, 2]), (1, 3, [1]), (6, 3, [3, 3])])
+def test_no_batch_of_one_is_left_over(total, most, sizes):
+    assert batch_sizes(total, most) == sizes

@@ -1,0 +1,142 @@
+"""Whole runs, small but real: from an order to a record, a figure and a leaderboard."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import FileLock
+from sklearn.metrics import roc_auc_score
+
+from chxbench import UserError
+from chxbench.benchmark import record as records
+from chxbench.benchmark import run as module
+from chxbench.benchmark.dataset import FINDINGS
+from chxbench.benchmark.figures import drawn_from
+from chxbench.benchmark.plan import make_plan
+from chxbench.benchmark.run import run
+
+
+@pytest.fixture
+def done(small_order):
+    """A finished run of ma, and where it was published."""
+    order = small_order(method="ma")
+    return order, *run(order)
+
+
+def test_ma_runs_both_stages_to_a_record(done):
+    order, record, place = done
+    index = make_plan(order).index
+    first, second = record.stages
+    assert place == order.results / "phantom" / "ma" / record.run_id
+    assert first.examples == len(index.rows("train"))
+    assert first.hard_positives is None
+    assert second.examples == first.examples + second.hard_positives["images"] > first.examples
+    assert (second.start, second.epochs, len(second.validation_auc)) == ("initial", 2, 2)
+    assert list(record.auc) == list(FINDINGS)
+    assert record.recipe["changed"]["train.epochs"] == 2
+    assert record.method.changed == {"backbone": "resnet18"}
+
+
+def test_every_number_follows_from_the_scores_by_scikit_learn(done):
+    _, record, place = done
+    table = pd.read_parquet(place / "scores.parquet")
+    test = table[table["split"] == "test"]
+    assert set(table["split"]) == {"val", "test"}
+    for finding, auc in record.auc.items():
+        assert auc.positives == test[f"label {finding}"].sum()
+        assert auc.value == pytest.approx(roc_auc_score(test[f"label {finding}"], test[f"score {finding}"]), abs=1e-12)
+        assert auc.low <= auc.value <= auc.high
+    values = {finding: auc.value for finding, auc in record.auc.items()}
+    assert record.mean_auc.value == pytest.approx(np.mean(list(values.values())))
+    del values["Hernia"]
+    assert record.mean_auc_without_hernia.value == pytest.approx(np.mean(list(values.values())))
+    assert (record.mean_auc.findings, record.mean_auc_without_hernia.findings) == (14, 13)
+
+
+def test_the_scored_images_are_the_split(done):
+    order, record, place = done
+    index = make_plan(order).index
+    table = pd.read_parquet(place / "scores.parquet")
+    for split in ("val", "test"):
+        rows = index.images.iloc[index.rows(split)]
+        part = table[table["split"] == split]
+        assert part["image_id"].tolist() == rows["image_id"].tolist()
+        np.testing.assert_array_equal(part[[f"label {f}" for f in FINDINGS]], rows[list(FINDINGS)])
+        assert record.dataset.counts[split].images == len(rows)
+
+
+def test_the_run_leaves_a_figure_of_its_scores_and_a_leaderboard_with_its_row(done):
+    order, record, place = done
+    assert drawn_from(place / "roc.png") == record.scores.sha256
+    board = (order.results.parent / "leaderboard.md").read_text()
+    assert f"**{record.mean_auc.value:.3f}**" in board
+    assert "MA (FAM + SAM + HEM)" in board
+
+
+def test_the_same_order_finds_the_finished_run_and_fresh_trains_anew(done, monkeypatch):
+    order, record, _ = done
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train_stages", lambda *_: pytest.fail("trained again"))
+        assert run(order)[0] == record
+    again, _ = run(type(order)(**{**vars(order), "fresh": True}))
+    assert again.run_id == record.run_id
+    assert again.created >= record.created
+    assert again.auc == record.auc
+
+
+def test_a_run_interrupted_between_stages_ends_with_the_same_scores(done, small_order, tmp_path, monkeypatch):
+    _, whole, _ = done
+    order = small_order(method="ma", results=tmp_path / "elsewhere" / "results")
+
+    def die_in_the_second(material, start, network, number, *rest):
+        if number == 1:
+            raise KeyboardInterrupt
+        return train_stage(material, start, network, number, *rest)
+
+    train_stage = module.train_stage
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "train_stage", die_in_the_second)
+        run(order)
+    assert not order.results.exists()
+    record, _ = run(order)
+    assert record.auc == whole.auc
+    assert record.weights == whole.weights
+
+
+def test_the_recorded_command_asks_for_the_same_run(done):
+    import shlex
+
+    from click.testing import CliRunner
+
+    from chxbench.benchmark.cli import main
+
+    order, record, _ = done
+    words = shlex.split(record.command)[1:]
+    again = CliRunner().invoke(main, [*words, "--results", str(order.results), "--cache", str(order.cache)])
+    assert again.exit_code == 0, again.output
+    assert "this run is finished" in again.output
+    assert record.run_id in again.output
+    assert "Mean without Hernia" in again.output
+
+
+def test_run_ids_tell_different_orders_apart(small_order):
+    base = make_plan(small_order()).run_id
+    assert make_plan(small_order()).run_id == base
+    for change in ({"seed": 1}, {"method": "sam"}, {"settings": {"train.lr": 0.5}}, {"options": {"pool": "lse"}}):
+        assert make_plan(small_order(**change)).run_id != base
+
+
+def test_two_processes_do_not_work_on_one_run(small_order):
+    order = small_order()
+    work = make_plan(order).work
+    work.parent.mkdir(parents=True)
+    with FileLock(work.with_suffix(".lock")), pytest.raises(UserError, match="another process is working on this run"):
+        run(order)
+
+
+def test_weights_that_were_scored_are_kept(done):
+    from safetensors.numpy import load_file
+
+    order, record, _ = done
+    weights = load_file(make_plan(order).work / "weights.safetensors")
+    assert weights["head.classifier.weight"].shape == (14, 1024, 1, 1)
+    assert records.read(make_plan(order).work).weights.final_sha256 == record.weights.final_sha256

@@ -1,0 +1,126 @@
+"""Training: counted randomness, resuming, the rule that picks the epoch, and the shuffled-labels control."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from chxbench import UserError
+from chxbench.benchmark import checkpoint, train
+from chxbench.benchmark.device import Device
+from chxbench.benchmark.pixels import prepare
+from chxbench.benchmark.plan import make_plan
+from chxbench.benchmark.run import build_network, make_material
+
+
+@pytest.fixture
+def stage(small_order, tmp_path):
+    """Train a small stage in a folder of its own; settings replace those of the recipe."""
+
+    def run(name="work", seed=0, rows=None, **settings):
+        plan = make_plan(small_order(method="bsl", seed=seed, settings={"train.epochs": 3, **settings}))
+        pixels = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
+        network, initial = build_network(plan)
+        material = make_material(plan, Device("float32"), pixels)
+        rows = plan.index.rows("train") if rows is None else rows
+        return train.train_stage(material, initial, network, 0, "stage", rows, tmp_path / name)
+
+    return run
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(stage):
+    first = stage("a")
+    assert equal(first.weights, stage("b").weights)
+    assert not equal(first.weights, stage("c", seed=1).weights)
+
+
+def test_an_interrupted_stage_ends_as_if_it_had_not_been(stage, monkeypatch):
+    whole = stage("whole")
+    save, saved = checkpoint.save, []
+
+    def die_after_the_first(path, state):
+        save(path, state)
+        saved.append(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save", die_after_the_first)
+        stage("cut")
+    resumed = stage("cut")
+    assert len(saved) == 1
+    assert resumed.validation_auc == whole.validation_auc
+    assert resumed.loss == whole.loss
+    assert equal(resumed.weights, whole.weights)
+
+
+def test_training_learns_the_images_it_sees(stage):
+    settings = {"train.epochs": 25, "train.lr": 1e-3, "pixels.max_shift": 0, "train.batch_size": 8}
+    trained = stage(rows=np.arange(16), **settings)
+    assert trained.loss[-1] < 0.5 * trained.loss[0]
+
+
+@pytest.mark.parametrize("rule", ["last", "best_validation_auc"])
+def test_the_rule_picks_the_epoch(stage, rule):
+    trained = stage(**{"train.select": rule})
+    best = int(np.argmax(trained.validation_auc)) + 1
+    assert trained.best_epoch == (3 if rule == "last" else best)
+
+
+def test_rate_drops_after_the_epochs_that_the_recipe_names(small_order):
+    settings = {"train.optimizer": "sgd", "train.schedule": "step", "train.drop_after": [2], "train.drop_factor": 0.1}
+    recipe = make_plan(small_order(method="bsl", settings=settings)).recipe
+    optimizer, scheduler = train.make_optimizer(torch.nn.Linear(1, 1), recipe.train, 48)
+    rates = []
+    for _ in range(9):  # three epochs of three steps
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert np.round(np.array(rates) / recipe.train.lr, 6).tolist() == [1] * 6 + [0.1] * 3
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(stage):
+    with pytest.raises(UserError, match=r"the loss is nan in stage, epoch 1/3: .*train\.lr"):
+        stage(**{"train.optimizer": "sgd", "train.lr": 1e30, "train.schedule": "step"})
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    checkpoint.save(tmp_path / "checkpoint.pt", {"weights": torch.ones(3)})
+    assert torch.equal(checkpoint.load(tmp_path / "checkpoint.pt")["weights"], torch.ones(3))
+    (tmp_path / "checkpoint.pt").write_bytes(b"half of one")
+    with pytest.raises(UserError, match="start over with --fresh"):
+        checkpoint.load(tmp_path / "checkpoint.pt")
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (pytest.fail, ("a checkpoint ran code",))
+
+    torch.save({"weights": Payload()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError):
+        checkpoint.load(tmp_path / "checkpoint.pt")
+
+
+def test_labels_are_dealt_anew_among_patients():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(200), rng.integers(1, 6, 200))
+    targets = np.repeat(rng.integers(0, 2, (200, 3)), np.bincount(patients), axis=0).astype(np.float32)
+    dealt = train.deal_labels_anew(targets, patients, [0, 0])
+    assert (dealt == train.deal_labels_anew(targets, patients, [0, 0])).all()
+    assert (dealt != targets).mean() > 0.4
+    for patient in range(200):  # a patient's images had one label set, and still have one
+        assert len(np.unique(dealt[patients == patient], axis=0)) == 1
+
+
+def test_shuffled_labels_reach_training_and_validation_only(small_order):
+    plan = make_plan(small_order(settings={"train.shuffle_labels": True}))
+    material = make_material(plan, Device("float32"), np.empty(0))
+    for split, changed in (("train", True), ("val", True), ("test", False)):
+        rows = plan.index.rows(split)
+        assert (material.targets[rows] != plan.index.targets()[rows]).any() == changed
+    assert dataclasses.replace(plan.recipe.train, shuffle_labels=False) != plan.recipe.train
