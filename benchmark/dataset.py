@@ -92,7 +92,7 @@ class Index:
 
     def targets(self) -> np.ndarray:
         """Labels of all images, float32 (N, C), values 0, 1 or NaN."""
-        return self.images[list(self.findings)].to_numpy(np.float32)
+        return self.images[list(self.findings)].to_numpy(np.float32, copy=True)
 
 
 @dataclass(frozen=True)

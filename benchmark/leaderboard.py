@@ -58,12 +58,17 @@ def leaderboard_path(results: Path) -> Path:
 
 def write_leaderboard(results: Path, path: Path) -> None:
     """Regenerate the leaderboard from all records. Raises UserError: a record that lies, a file that is not ours."""
-    if path.exists() and not path.read_text(encoding="utf-8").startswith(MARK):
-        raise UserError(f"{path} was not written by chxbench leaderboard: move it away, or choose another --results")
+    refuse_foreign(path)
     text = render(read_runs(results, path.parent))
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises UserError if there is a file at `path` that was not generated: it would be overwritten."""
+    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(MARK):
+        raise UserError(f"{path} was not written by chxbench leaderboard: move it away, or choose another --results")
 
 
 def check_leaderboard(results: Path, path: Path) -> int:

@@ -2,7 +2,8 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from .device import Device, save_weights
 from .environment import code_state, versions
 from .errors import UserError
 from .figures import draw_roc
-from .leaderboard import leaderboard_path, write_leaderboard
+from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
 from .method import MethodError, Selection, Stage
 from .options import describe
 from .pixels import prepare
@@ -45,23 +46,30 @@ def run(order: Order) -> tuple[Record, Path]:
         UserError: whatever the user can mend; nothing is published then.
     """
     plan = make_plan(order)
+    board = leaderboard_path(order.results)
+    refuse_foreign(board)
     with _alone(plan):
         if not (plan.work / "run.json").exists():
-            device = Device(plan.recipe.compute.precision)
-            network, initial = build_network(plan)
-            pixels = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, order.cache)
-            stages = train_stages(plan, device, network, initial, pixels)
-            rows, scores = score(plan, device, network, stages[-1].trained.weights, pixels)
-            table = records.score_table(plan.index, rows, scores)
-            record = records.write(plan.work, describe_run(plan, device, initial, stages), table)
+            train_and_score(plan)
         else:
             say(f"this run is finished: {plan.work} (--fresh trains again)")
-            record = records.read(plan.work)
+        record = records.read(plan.work)
         draw_roc(record, records.verify(plan.work, record), plan.work / "roc.png")
         place, replaced = records.publish(plan.work, record, order.results)
     say(f"{'replaced the record in' if replaced else 'published'} {place}")
-    write_leaderboard(order.results, leaderboard_path(order.results))
+    write_leaderboard(order.results, board)
     return record, place
+
+
+def train_and_score(plan: Plan) -> None:
+    """The costly part of a run: from initial weights to a record and its scores in the run's folder."""
+    device = Device(plan.recipe.compute.precision)
+    network, initial = build_network(plan)
+    pixels = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
+    stages = train_stages(plan, device, network, initial, pixels)
+    rows, scores = score(plan, device, network, stages[-1].trained.weights, pixels)
+    table = records.score_table(plan.index, rows, scores)
+    records.write(plan.work, describe_run(plan, device, initial, stages), table)
 
 
 class Done(NamedTuple):
@@ -148,18 +156,22 @@ def describe_run(plan: Plan, device: Device, initial: dict[str, Tensor], stages:
     }
 
 
-def _alone(plan: Plan) -> FileLock:
+@contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
     """Hold the run's folder against a second process; begin it anew where the user asks for that."""
     plan.work.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(plan.work.with_suffix(".lock"))
+    lock = FileLock(plan.work.with_name(f"{plan.run_id}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"another process is working on this run in {plan.work}: wait for it, or end it") from None
-    if plan.order.fresh:
-        shutil.rmtree(plan.work, ignore_errors=True)
-    plan.work.mkdir(exist_ok=True)
-    return lock
+    try:
+        if plan.order.fresh:
+            shutil.rmtree(plan.work, ignore_errors=True)
+        plan.work.mkdir(exist_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 def make_material(plan: Plan, device: Device, pixels: np.ndarray) -> Material:

@@ -1,5 +1,6 @@
 """Fixtures: one small pixel cache for the whole session, and orders that train in seconds on it."""
 
+import functools
 import os
 
 import pytest
@@ -24,14 +25,20 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def small_order(tmp_path, cache):
-    """Make an order for a small run; keyword arguments replace its fields."""
+@pytest.fixture(scope="session")
+def order_in(cache):
+    """Make an order for a small run that works in a folder; keyword arguments replace the order's fields."""
     from chxbench.benchmark.plan import Order
 
-    def make(**changes):
+    def make(folder, **changes):
         settings = {**SMALL_DATA, **SMALL_RECIPE, **changes.pop("settings", {})}
-        fields = {"options": {"backbone": "resnet18"}, "results": tmp_path / "results", "cache": cache}
+        fields = {"options": {"backbone": "resnet18"}, "results": folder / "results", "cache": cache}
         return Order(settings=settings, **{**fields, **changes})
 
     return make
+
+
+@pytest.fixture
+def small_order(order_in, tmp_path):
+    """The same, in a folder of the test's own."""
+    return functools.partial(order_in, tmp_path)

@@ -1,5 +1,7 @@
 """Whole runs, small but real: from an order to a record, a figure and a leaderboard."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,10 +17,10 @@ from chxbench.benchmark.plan import make_plan
 from chxbench.benchmark.run import run
 
 
-@pytest.fixture
-def done(small_order):
+@pytest.fixture(scope="module")
+def done(order_in, tmp_path_factory):
     """A finished run of ma, and where it was published."""
-    order = small_order(method="ma")
+    order = order_in(tmp_path_factory.mktemp("done"), method="ma")
     return order, *run(order)
 
 
@@ -77,7 +79,7 @@ def test_the_same_order_finds_the_finished_run_and_fresh_trains_anew(done, monke
     with monkeypatch.context() as patch:
         patch.setattr(module, "train_stages", lambda *_: pytest.fail("trained again"))
         assert run(order)[0] == record
-    again, _ = run(type(order)(**{**vars(order), "fresh": True}))
+    again, _ = run(replace(order, fresh=True))
     assert again.run_id == record.run_id
     assert again.created >= record.created
     assert again.auc == record.auc
@@ -129,7 +131,10 @@ def test_two_processes_do_not_work_on_one_run(small_order):
     order = small_order()
     work = make_plan(order).work
     work.parent.mkdir(parents=True)
-    with FileLock(work.with_suffix(".lock")), pytest.raises(UserError, match="another process is working on this run"):
+    with (
+        FileLock(work.with_name(f"{work.name}.lock")),
+        pytest.raises(UserError, match="another process is working on this run"),
+    ):
         run(order)
 
 

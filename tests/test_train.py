@@ -59,7 +59,7 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(stage, monkeypatch):
 
 
 def test_training_learns_the_images_it_sees(stage):
-    settings = {"train.epochs": 25, "train.lr": 1e-3, "pixels.max_shift": 0, "train.batch_size": 8}
+    settings = {"train.epochs": 12, "train.lr": 1e-3, "pixels.max_shift": 0, "train.batch_size": 8}
     trained = stage(rows=np.arange(16), **settings)
     assert trained.loss[-1] < 0.5 * trained.loss[0]
 

@@ -1,0 +1,54 @@
+"""What every index must keep, whichever plugin made it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chxbench.benchmark.dataset import DataError, Index, Labels, Split, check, split_sha256
+
+
+@pytest.fixture
+def index():
+    images = pd.DataFrame(
+        {
+            "image_id": ["a", "b", "c", "d"],
+            "patient_id": ["1", "1", "2", "3"],
+            "path": [None] * 4,
+            "split": ["train", "train", "val", "test"],
+            "Mass": np.array([0, 1, np.nan, 1], np.float32),
+        }
+    )
+    split = Split("by hand", split_sha256(images))
+    return Index(images, pd.DataFrame(), ("Mass",), Labels("none", "0" * 64, "1"), split)
+
+
+def test_a_good_index_passes_and_gives_rows_and_targets(index):
+    assert check(index) is index
+    assert index.rows("train").tolist() == [0, 1]
+    np.testing.assert_array_equal(index.targets(), [[0], [1], [np.nan], [1]])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        pytest.param("image_id", ["a", "a", "c", "d"], "1 images are listed twice, a first", id="image twice"),
+        pytest.param("split", ["train", "dev", "val", "test"], "unknown split 'dev'", id="unknown split"),
+        pytest.param("Mass", [0, 2, 0, 1], "neither 0, 1 nor unknown", id="label out of range"),
+        pytest.param(
+            "patient_id", ["1", "2", "2", "3"], "1 patients are in two splits, patient 2", id="shared patient"
+        ),
+        pytest.param("split", ["train", "train", "train", "test"], "the val split has no image", id="empty split"),
+    ],
+)
+def test_what_no_protocol_allows_is_refused(index, column, values, message):
+    with pytest.raises(DataError, match=message):
+        check(replace(index, images=index.images.assign(**{column: values})))
+
+
+def test_the_hash_of_a_split_is_of_its_members_alone(index):
+    images = index.images
+    assert split_sha256(images.iloc[::-1]) == split_sha256(images)
+    assert split_sha256(images.iloc[:3]) != split_sha256(images)
+    assert split_sha256(images.assign(split=["train", "train", "test", "val"])) != split_sha256(images)
