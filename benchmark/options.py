@@ -4,6 +4,7 @@ Recipes, methods and datasets are all frozen dataclasses; this is the one place 
 fields. Checking the values is pydantic's work; naming the wrong key is ours.
 """
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
@@ -53,6 +54,11 @@ def keys(cls: type, prefix: str) -> list[str]:
 def describe(instance: Any) -> dict[str, Any]:
     """The fields as plain values that JSON can hold (tuples become lists)."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(instance).items()}
+
+
+def as_typed(value: Any) -> str:
+    """A value as the user would write it behind `key=`."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _value(text: str) -> Any:

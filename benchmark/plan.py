@@ -12,7 +12,7 @@ from . import dataset as datasets
 from .dataset import DataError, Dataset, Index
 from .errors import UserError, did_you_mean
 from .method import Method
-from .options import describe, keys, make
+from .options import as_typed, describe, keys, make
 from .pixels import cache_folder
 from .recipe import Recipe, as_table, load_recipe, setting_keys
 from .registry import DATASETS, METHODS, load_plugins
@@ -66,7 +66,7 @@ class Order(Source):
         words += ["--data-dir", str(self.data_dir)] if self.data_dir else []
         for flag, pairs in (("--set", self.settings), ("--option", self.options)):
             for key, value in pairs.items():
-                words += [flag, f"{key}={_as_typed(value)}"]
+                words += [flag, f"{key}={as_typed(value)}"]
         for path in self.plugins:
             words += ["--plugin", str(path)]
         return shlex.join(words)
@@ -124,10 +124,6 @@ def read_index(dataset: Dataset, data_dir: Path | None) -> Index:
     if dataset.needs_folder and data_dir is None:
         raise DataError(f"dataset {dataset.name} needs its files: say where they lie with --data-dir FOLDER")
     return datasets.check(dataset.index(data_dir))
-
-
-def _as_typed(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: Index) -> str:

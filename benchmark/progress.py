@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
-Advance = Callable[..., None]
+Advance = Callable[[int], None]
 
 
 def console() -> Console:
@@ -24,7 +24,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress(title: str, total: int, unit: str = "images") -> Iterator[Advance]:
-    """Show how far `total` units of work have come; yields `advance(count=1, note="")`.
+    """Show how far `total` units of work have come; yields `advance(count)`.
 
     Args:
         title: what is being done.
@@ -33,41 +33,36 @@ def progress(title: str, total: int, unit: str = "images") -> Iterator[Advance]:
     """
     screen = console()
     if screen.is_terminal:
-        with _bar(screen, unit) as bar:
-            task = bar.add_task(title, total=total, note="")
-            yield lambda count=1, note="": bar.update(task, advance=count, note=note)
+        with _bar(screen) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda count: bar.update(task, advance=count)
     else:
         yield _plain(title, total, unit)
 
 
-def _bar(screen: Console, unit: str) -> Progress:
+def _bar(screen: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        _Rate(unit),
+        _Rate(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
         console=screen,
         expand=True,
     )
 
 
 class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {self.unit}/s" if speed else f"- {self.unit}/s")
+        rate = f"{task.completed / task.elapsed:,.0f}/s" if task.completed and task.elapsed else "-/s"
+        return Text(rate, no_wrap=True)
 
 
 def _plain(title: str, total: int, unit: str) -> Advance:
     begun = last = time.monotonic()
     done = 0
 
-    def advance(count: int = 1, note: str = "") -> None:
+    def advance(count: int) -> None:
         nonlocal done, last
         done += count
         now = time.monotonic()
@@ -76,6 +71,6 @@ def _plain(title: str, total: int, unit: str) -> Advance:
         last = now
         rate = done / max(now - begun, 1e-9)
         left = f"{(total - done) / rate:,.0f} s left" if done < total else f"took {now - begun:,.1f} s"
-        say(f"{title}: {done:,}/{total:,} {unit}, {rate:,.0f} {unit}/s, {left}{', ' + note if note else ''}")
+        say(f"{title}: {done:,}/{total:,} {unit}, {rate:,.0f} {unit}/s, {left}")
 
     return advance

@@ -2,11 +2,13 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 from rich.table import Table
 
 from .leaderboard import leaderboard_path
+from .options import as_typed
 from .recipe import recipe_names
 from .record import Interval, Record
 from .registry import DATASETS, METHODS, Registry
@@ -52,8 +54,13 @@ def _report(console: Console, registry: Registry, prefix: str) -> None:
     for entry in registry:
         console.print(f"{registry.kind} [bold]{entry.name}[/]", end=" ")
         console.print(f"{entry.cls.title} ({entry.place})", markup=False, soft_wrap=True)
+        hints = get_type_hints(entry.cls)
         for option in fields(entry.cls):
-            console.print(f"    {prefix}{option.name}={option.default}", markup=False, soft_wrap=True)
+            choices = get_args(hints[option.name]) if get_origin(hints[option.name]) is Literal else ()
+            told = f"    {prefix}{option.name}={as_typed(option.default)}" + (
+                f"  ({' | '.join(choices)})" if choices else ""
+            )
+            console.print(told, markup=False, soft_wrap=True)
     console.print()
 
 

@@ -21,7 +21,7 @@ from .method import Method
 from .metrics import mean_auc
 from .pixels import batch_sizes, batches, shifted_crops
 from .predict import predict
-from .progress import progress
+from .progress import progress, say
 from .recipe import Recipe, Train
 
 
@@ -103,7 +103,8 @@ def train_stage(
         trained.loss.append(_train_epoch(material, network, optimizer, scheduler, (stage, epoch), rows, name))
         trained.seconds += time.perf_counter() - begun
         trained.images += len(rows)
-        _validate(material, network, trained)
+        auc = _validate(material, network, trained)
+        say(f"{name}: loss {trained.loss[-1]:.4f}, validation AUC {'undefined' if auc is None else f'{auc:.3f}'}")
         _save(work / "checkpoint.pt", network, optimizer, scheduler, trained)
     return trained
 
@@ -159,8 +160,8 @@ def _train_epoch(
     return mean
 
 
-def _validate(material: Material, network: nn.Module, trained: Trained) -> None:
-    """Score the validation split and keep the weights if the recipe's rule picks this epoch."""
+def _validate(material: Material, network: nn.Module, trained: Trained) -> float | None:
+    """Score the validation split and keep the weights if the recipe's rule picks this epoch; the mean AUC."""
     rows = material.validation
     scores = predict(material.device, network, material.pixels, rows, material.recipe, "validation")
     value = mean_auc(scores, material.targets[rows])
@@ -170,6 +171,7 @@ def _validate(material: Material, network: nn.Module, trained: Trained) -> None:
     if last or not trained.weights or (value is not None and value > best):
         trained.weights = copy_weights(network)
         trained.best_epoch = len(trained.loss)
+    return value
 
 
 def make_optimizer(

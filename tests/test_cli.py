@@ -64,7 +64,13 @@ def test_a_mistake_is_one_sentence_and_status_2(words, message, tmp_path, monkey
 
 def test_list_names_every_plugin_with_its_options():
     shown = invoke("list").output
-    for words in ("method ma", "--option threshold=0.5", "dataset phantom", "dataset.allow_missing=False", "quick"):
+    for words in (
+        "method ma",
+        "--option threshold=0.5",
+        "dataset phantom",
+        "dataset.allow_missing=false",
+        "open | random",
+    ):
         assert words in shown
 
 
