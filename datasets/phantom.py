@@ -1,0 +1,403 @@
+"""`phantom`, the embedded dataset: chest radiographs drawn by the program. Nothing to download, nothing about anyone.
+
+It is there so that every command, test and comparison runs anywhere, on a task that is neither trivial nor hopeless. It
+is no substitute for patients: how well a method does here says nothing about how well it reads real radiographs.
+
+This file says who has which finding and what each finding looks like; phantom_drawing.py draws. To look at one::
+
+    from PIL import Image
+    from chxbench.datasets.phantom import Phantom
+    phantom = Phantom()
+    index = phantom.index(None)  # index.images says who has what, index.boxes where
+    Image.fromarray(phantom.read("00000001_000.png", None)).save("phantom.png")
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..benchmark.dataset import BOX_COLUMNS, FINDINGS, SPLITS, DataError, Dataset, Index, Labels, Split, split_sha256
+from ..benchmark.registry import DATASETS
+from . import phantom_drawing as drawing
+from .phantom_drawing import RANGES, Array, Base, Ellipse, Mark, Person, Rim, View, mix, spot
+
+# Part of the identity of the labels, and so of every result: raise it with any change of the drawing, labels or split.
+VERSION = "phantom-1"
+
+SHARES = {"train": 0.58, "val": 0.12, "test": 0.30}  # of the images
+FLOOR, MOST_RAISED = 16, 0.07  # positives in the validation split; the share beyond which no finding is raised for it
+FEWEST_IMAGES, SMALLEST = 60, 32
+CHRONIC = 0.5  # how much of what makes a finding likely belongs to the patient; the rest changes from image to image
+
+# All 112,120 images of NIH ChestX-ray14, counted in Data_Entry_2017_v2020.csv (Wang et al., CVPR 2017).
+IMAGES = 112_120
+# Images with each finding, in the order of FINDINGS.
+POSITIVES = (11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227)
+# Tetrachoric correlation of each finding with those before it, in percent: the correlation of two normal variables
+# which, each cut off so that its finding has its count, exceed both cuts as often as the two findings occur together.
+CORRELATIONS = (
+    (),
+    (7,),
+    (37, 39),
+    (21, 5, 25),
+    (6, -7, 20, 4),
+    (-3, -7, 6, 12, 30),
+    (14, 2, 12, 29, -1, -3),
+    (10, -17, 15, 0, 12, 3, -9),
+    (31, 8, 28, 14, 25, 12, 15, 0),
+    (-2, 16, 23, 31, 2, 0, 56, -20, 11),
+    (13, -6, 5, 0, 11, -4, -5, 51, 0, -9),
+    (6, 4, -1, 4, 6, 12, -9, 0, 2, -19, -1),
+    (10, 6, 23, 7, 24, 19, 2, 14, 13, -1, 14, 26),
+    (11, 3, -5, -4, 13, -4, 0, -3, -11, -5, -3, 12, 2),
+)
+# Patients with 1, 2, ... 11 images, and with 12 or more (who have 12 here).
+SERIES = (17503, 4113, 2100, 1330, 938, 787, 608, 494, 387, 320, 281, 1944)
+
+# Every kind of chance has a stream of random numbers of its own, so that a new kind does not shift the others; row k of
+# a stream is the same however many rows are asked for.
+KINDS = ("series", "chronic", "acute", "person", "view", "place", "strength", "noise")
+
+
+@DATASETS.register("phantom")
+@dataclass(frozen=True)
+class Phantom(Dataset):
+    """Drawn chest radiographs with the 14 findings of ChestX-ray14.
+
+    Options: `images`, how many; `size`, their side in pixels; `seed`, which ones. The pixels of an image are a function
+    of the seed, its id, its labels and the size alone.
+
+    Findings are as frequent as in ChestX-ray14 (train, validation and test together) and occur together as they do
+    there, with one deliberate exception: a finding so rare that the validation split would hold fewer than 16 positives
+    is made frequent enough to hold 16 there, and equally frequent in the other splits. Nothing is raised beyond 7 %, so
+    sets of fewer than about 1,900 images have fewer than 16, but always one in each split. At the default size this
+    raises all but Atelectasis, Effusion and Infiltration, and 39 % of the images are without finding; no finding is
+    raised from about 66,000 images on.
+
+    Patients have 1 to 12 images, in about the release's proportions, and are dealt whole to the splits: 58 % of the
+    images train, 12 % validate, 30 % test. A larger set begins with the patients and the split of a smaller one.
+
+    Every positive, in every split, has one box: the one within which its sign is painted. Images are unlike real ones
+    in that no label is wrong.
+    """
+
+    title: ClassVar[str] = "Phantom (drawn radiographs)"
+    default_recipe: ClassVar[str] = "quick"
+    needs_folder: ClassVar[bool] = False
+
+    images: int = 2000
+    size: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.images < FEWEST_IMAGES:
+            raise DataError(
+                f"phantom cannot have {self.images} images: with fewer than {FEWEST_IMAGES} "
+                "not every split would show every finding"
+            )
+        if self.size < SMALLEST:
+            raise DataError(f"phantom cannot be drawn {self.size} pixels wide: the least is {SMALLEST}")
+        if self.seed < 0:
+            raise DataError(f"phantom cannot have the seed {self.seed}: use 0 or more")
+
+    def index(self, data_dir: Path | None) -> Index:
+        people = _population(self.images, self.seed)
+        images = people.images.copy()
+        text = images[["image_id", *FINDINGS]].to_csv(index=False, float_format="%.0f", lineterminator="\n")
+        version = f"{VERSION}, {self.images} images, seed {self.seed}"
+        labels = Labels("drawn", hashlib.sha256(text.encode()).hexdigest(), version)
+        return Index(images, _boxes(people), FINDINGS, labels, Split("phantom, by patient", split_sha256(images)))
+
+    def read(self, image_id: str, path: str | None) -> np.ndarray:
+        people = _population(self.images, self.seed)
+        if image_id not in people.row:
+            raise DataError(f"{image_id} is not among the {self.images} images of phantom with seed {self.seed}")
+        return people.picture(people.row[image_id], self.size)
+
+    def stamp(self, image_id: str, path: str | None) -> str:
+        return f"{VERSION}:{self.seed}:{self.size}:{self.images}"
+
+
+# Who has what --------------------------------------------------------------------------------------------------------
+
+
+class Chance(NamedTuple):
+    """How one finding of a patient differs from the same finding of another: uniform numbers of [0, 1), (n, 1) each."""
+
+    side: Array
+    lateral: Array
+    height: Array
+    size: Array
+    shape: Array
+    turn: Array
+    strength: Array  # changes from image to image
+
+
+PLACES = len(Chance._fields) - 1
+
+
+@dataclass(frozen=True)
+class Population:
+    """Everything that is drawn by lot, for all n images; `patient` (n,) says whose image each is."""
+
+    images: pd.DataFrame  # as in Index
+    row: dict[str, int]  # of an image id
+    patient: Array
+    labels: Array  # bool (n, findings)
+    person: Person  # one row a patient
+    view: View
+    place: Array  # of the findings a patient has or might have, (patients, findings, PLACES)
+    strength: Array  # (n, findings)
+    seed: int
+
+    def picture(self, row: int, size: int) -> Array:
+        """One image, uint8 (size, size)."""
+        body, view = self.bodies([row])
+        present = [finding for finding, positive in zip(FINDINGS, self.labels[row], strict=True) if positive]
+        signs = [self.sign(finding, body, [row]) for finding in present]
+        return drawing.draw(body, view, signs, size, np.random.default_rng([self.seed, KINDS.index("noise"), row]))
+
+    def bodies(self, which: Sequence[int] | Array) -> tuple[Person, View]:
+        """The bodies in some images, bent by what they have, and the views of them."""
+        view = drawing.rows(self.view, which)
+        person = drawing.rows(self.person, self.patient[which])
+        large_heart, trapped_air = (self._bending(finding, which) for finding in ("Cardiomegaly", "Emphysema"))
+        return drawing.bend(person, view, large_heart, trapped_air), view
+
+    def sign(self, finding: str, bodies: Person, which: Sequence[int] | Array) -> list[Mark]:
+        """The marks of a finding in some images, whether or not they have it."""
+        k = FINDINGS.index(finding)
+        place = self.place[self.patient[which], k]
+        chance = Chance(*(place[:, j : j + 1] for j in range(PLACES)), strength=self.strength[which, k : k + 1])
+        return SIGNS[finding](bodies, chance)
+
+    def _bending(self, finding: str, which: Sequence[int] | Array) -> Array:
+        k = FINDINGS.index(finding)
+        return self.labels[which, k : k + 1] * mix(0.3, 1.0, self.strength[which, k : k + 1])
+
+
+@lru_cache(maxsize=4)
+def _population(images: int, seed: int) -> Population:
+    """Kept, because images are read one by one: it costs a process a moment, once."""
+    patient, number = _series(images, seed)
+    patients = patient[-1] + 1
+    split = _deal(np.bincount(patient))[patient]
+    labels = _labels(patient, split, seed)
+    names = [f"{whose + 1:08d}_{which:03d}.png" for whose, which in zip(patient, number, strict=True)]
+    table = pd.DataFrame({"image_id": names, "patient_id": [name[:8] for name in names], "path": None, "split": split})
+    return Population(
+        images=pd.concat([table, pd.DataFrame(labels.astype(np.float32), columns=list(FINDINGS))], axis=1),
+        row={name: row for row, name in enumerate(names)},
+        patient=patient,
+        labels=labels,
+        person=drawing.sample(Person, _stream(seed, "person").random((patients, len(RANGES[Person])))),
+        view=drawing.sample(View, _stream(seed, "view").random((images, len(RANGES[View])))),
+        place=_stream(seed, "place").random((patients, len(FINDINGS), PLACES), dtype=np.float32),
+        strength=_stream(seed, "strength").random((images, len(FINDINGS)), dtype=np.float32),
+        seed=seed,
+    )
+
+
+def _stream(seed: int, kind: str) -> np.random.Generator:
+    return np.random.default_rng([seed, KINDS.index(kind)])
+
+
+def _series(images: int, seed: int) -> tuple[Array, Array]:
+    """Whose each image is, and which of that patient's: two int arrays (images,), patients from 0 and in order."""
+    up_to = np.cumsum(SERIES) / sum(SERIES)
+    lengths = 1 + np.searchsorted(up_to, _stream(seed, "series").random(images), side="right")
+    patient = np.repeat(np.arange(images), lengths)
+    number = np.arange(len(patient)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return patient[:images], number[:images]
+
+
+def _deal(lengths: Array) -> Array:
+    """The split of each patient: in order, each to the split that is furthest behind its share of the images so far."""
+    behind = dict.fromkeys(SPLITS, 0.0)
+    dealt = []
+    for length in lengths.tolist():
+        split = max(SPLITS, key=behind.__getitem__)
+        behind = {name: images + (SHARES[name] - (name == split)) * length for name, images in behind.items()}
+        dealt.append(split)
+    return np.array(dealt)
+
+
+def _labels(patient: Array, split: Array, seed: int) -> Array:
+    """Who has what, bool (images, findings): per split and finding, as many as there should be, the likeliest ones."""
+    root = np.linalg.cholesky(_correlations())
+    chronic = _stream(seed, "chronic").standard_normal((patient[-1] + 1, len(FINDINGS)))[patient]
+    acute = _stream(seed, "acute").standard_normal((len(patient), len(FINDINGS)))
+    likely = (np.sqrt(CHRONIC) * chronic + np.sqrt(1 - CHRONIC) * acute) @ root.T
+    least = min(MOST_RAISED, FLOOR / np.count_nonzero(split == "val"))
+    labels = np.zeros(likely.shape, dtype=bool)
+    for rows_of_split in (np.flatnonzero(split == name) for name in SPLITS):
+        for k, positives in enumerate(POSITIVES):
+            count = max(1, round(max(positives / IMAGES, least) * len(rows_of_split)))
+            order = np.argsort(-likely[rows_of_split, k], kind="stable")
+            labels[rows_of_split[order[:count]], k] = True
+    return labels
+
+
+def _correlations() -> Array:
+    lower = np.zeros((len(FINDINGS), len(FINDINGS)))
+    for k, row in enumerate(CORRELATIONS):
+        lower[k, :k] = np.array(row) / 100
+    return lower + lower.T + np.eye(len(FINDINGS))
+
+
+def _boxes(people: Population) -> pd.DataFrame:
+    """One box for each positive, in the order of the images."""
+    tables = []
+    for k, finding in enumerate(FINDINGS):
+        which = np.flatnonzero(people.labels[:, k])
+        bodies, views = people.bodies(which)
+        around = drawing.box(bodies, views, people.sign(finding, bodies, which)).astype(float)
+        names = people.images["image_id"].to_numpy()[which]
+        tables.append(
+            pd.DataFrame(around, index=which, columns=["x", "y", "w", "h"]).assign(image_id=names, finding=finding)
+        )
+    return pd.concat(tables).sort_index(kind="stable").reset_index(drop=True)[list(BOX_COLUMNS)]
+
+
+# What it looks like --------------------------------------------------------------------------------------------------
+
+
+def _side(chance: Chance) -> Array:
+    return np.where(chance.side < 0.5, np.float32(-1), np.float32(1))
+
+
+def _atelectasis(body: Person, chance: Chance) -> list[Mark]:
+    """A plate, or a wedge that is a plate grown thick at one end, in the lower lung."""
+    side = _side(chance)
+    x, y = spot(body, side, mix(-0.3, 0.45, chance.lateral), mix(0.55, 0.82, chance.height))
+    length, girth, taper = mix(0.07, 0.13, chance.size), mix(0.011, 0.028, chance.shape), mix(0, 0.8, chance.shape)
+    plate = Ellipse(x, y, length, girth, angle=side * mix(-0.5, 0.35, chance.turn), taper=taper, side=side)
+    return [Mark(plate, mix(0.16, 0.34, chance.strength), soft=0.4, hide=0.5)]
+
+
+def _cardiomegaly(body: Person, chance: Chance) -> list[Mark]:
+    """Nothing to paint: the body has been bent."""
+    return [Mark(drawing.heart_outline(body), 0 * chance.strength)]
+
+
+def _effusion(body: Person, chance: Chance) -> list[Mark]:
+    """Fluid over the diaphragm, higher at the chest wall."""
+    pool = Base(_side(chance), mix(0.95, 0.62, chance.size), mix(0.08, 0.2, chance.shape))
+    return [Mark(pool, mix(0.28, 0.42, chance.strength), soft=0.3, hide=1)]
+
+
+def _infiltration(body: Person, chance: Chance) -> list[Mark]:
+    """A patchy haze without an edge."""
+    side = _side(chance)
+    x, y = spot(body, side, mix(-0.4, 0.5, chance.lateral), mix(0.25, 0.75, chance.height))
+    length, height = mix(0.08, 0.13, chance.size), mix(0.08, 0.14, chance.shape)
+    patch = Ellipse(x, y, length, height, angle=mix(-0.8, 0.8, chance.turn), side=side)
+    return [Mark(patch, mix(0.14, 0.32, chance.strength), soft=0.7, texture="mottled", rough=0.9, hide=0.3)]
+
+
+def _mass(body: Person, chance: Chance) -> list[Mark]:
+    """A round shadow of more than three centimetres, if the chest is taken to be thirty wide."""
+    x, y = spot(body, _side(chance), mix(-0.4, 0.6, chance.lateral), mix(0.15, 0.75, chance.height))
+    length = mix(0.05, 0.085, chance.size)
+    lump = Ellipse(x, y, length, length * mix(0.75, 1, chance.shape), angle=mix(0, 3, chance.turn))
+    return [Mark(lump, mix(0.16, 0.32, chance.strength), soft=0.3, hide=0.6)]
+
+
+def _nodule(body: Person, chance: Chance) -> list[Mark]:
+    """A round shadow of less than three centimetres."""
+    x, y = spot(body, _side(chance), mix(-0.5, 0.7, chance.lateral), mix(0.15, 0.8, chance.height))
+    radius = mix(0.022, 0.036, chance.size)
+    return [Mark(Ellipse(x, y, radius, radius), mix(0.24, 0.48, chance.strength), soft=0.3, hide=0.6)]
+
+
+def _pneumonia(body: Person, chance: Chance) -> list[Mark]:
+    """A patchy opacity with a denser core, in the middle or lower lung."""
+    side = _side(chance)
+    x, y = spot(body, side, mix(-0.3, 0.4, chance.lateral), mix(0.5, 0.85, chance.height))
+    length, height, angle = mix(0.08, 0.12, chance.size), mix(0.07, 0.11, chance.shape), mix(-0.8, 0.8, chance.turn)
+    patch, core = (Ellipse(x, y, share * length, share * height, angle, side=side) for share in (1, 0.65))
+    amount = mix(0.1, 0.2, chance.strength)
+    return [
+        Mark(patch, amount, soft=0.8, texture="mottled", rough=0.8, hide=0.5),
+        Mark(core, 1.2 * amount, soft=0.8, texture="mottled", rough=0.2),
+    ]
+
+
+def _pneumothorax(body: Person, chance: Chance) -> list[Mark]:
+    """A rim of air without vessels at apex and chest wall, bounded by the fine line of the pleura."""
+    rim = Rim(_side(chance), 0 * chance.size, mix(0.5, 0.95, chance.shape), mix(0.35, 0.9, chance.size))
+    air = mix(0.06, 0.13, chance.strength)
+    return [Mark(rim, -air, soft=0.1, hide=1), Mark(rim, 1.5 * air, soft=0.08, line=True)]
+
+
+def _consolidation(body: Person, chance: Chance) -> list[Mark]:
+    """A dense even opacity that ends at a fissure, with air-filled bronchi in it."""
+    side = _side(chance)
+    x, y = spot(body, side, mix(-0.3, 0.4, chance.lateral), mix(0.3, 0.75, chance.height))
+    length, height = mix(0.09, 0.14, chance.size), mix(0.08, 0.13, chance.shape)
+    lobe = Ellipse(x, y, length, height, angle=mix(-0.3, 0.3, chance.turn), top=-0.3, side=side)
+    return [Mark(lobe, mix(0.22, 0.38, chance.strength), soft=0.4, texture="bronchi", rough=0.35, hide=0.9)]
+
+
+def _edema(body: Person, chance: Chance) -> list[Mark]:
+    """Wings of haze on both sides of the heart, and short lines at the lung bases."""
+    amount, marks = mix(0.06, 0.19, chance.strength), []
+    for side in (np.float32(-1), np.float32(1)):
+        x, y = spot(body, side, mix(-0.45, -0.15, chance.lateral), mix(0.42, 0.55, chance.height))
+        wing = Ellipse(x, y, mix(0.1, 0.14, chance.size), mix(0.14, 0.2, chance.shape), side=side)
+        lines = Rim(side, np.float32(0.85), np.float32(0.3), mix(0.4, 0.7, chance.shape))
+        marks.append(Mark(wing, amount, soft=0.9, texture="mottled", rough=0.4, hide=0.3))
+        marks.append(Mark(lines, amount, soft=0.3, texture="streaks", rough=1))
+    return marks
+
+
+def _emphysema(body: Person, chance: Chance) -> list[Mark]:
+    """The body has been bent; the lungs are a little darker still."""
+    lungs = (Base(np.float32(side), np.float32(0), np.float32(0)) for side in (-1, 1))
+    return [Mark(lung, mix(-0.01, -0.03, chance.strength)) for lung in lungs]
+
+
+def _fibrosis(body: Person, chance: Chance) -> list[Mark]:
+    """A coarse net in the outer lower parts of both lungs."""
+    length, girth, amount = mix(0.35, 0.7, chance.size), mix(0.8, 1.7, chance.shape), mix(0.16, 0.32, chance.strength)
+    nets = (Rim(np.float32(side), np.float32(0.9), length, girth) for side in (-1, 1))
+    return [Mark(net, amount, soft=0.6, texture="net", rough=1) for net in nets]
+
+
+def _pleural_thickening(body: Person, chance: Chance) -> list[Mark]:
+    """A bright band along the chest wall or over the apex."""
+    length, girth = mix(0.2, 0.45, chance.size), mix(0.35, 0.65, chance.shape)
+    band = Rim(_side(chance), mix(0, 0.9, chance.height), length, girth)
+    return [Mark(band, mix(0.28, 0.46, chance.strength), soft=0.35, hide=0.7)]
+
+
+def _hernia(body: Person, chance: Chance) -> list[Mark]:
+    """A round shadow behind the heart, with air over a level of fluid."""
+    x, y = mix(-0.04, 0.09, chance.lateral), body.dome - mix(0.02, 0.07, chance.height)
+    radius, amount = mix(0.065, 0.1, chance.size), mix(0.1, 0.32, chance.strength)
+    sac, air = Ellipse(x, y, radius, radius), Ellipse(x, y, 0.8 * radius, 0.8 * radius, bottom=0.1)
+    return [Mark(sac, amount, soft=0.2), Mark(air, -1.5 * amount, soft=0.3)]
+
+
+SIGNS: dict[str, Callable[[Person, Chance], list[Mark]]] = {
+    "Atelectasis": _atelectasis,
+    "Cardiomegaly": _cardiomegaly,
+    "Effusion": _effusion,
+    "Infiltration": _infiltration,
+    "Mass": _mass,
+    "Nodule": _nodule,
+    "Pneumonia": _pneumonia,
+    "Pneumothorax": _pneumothorax,
+    "Consolidation": _consolidation,
+    "Edema": _edema,
+    "Emphysema": _emphysema,
+    "Fibrosis": _fibrosis,
+    "Pleural_Thickening": _pleural_thickening,
+    "Hernia": _hernia,
+}

@@ -1,0 +1,254 @@
+"""The embedded dataset: who has which finding, and that a picture shows it where its box says and nowhere else."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from chxbench.benchmark.dataset import BOX_COLUMNS, FINDINGS, SPLITS, DataError, check
+from chxbench.benchmark.registry import DATASETS
+from chxbench.datasets import phantom
+from chxbench.datasets.phantom import IMAGES, POSITIVES, SIGNS, VERSION, Phantom
+
+# Images of the release with both findings, and whether that is more or less than chance would give.
+PAIRS = {
+    ("Atelectasis", "Effusion"): 3275,
+    ("Infiltration", "Edema"): 981,
+    ("Effusion", "Edema"): 593,
+    ("Infiltration", "Pneumonia"): 605,
+    ("Pneumothorax", "Emphysema"): 747,
+    ("Mass", "Nodule"): 906,
+    ("Effusion", "Consolidation"): 1287,
+    ("Cardiomegaly", "Pneumothorax"): 49,
+    ("Pneumothorax", "Edema"): 33,
+}
+# Mean gray of 8 x 8 tiles of images at 64 pixels, as drawn by phantom-1: see test_the_drawing_is_that_of_its_version.
+GOLDEN = {}
+
+
+@pytest.fixture(scope="module")
+def index():
+    return check(Phantom().index(None))
+
+
+@pytest.fixture(scope="module")
+def many():
+    """So many images that no finding is rare enough to be raised."""
+    return Phantom(images=70_000).index(None)
+
+
+def positives(index, split):
+    return index.targets()[index.rows(split)].sum(axis=0)
+
+
+def test_the_registry_knows_it():
+    assert DATASETS.get("phantom").cls is Phantom
+
+
+# Labels, patients, splits
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_at_the_default_size_every_split_has_sixteen_of_each_finding(index, split):
+    assert (positives(index, split) >= 16).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("images", [60, 100, 333])
+def test_small_sets_have_each_finding_in_every_split_and_images_without(images, seed):
+    small = check(Phantom(images=images, seed=seed).index(None))
+    assert len(small.images) == images
+    for split in SPLITS:
+        assert (positives(small, split) >= 1).all()
+        assert (positives(small, split) < len(small.rows(split))).all()
+
+
+def test_a_good_part_of_the_images_shows_nothing(index, many):
+    assert 0.35 <= (index.targets().sum(axis=1) == 0).mean() <= 0.5
+    assert (many.targets().sum(axis=1) == 0).mean() == pytest.approx(60_361 / IMAGES, abs=0.015)  # the release's
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_findings_are_as_frequent_as_in_the_release(many, split):
+    expected = np.array(POSITIVES) / IMAGES * len(many.rows(split))
+    np.testing.assert_allclose(positives(many, split), expected, atol=0.51)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_findings_occur_together_as_in_the_release(many, pair):
+    both = many.images[list(pair)].all(axis=1).sum()
+    scale = len(many.images) / IMAGES
+    assert both == pytest.approx(PAIRS[pair] * scale, rel=0.15, abs=15)
+    by_chance = np.prod([POSITIVES[FINDINGS.index(finding)] for finding in pair]) / IMAGES
+    assert (both > by_chance * scale) == (PAIRS[pair] > by_chance)
+
+
+def test_rare_findings_are_raised_but_never_above_common_ones(index):
+    order = np.argsort(POSITIVES)
+    for split in SPLITS:
+        assert (np.diff(positives(index, split)[order]) >= 0).all()
+
+
+def test_patients_have_one_to_twelve_images_and_splits_their_shares(many):
+    lengths = many.images.groupby("patient_id").size()
+    assert lengths.max() == 12
+    assert (lengths == 1).mean() == pytest.approx(17_503 / 30_805, abs=0.01)
+    shares = many.images["split"].value_counts(normalize=True)
+    assert shares.to_dict() == pytest.approx({"train": 0.58, "val": 0.12, "test": 0.30}, abs=0.001)
+
+
+def test_images_are_named_like_the_releases(index):
+    assert index.images["image_id"].str.fullmatch(r"\d{8}_\d{3}\.png").all()
+    assert (index.images["image_id"].str[:8] == index.images["patient_id"]).all()
+    assert index.images["path"].isna().all()
+
+
+def test_images_of_a_patient_tend_to_share_findings(index):
+    first, second = index.images[:-1].reset_index(drop=True), index.images[1:].reset_index(drop=True)
+    same = (first["patient_id"] == second["patient_id"]).to_numpy()
+    for finding in ("Infiltration", "Effusion"):
+        again = second[finding].to_numpy()[same & (first[finding] == 1).to_numpy()].mean()
+        assert again > 1.5 * index.images[finding].mean()
+
+
+def test_a_larger_set_begins_with_the_patients_and_the_split_of_a_smaller_one(index):
+    larger = Phantom(images=3000).index(None)
+    columns = ["image_id", "patient_id", "split"]
+    assert larger.images[columns][:2000].equals(index.images[columns])
+
+
+def test_the_identity_of_the_labels_names_all_that_changes_them(index):
+    again, more, other = (Phantom(**options).index(None).labels for options in ({}, {"images": 2001}, {"seed": 1}))
+    assert again == index.labels
+    assert len({index.labels.sha256, more.sha256, other.sha256}) == 3
+    assert len({index.labels.version, more.version, other.version}) == 3
+    assert VERSION in index.labels.version
+
+
+def test_the_stamp_changes_with_all_that_changes_pixels():
+    sets = (Phantom(), Phantom(images=2001), Phantom(size=64), Phantom(seed=1))
+    stamps = {each.stamp("00000001_000.png", None) for each in sets}
+    assert len(stamps) == len(sets)
+    assert all(VERSION in stamp for stamp in stamps)
+
+
+@pytest.mark.parametrize("options", [{"images": 59}, {"size": 31}, {"seed": -1}], ids=str)
+def test_what_cannot_be_drawn_is_refused(options):
+    with pytest.raises(DataError, match=f"phantom cannot .*{next(iter(options.values()))}"):
+        Phantom(**options)
+
+
+def test_an_unknown_image_is_refused():
+    with pytest.raises(DataError, match=r"99999999_000\.png is not among the 2000 images"):
+        Phantom().read("99999999_000.png", None)
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("size", [64, 100, 256])
+def test_pictures_are_gray_and_have_the_size_that_was_asked_for(size):
+    pixels = Phantom(size=size).read("00000001_000.png", None)
+    assert pixels.shape == (size, size)
+    assert pixels.dtype == np.uint8
+    assert pixels.std() > 25
+
+
+def test_pixels_do_not_depend_on_the_order_of_reading_nor_on_the_process(index):
+    names = index.images["image_id"][:12].tolist()
+    before = [Phantom(size=64).read(name, None) for name in names]
+    phantom._population.cache_clear()
+    fresh = pickle.loads(pickle.dumps(Phantom(size=64)))  # noqa: S301
+    after = [fresh.read(name, None) for name in reversed(names)]
+    np.testing.assert_array_equal(before, after[::-1])
+
+
+def test_pixels_do_not_depend_on_the_other_images():
+    few, more = (Phantom(images=images, size=64) for images in (2000, 2100))
+    a, b = (each.index(None).images.head(200) for each in (few, more))
+    alike = a["image_id"][(a[list(FINDINGS)] == b[list(FINDINGS)]).all(axis=1)]
+    assert len(alike) > 150
+    for name in alike[:20]:
+        np.testing.assert_array_equal(few.read(name, None), more.read(name, None))
+
+
+def test_seeds_draw_different_people():
+    one, other = (Phantom(size=64, seed=seed).read("00000001_000.png", None).astype(int) for seed in (0, 1))
+    assert np.abs(one - other).mean() > 5
+
+
+def test_a_small_picture_shows_what_a_large_one_shows():
+    large, small = (Phantom(size=size).read("00000001_000.png", None).astype(float) for size in (256, 64))
+    tiles = large.reshape(64, 4, 64, 4).mean(axis=(1, 3))
+    assert np.corrcoef(tiles.ravel(), small.ravel())[0, 1] > 0.98
+
+
+def test_images_of_a_patient_are_more_alike_than_those_of_two():
+    people = phantom._population(2000, 0)
+    pairs = np.flatnonzero(people.patient[:-1] == people.patient[1:])[:200]
+    for trait in people.person:
+        assert len(trait) == people.patient[-1] + 1  # anatomy is the patient's, not the image's
+    assert not np.array_equal(people.picture(pairs[0], 64), people.picture(pairs[0] + 1, 64))
+
+
+# Boxes
+
+
+def test_every_positive_has_one_box_and_nothing_else_has(index):
+    assert tuple(index.boxes.columns) == BOX_COLUMNS
+    boxed = set(zip(index.boxes["image_id"], index.boxes["finding"], strict=True))
+    names = index.images["image_id"].to_numpy()
+    positive = {(names[i], FINDINGS[k]) for i, k in np.argwhere(index.targets() == 1)}
+    assert boxed == positive
+    assert len(index.boxes) == len(positive)
+
+
+def test_boxes_lie_in_the_image_and_have_the_size_of_their_finding(many):
+    boxes = many.boxes
+    assert (boxes[["x", "y"]] >= 0).all(axis=None)
+    assert (boxes["x"] + boxes["w"] <= 1 + 1e-6).all()
+    assert (boxes["y"] + boxes["h"] <= 1 + 1e-6).all()
+    assert (boxes[["w", "h"]] > 0.005).all(axis=None)
+    sides = boxes[["w", "h"]].max(axis=1).groupby(boxes["finding"])
+    assert sides.max()["Nodule"] < sides.min()["Mass"] < 0.2
+    assert (boxes.loc[boxes["finding"] == "Cardiomegaly", "w"] > 0.25).all()
+
+
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_a_sign_is_seen_in_its_box_and_nowhere_else(finding):
+    """Draw the same images with and without the finding: the difference, if any, says where the finding is."""
+    people = phantom._population(2000, 0)
+    healthy = np.flatnonzero(~people.labels.any(axis=1))[:6]
+    labels = people.labels.copy()
+    labels[healthy, FINDINGS.index(finding)] = True
+    sick = replace(people, labels=labels, strength=np.ones_like(people.strength))
+    boxes = phantom._boxes(sick).set_index(["image_id", "finding"])
+    for row in healthy:
+        change = np.abs(sick.picture(row, 256).astype(float) - people.picture(row, 256))
+        x, y, w, h = boxes.loc[(people.images["image_id"][row], finding)] * 256
+        inside = np.zeros((256, 256), dtype=bool)
+        inside[int(y - 3) : int(y + h + 4), int(x - 3) : int(x + w + 4)] = True
+        assert change[inside].max() > 12
+        assert change[inside].sum() > 0.97 * change.sum()
+
+
+def test_every_finding_has_a_sign_of_its_own():
+    assert set(SIGNS) == set(FINDINGS)
+    assert len(set(SIGNS.values())) == len(FINDINGS)
+
+
+# The version
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_drawing_is_that_of_its_version(name):
+    """If this fails and the change is meant, raise VERSION and put the numbers of the new drawing here."""
+    tiles = Phantom(size=64).read(name, None).reshape(8, 8, 8, 8).mean(axis=(1, 3))
+    np.testing.assert_allclose(tiles, GOLDEN[name], atol=1.5, err_msg=f"not drawn as by {VERSION}")
+
+
+def test_the_labels_are_those_of_their_version(index):
+    """If this fails and the change is meant, raise VERSION and put the new hashes here."""
+    assert VERSION == "phantom-1"
+    assert index.labels.sha256[:16] == ""
+    assert index.split.sha256[:16] == ""
