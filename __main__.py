@@ -1,4 +1,4 @@
-"""`python -m chxbench`: the command line for launchers that start a module (`accelerate launch -m`, `torchrun -m`)."""
+"""`python -m chxbench`: the command line, for launchers that start a module."""
 
 from .benchmark.cli import main
 

@@ -1,5 +1,6 @@
 """The commands: parse, call, print. Nothing heavy is imported before a command runs, so that `--help` is instant."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,12 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             raise _Refusal(str(error)) from error
-        except PermissionError as error:
-            raise _Refusal(f"no permission for {error.filename}: change its mode, or choose another place") from error
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise _Refusal(
+                f"{error.filename or 'a file'}: {error.strerror}: mend that, or choose another place"
+            ) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -117,6 +122,8 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
     from .report import report_run
     from .run import run as run_order
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("several processes were started, but a run takes one: start it without torchrun or accelerate")
     order = Order(
         settings=parse_pairs(settings, "--set"),
         options=parse_pairs(options, "--option"),
@@ -147,7 +154,7 @@ def prepare(settings: tuple[str, ...], cache: Path | None, **asked) -> None:
     source = Source(settings=parse_pairs(settings, "--set"), cache=cache or cache_folder(), **asked)
     dataset, recipe = make_source(source)
     index = read_index(dataset, source.data_dir)
-    pixels = prepare_pixels(dataset, index, recipe.pixels.size, source.cache)
+    pixels, _ = prepare_pixels(dataset, index, recipe.pixels.size, source.cache)
     say(f"{len(pixels):,} images of {recipe.pixels.size}x{recipe.pixels.size} pixels: {pixels.filename}")
 
 

@@ -12,6 +12,7 @@ The harness never changes an index; it decodes each image once (pixels.py) and r
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -139,8 +140,15 @@ def split_sha256(images: pd.DataFrame) -> str:
 
 
 def check(index: Index) -> Index:
-    """Refuse what no protocol allows. Raises DataError: repeated images, unknown splits or labels, shared patients."""
+    """Refuse what no protocol allows: repeated images, unknown splits or labels, shared patients. Raises DataError."""
     images = index.images
+    columns = ["image_id", "patient_id", "path", "split", *index.findings]
+    absent = [column for column in columns if column not in images]
+    if absent:
+        raise DataError(f"the index has no column {absent[0]!r}: it needs {', '.join(columns)}")
+    nameless = int(images[["image_id", "patient_id", "split"]].isna().any(axis=1).sum())
+    if nameless:
+        raise DataError(f"{nameless:,} images have no image_id, patient_id or split: fill these columns")
     repeated = images.loc[images["image_id"].duplicated(), "image_id"].tolist()
     if repeated:
         raise DataError(f"{len(repeated):,} images are listed twice, {repeated[0]} first: list each image once")
@@ -150,7 +158,7 @@ def check(index: Index) -> Index:
     values = index.targets()
     if not (np.isnan(values) | (values == 0) | (values == 1)).all():
         raise DataError("a label is neither 0, 1 nor unknown: check the finding columns")
-    patients = images.groupby("patient_id")["split"].nunique()
+    patients = images["split"].groupby(images["patient_id"].astype(str)).nunique()
     shared = patients.index[patients > 1].tolist()
     if shared:
         raise DataError(
@@ -160,6 +168,10 @@ def check(index: Index) -> Index:
     for split in SPLITS:
         if not len(index.rows(split)):
             raise DataError(f"the {split} split has no image: check the lists and the image folder")
+    if index.split.sha256 != split_sha256(images):
+        raise DataError("the index names its split by another hash than split_sha256(images) gives: use that function")
+    if not re.fullmatch("[0-9a-f]{64}", index.labels.sha256):
+        raise DataError(f"the labels' identity {index.labels.sha256!r} is no SHA-256: give 64 hexadecimal digits")
     return index
 
 

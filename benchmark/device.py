@@ -9,8 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from .environment import cores, has_bfloat16_instructions, processor
-from .errors import UserError
-from .method import Output
+from .method import MethodError, Output
 
 # Of the images that ImageNet weights were trained on: red, green, blue, as fractions of full brightness.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -31,12 +30,8 @@ class Device:
     def __init__(self, precision: str) -> None:
         # Autocast is ours: the poolings choose their own precision, and two runs in one process may differ.
         self.accelerator = Accelerator(mixed_precision="no")
-        if self.accelerator.num_processes > 1:
-            raise UserError(
-                f"{self.accelerator.num_processes} processes were started, but a run takes one: "
-                "start it without torchrun or accelerate launch"
-            )
         self.torch_device = self.accelerator.device
+        torch.backends.cudnn.allow_tf32 = precision != "float32"  # float32 is what the record then says
         self.precision = self._fastest() if precision == "auto" else precision
         scale = 255 * torch.tensor(IMAGENET_STD, device=self.torch_device).view(1, 3, 1, 1)
         self._scale = 1 / scale
@@ -56,6 +51,11 @@ class Device:
         images = self.images(gray)
         with self.autocast():
             output = network(images)
+        if not isinstance(output, Output) or output.logits.ndim != 2 or len(output.logits) != len(gray):
+            shape = tuple(output.logits.shape) if isinstance(output, Output) else type(output).__name__
+            raise MethodError(
+                f"the network must return Output(logits (B, C), maps), not {shape}: see benchmark/method.py"
+            )
         return Output(output.logits.float(), None if output.maps is None else output.maps.float())
 
     @contextmanager

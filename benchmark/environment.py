@@ -7,7 +7,18 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("torch", "torchvision", "timm", "monai", "accelerate", "numpy", "pandas", "scikit-learn", "chxbench")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "monai",
+    "accelerate",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "pillow",
+    "chxbench",
+)
 ROOT = Path(__file__).resolve().parents[1]
 
 

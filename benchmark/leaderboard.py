@@ -21,7 +21,7 @@ from .errors import UserError
 from .figures import drawn_from
 from .recipe import identity
 from .record import Record, RecordError
-from .text import code, escape
+from .text import code, escape, plain
 
 LITERATURE = Path(__file__).parent / "literature.csv"
 MARK = "<!-- Written by `chxbench leaderboard` from the records under results/. Do not edit. -->"
@@ -29,10 +29,11 @@ NOTHING = "–"
 
 
 class Run(NamedTuple):
-    """A verified record and the folder it lies in, relative to the leaderboard."""
+    """A verified record, the folder it lies in, relative to the leaderboard, and the digest of what it was asked."""
 
     record: Record
     place: str
+    members: str
 
 
 class Row(NamedTuple):
@@ -78,7 +79,7 @@ def check_leaderboard(results: Path, path: Path) -> int:
         RecordError: for the first record, figure or line that does not follow from the scores.
     """
     runs = read_runs(results, path.parent)
-    for record, place in runs:
+    for record, place, _ in runs:
         if drawn_from(path.parent / place / "roc.png") != record.scores.sha256:
             raise RecordError(f"{place}/roc.png does not show this record's scores: run `chxbench leaderboard` again")
     there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -98,8 +99,8 @@ def read_runs(results: Path, base: Path) -> list[Run]:
         named = (record.dataset.name, record.method.name, record.run_id)
         if folder.parts[-3:] != named:
             raise RecordError(f"{folder} holds the record of {'/'.join(named)}: move it to that folder")
-        records.verify(folder, record)
-        runs.append(Run(record, folder.relative_to(base.resolve()).as_posix()))
+        members = records.members_sha256(records.verify(folder, record))
+        runs.append(Run(record, folder.relative_to(base.resolve()).as_posix(), members))
     return runs
 
 
@@ -108,10 +109,29 @@ def render(runs: Sequence[Run]) -> str:
     boards = defaultdict(list)
     for run in runs:
         boards[_board_key(run.record)].append(run)
+    for board in boards.values():
+        _refuse_strangers(board)
     sections = [MARK, "# Leaderboard", _introduction(len(runs))]
     for key in sorted(boards):
         sections += _board(_rows(boards[key]))
     return "\n\n".join([*sections, *_literature()]) + "\n"
+
+
+def _refuse_strangers(board: list[Run]) -> None:
+    """Runs of a board were scored on the same images with the same labels, and no seed counts twice."""
+    first, *rest = board
+    for run in rest:
+        if run.members != first.members:
+            raise RecordError(
+                f"{run.place} and {first.place} claim one split, but were scored on other images or labels"
+            )
+    for row in _rows(board):
+        seeds = [run.record.seed for run in row.runs]
+        if len(set(seeds)) < len(seeds):
+            places = ", ".join(run.place for run in row.runs)
+            raise RecordError(
+                f"a seed of {row.runs[0].record.method.name} stands twice on a board ({places}): remove one"
+            )
 
 
 def _introduction(count: int) -> str:
@@ -126,7 +146,8 @@ def _introduction(count: int) -> str:
 
 def _board_key(record: Record) -> tuple[str, ...]:
     dataset = record.dataset
-    return dataset.name, record.recipe["name"], dataset.split.sha256, dataset.labels.sha256, identity(record.recipe)
+    options = json.dumps(dataset.options, sort_keys=True)
+    return dataset.name, identity(record.recipe), dataset.split.sha256, dataset.labels.sha256, options
 
 
 def _rows(runs: Iterable[Run]) -> list[Row]:
@@ -146,7 +167,7 @@ def _label(record: Record) -> str:
 def _board(rows: list[Row]) -> list[str]:
     first = rows[0].runs[0].record
     changed = ", ".join(f"{key} = {value}" for key, value in first.recipe["changed"].items())
-    recipe = first.recipe["name"] + (f" with {changed}" if changed else "")
+    recipe = Path(first.recipe["name"]).name + (f" with {changed}" if changed else "")
     return [
         f"## {escape(first.dataset.title)}, recipe {escape(recipe)}",
         _board_facts(first),
@@ -201,13 +222,13 @@ def _by_finding(rows: list[Row], first: Record) -> str:
 def _run_table(rows: list[Row]) -> str:
     table = []
     for row in rows:
-        for record, place in row.runs:
+        for record, place, _ in row.runs:
             hardware = record.environment.hardware
             where = f"{hardware.get('device')} ({hardware.get('cores')} cores), {record.environment.precision}"
             links = f"[record]({place}/run.json), [ROC]({place}/roc.png)"
             table.append([row.label, record.seed, _stages(record), escape(where), _code_state(record), links])
     made = _table(["Method", "Seed", "Stages", "Trained on", "Code", "Files"], table, "lrllll")
-    commands = "\n".join(f"{run.record.command}" for row in rows for run in row.runs)
+    commands = "\n".join(plain(run.record.command) for row in rows for run in row.runs)
     fence = "`" * (3 + max((len(ticks) for ticks in re.findall("`+", commands)), default=0))
     return f"{made}\n\nTo run them again:\n\n{fence}console\n{commands}\n{fence}"
 
@@ -216,7 +237,7 @@ def _stages(record: Record) -> str:
     told = []
     for stage in record.stages:
         hard = stage.hard_positives
-        extra = f" ({hard['images']:,} of them repeated for missed positives)" if hard else ""
+        extra = f" ({hard['images']:,} images have missed positives)" if hard else ""
         told.append(
             f"{escape(stage.name)}: {stage.examples:,} images{extra}, epoch {stage.best_epoch} of {stage.epochs}, "
             f"{stage.images_per_second:,.0f} images/s"
@@ -225,6 +246,8 @@ def _stages(record: Record) -> str:
 
 
 def _code_state(record: Record) -> str:
+    if not record.method.built_in:
+        return f"plugin {code(record.method.source_sha256[:10])}"
     commit, dirty = record.environment.code.get("commit"), record.environment.code.get("dirty")
     if not commit:
         return f"version {escape(record.environment.versions.get('chxbench', '?'))}"

@@ -58,7 +58,7 @@ def describe(instance: Any) -> dict[str, Any]:
 
 def as_typed(value: Any) -> str:
     """A value as the user would write it behind `key=`."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _value(text: str) -> Any:

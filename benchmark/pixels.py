@@ -7,7 +7,9 @@ an image whose file has changed is decoded again, alone.
 
 import hashlib
 import json
+import multiprocessing
 import os
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from .environment import cores
 from .errors import first_few
 from .progress import progress, say
 from .recipe import Pixels
+from .registry import PLUGIN_PREFIX
 
 VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
 CHUNK = 32  # images a worker hands over at a time
@@ -35,7 +38,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CHXBENCH_CACHE") or platformdirs.user_cache_path("chxbench"))
 
 
-def prepare(dataset: Dataset, index: Index, size: int, cache: Path) -> np.ndarray:
+class Decoded(NamedTuple):
+    """The pixel map, uint8 (N, size, size), read-only, row 0 of an image at its top; and the SHA-256 of its bytes."""
+
+    pixels: np.ndarray
+    sha256: str
+
+
+def prepare(dataset: Dataset, index: Index, size: int, cache: Path) -> Decoded:
     """The pixels of all images of the index, decoding those that are not in the cache yet, on all cores.
 
     Args:
@@ -44,24 +54,23 @@ def prepare(dataset: Dataset, index: Index, size: int, cache: Path) -> np.ndarra
         size: the side of the square that each image is shrunk to, in pixels.
         cache: the folder that holds the caches.
 
-    Returns:
-        A read-only memory map, uint8 (N, size, size), row 0 of an image at its top.
-
     Raises:
-        DataError: naming the images that cannot be read; the others stay in the cache.
+        DataError: naming the images that cannot be read (the others stay in the cache), or too little space.
     """
-    folder = cache / f"{dataset.name}-{size}-{_key(index, size)}"
+    expected = _stamps(dataset, index)
+    folder = cache / f"{dataset.name}-{size}-{_key(dataset, index, size)}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         pixels, stamps = _open(folder, len(index.images), size)
-        expected = _stamps(dataset, index)
         todo = np.flatnonzero(stamps != expected)
-        if len(todo):
-            (folder / "manifest.json").write_text(json.dumps(_manifest(dataset, index, size), indent=1) + "\n")
+        manifest = folder / "manifest.json"
+        if len(todo) or not manifest.exists():
+            manifest.unlink(missing_ok=True)
             _decode(dataset, index, pixels, stamps, expected, todo)
+            _write_manifest(manifest, dataset, index, pixels)
         else:
             say(f"pixels: all {len(stamps):,} images are in {folder}")
-    return np.memmap(folder / "pixels.u8", np.uint8, "r", shape=pixels.shape)
+        return Decoded(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=pixels.shape), _sha256_in(manifest))
 
 
 class Crop(NamedTuple):
@@ -150,7 +159,7 @@ def _as_is(batch):
 def _decode(
     dataset: Dataset, index: Index, pixels: np.memmap, stamps: np.memmap, expected: np.ndarray, todo: np.ndarray
 ) -> None:
-    workers = cores() if len(todo) > 4 * CHUNK else 0
+    workers = cores() if len(todo) > 4 * CHUNK and _travels(dataset) else 0
     source = _Shrunk(dataset, index, pixels.shape[1], todo)
     bad = []
     with progress("decoding", len(todo)) as advance:
@@ -189,6 +198,8 @@ class _Shrunk(torch.utils.data.Dataset):
             gray = self.dataset.read(self.ids[row], self.paths[row])
         except DataError as error:
             return row, str(error)
+        if gray.ndim != 2 or gray.dtype != np.uint8:
+            return row, f"image {self.ids[row]} was read as {gray.dtype} {gray.shape}, not as gray bytes (H, W)"
         if gray.shape == (self.size, self.size):
             return row, gray
         resize = self.shrink if min(gray.shape) >= self.size else self.enlarge
@@ -200,14 +211,28 @@ def _open(folder: Path, count: int, size: int) -> tuple[np.memmap, np.memmap]:
     """The map (count, size, size) and the stamps (count), writable; both anew where either is not whole."""
     files = {folder / "pixels.u8": count * size * size, folder / "stamps.u64": 8 * count}
     whole = all(path.exists() and path.stat().st_size == length for path, length in files.items())
+    needed, free = sum(files.values()), shutil.disk_usage(folder).free
+    if not whole and needed > free:
+        raise DataError(
+            f"the pixels need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: choose another --cache"
+        )
     mode = "r+" if whole else "w+"
     pixels = np.memmap(folder / "pixels.u8", np.uint8, mode, shape=(count, size, size))
     return pixels, np.memmap(folder / "stamps.u64", np.uint64, mode, shape=(count,))
 
 
-def _key(index: Index, size: int) -> str:
-    names = "\n".join([str(VERSION), str(size), *index.images["image_id"]])
+def _key(dataset: Dataset, index: Index, size: int) -> str:
+    """Names the cache of these images from this place: a second folder with the same file names has its own."""
+    paths, first = index.images["path"], index.images["image_id"].iloc[0]
+    origin = dataset.stamp(first, None) if paths.isna().any() else os.path.commonpath(paths.tolist())
+    names = "\n".join([str(VERSION), str(size), origin, *index.images["image_id"]])
     return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def _travels(dataset: Dataset) -> bool:
+    """Whether worker processes can have the dataset: a plugin from a single file is known to forked ones alone."""
+    single_file = type(dataset).__module__.startswith(PLUGIN_PREFIX)
+    return not single_file or multiprocessing.get_start_method() == "fork"
 
 
 def _stamps(dataset: Dataset, index: Index) -> np.ndarray:
@@ -225,14 +250,21 @@ def _stamps(dataset: Dataset, index: Index) -> np.ndarray:
     return np.array(digests, np.uint64)
 
 
-def _manifest(dataset: Dataset, index: Index, size: int) -> dict:
-    return {
+def _write_manifest(path: Path, dataset: Dataset, index: Index, pixels: np.memmap) -> None:
+    content = {
         "version": VERSION,
         "dataset": dataset.name,
-        "images": len(index.images),
-        "size": size,
-        "dtype": "uint8",
+        "images": len(pixels),
+        "size": pixels.shape[1],
         "shrunk_by": "box average (MONAI Resize, mode area)",
         "first": index.images["image_id"].iloc[0],
         "last": index.images["image_id"].iloc[-1],
+        "sha256": hashlib.sha256(pixels).hexdigest(),
     }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _sha256_in(manifest: Path) -> str:
+    return json.loads(manifest.read_text(encoding="utf-8"))["sha256"]

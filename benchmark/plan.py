@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from .errors import UserError, did_you_mean
 from .method import Method
 from .options import as_typed, describe, keys, make
 from .pixels import cache_folder
-from .recipe import Recipe, as_table, load_recipe, setting_keys
-from .registry import DATASETS, METHODS, load_plugins
+from .recipe import Recipe, as_table, identity, load_recipe, setting_keys
+from .registry import DATASETS, METHODS, Entry, load_plugins
 
 DATASET_PREFIX = "dataset."
 
@@ -80,7 +81,9 @@ class Plan:
         order: the order.
         method, dataset, recipe: built from it.
         index: the dataset's images, labels and splits.
-        run_id: a readable name that follows from all of these: the same order has the same id.
+        run_id: a readable name that follows from all of these: the same order has the same id. A plugin from outside
+            the package counts with its source, and weights from a file with their bytes.
+        source: where the method is defined.
     """
 
     order: Order
@@ -89,6 +92,7 @@ class Plan:
     recipe: Recipe
     index: Index
     run_id: str
+    source: Entry
 
     @property
     def work(self) -> Path:
@@ -99,10 +103,13 @@ class Plan:
 def make_plan(order: Order) -> Plan:
     """Check the whole order before anything costs time. Raises UserError."""
     load_plugins(order.plugins)
-    method = make(METHODS.get(order.method).cls, order.options, "")
+    entries = METHODS.get(order.method), DATASETS.get(order.dataset)
+    method = make(entries[0].cls, order.options, "")
     dataset, recipe = make_source(order)
     index = read_index(dataset, order.data_dir)
-    return Plan(order, method, dataset, recipe, index, _run_id(order.seed, method, dataset, recipe, index))
+    foreign = [entry.source_sha256 for entry in entries if not entry.built_in]
+    run_id = _run_id(order.seed, method, dataset, recipe, index, foreign)
+    return Plan(order, method, dataset, recipe, index, run_id, entries[0])
 
 
 def make_source(source: Source) -> tuple[Dataset, Recipe]:
@@ -126,12 +133,16 @@ def read_index(dataset: Dataset, data_dir: Path | None) -> Index:
     return datasets.check(dataset.index(data_dir))
 
 
-def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: Index) -> str:
+def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: Index, foreign: Sequence[str]) -> str:
+    weights = Path(recipe.model.weights)
     everything = {
         "method": [method.name, describe(method)],
         "dataset": [dataset.name, describe(dataset), *index.labels, *index.split],
-        "recipe": as_table(recipe),
+        "recipe": identity(as_table(recipe)),
         "seed": seed,
+        "plugins": list(foreign),
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
     }
     digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
-    return f"{Path(recipe.name).stem}-seed{seed}-{digest[:10]}"
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", Path(recipe.name).stem).strip("-") or "recipe"
+    return f"{name[:40]}-seed{seed}-{digest[:10]}"

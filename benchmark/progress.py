@@ -54,8 +54,10 @@ def _bar(screen: Console) -> Progress:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        rate = f"{task.completed / task.elapsed:,.0f}/s" if task.completed and task.elapsed else "-/s"
-        return Text(rate, no_wrap=True)
+        if not task.completed or not task.elapsed:
+            return Text("-/s")
+        rate = task.completed / task.elapsed
+        return Text(f"{rate:.0f}/s" if rate < 10_000 else f"{rate / 1000:.0f}k/s")
 
 
 def _plain(title: str, total: int, unit: str) -> Advance:

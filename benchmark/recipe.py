@@ -147,16 +147,19 @@ def identity(table: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
 
-def _tables(name: str) -> dict[str, dict[str, Any]]:
+def _tables(name: str, within: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:
+    """The sections of a recipe, laid over those that it extends; a file named there lies beside it."""
     own_file = name.endswith(".toml")
-    path = Path(name) if own_file else RECIPES / f"{name}.toml"
+    path = (within[-1].parent if within else Path()) / name if own_file else RECIPES / f"{name}.toml"
+    if path in within:
+        raise UserError(f"recipe {path} extends itself: name another one behind extends")
     if not own_file and name not in recipe_names():
         raise UserError(f"unknown recipe {name!r}: {did_you_mean(name, recipe_names())} (a file's name ends in .toml)")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path} cannot be read: {error}") from error
-    base = _tables(tables.pop("extends")) if "extends" in tables else {}
+    base = _tables(str(tables.pop("extends")), (*within, path)) if "extends" in tables else {}
     for section, table in tables.items():
         if section not in SECTIONS or not isinstance(table, dict):
             raise UserError(f"recipe {path} has an unknown section {section!r}: {did_you_mean(section, SECTIONS)}")

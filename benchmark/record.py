@@ -61,6 +61,8 @@ class MethodPart(_Part):
     title: str
     paper: str
     reported: str | None  # key of the paper's own numbers in literature.csv
+    built_in: bool  # whether it belongs to chxbench, whose commit or version then tells what ran
+    source_sha256: Sha256  # of the file that defines it
     options: dict[str, Any]  # all of them
     changed: dict[str, Any]  # those the user set
 
@@ -89,6 +91,7 @@ class DatasetPart(_Part):
     options: dict[str, Any]
     labels: LabelsPart
     split: SplitPart
+    pixels_sha256: Sha256  # of the decoded and shrunk images, all of them in order
     counts: dict[Literal["train", "val", "test"], Counts]
 
 
@@ -218,12 +221,19 @@ def read_scores(folder: Path, record: Record) -> pd.DataFrame:
 def verify(folder: Path, record: Record) -> pd.DataFrame:
     """Compute all AUCs and intervals again; the score table. Raises RecordError where the record says otherwise."""
     table = read_scores(folder, record)
+    _check_rows(folder, record, table)
     evaluate = make(Evaluate, record.recipe["evaluate"], "evaluate.")
     again = judge(table, evaluate.resamples)
     differing = list(_differences(record.model_dump(include=set(again)), again))
     if differing:
         raise RecordError(f"{folder / 'run.json'} does not follow from its scores: {first_few(differing)}")
     return table
+
+
+def members_sha256(table: pd.DataFrame) -> str:
+    """SHA-256 over the scored images with patient, split and labels: equal where two runs were asked the same."""
+    asked = table[[name for name in table.columns if not name.startswith("score ")]].sort_values("image_id")
+    return hashlib.sha256(asked.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def find(results: Path) -> list[Path]:
@@ -252,6 +262,21 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_rows(folder: Path, record: Record, table: pd.DataFrame) -> None:
+    """The scored images are those that the record counts, each once, each with a number for every finding."""
+    columns = ["image_id", "patient_id", "split", *(f"{kind} {f}" for kind in ("label", "score") for f in record.auc)]
+    if list(table.columns) != columns:
+        raise RecordError(f"{folder / 'scores.parquet'} does not have the columns of the record's findings: run again")
+    if table["image_id"].duplicated().any() or not np.isfinite(table.filter(regex="^score ").to_numpy()).all():
+        raise RecordError(f"{folder / 'scores.parquet'} has an image twice, or a score that is no number: run again")
+    for split in ("val", "test"):
+        part, counts = table[table["split"] == split], record.dataset.counts[split]
+        positives = {finding: int((part[f"label {finding}"] == 1).sum()) for finding in record.auc}
+        found = (len(part), part["patient_id"].nunique(), positives)
+        if found != (counts.images, counts.patients, counts.positives):
+            raise RecordError(f"{folder / 'scores.parquet'} does not hold the {split} images that the record counts")
 
 
 def _parse(text: str, folder: Path) -> Record:

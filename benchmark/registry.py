@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
@@ -23,6 +24,7 @@ from typing import NamedTuple, TypeVar
 
 from .errors import UserError, did_you_mean
 
+PLUGIN_PREFIX = "chxbench_plugin_"  # begins the module name of a single-file plugin
 Plugin = TypeVar("Plugin", bound=type)
 
 
@@ -41,6 +43,16 @@ class Entry(NamedTuple):
     @property
     def place(self) -> str:
         return f"{self.file}:{self.line}"
+
+    @property
+    def source_sha256(self) -> str:
+        """SHA-256 of the file that defines the plugin: what ran, also where no commit tells."""
+        return hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
+
+    @property
+    def built_in(self) -> bool:
+        """Whether the file belongs to this package, whose commit or version tells what ran."""
+        return Path(self.file).is_relative_to(Path(__file__).resolve().parents[1])
 
 
 class Registry:
@@ -61,6 +73,10 @@ class Registry:
         """Class decorator: make the class known as `name`. Raises PluginError if another class has that name."""
 
         def decorate(cls: Plugin) -> Plugin:
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+                raise PluginError(f"{self.kind} name {name!r} is no name for a folder: use letters, digits, _ . and -")
+            if not isinstance(getattr(cls, "title", None), str):
+                raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
             entry = Entry(name, cls, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
             taken = self._entries.get(name)
             if taken and taken.place != entry.place:
@@ -110,7 +126,7 @@ def _load_file(path: Path) -> None:
     path = path.resolve()
     if not path.is_file():
         raise PluginError(f"plugin file {path} does not exist")
-    name = f"chxbench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{PLUGIN_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

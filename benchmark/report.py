@@ -1,6 +1,6 @@
 """What the commands print on standard output: a run's table, and the plugins there are."""
 
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -57,11 +57,16 @@ def _report(console: Console, registry: Registry, prefix: str) -> None:
         hints = get_type_hints(entry.cls)
         for option in fields(entry.cls):
             choices = get_args(hints[option.name]) if get_origin(hints[option.name]) is Literal else ()
-            told = f"    {prefix}{option.name}={as_typed(option.default)}" + (
-                f"  ({' | '.join(choices)})" if choices else ""
-            )
+            told = f"    {prefix}{option.name}={_default(option)}"
+            told += f"  ({' | '.join(map(str, choices))})" if choices else ""
             console.print(told, markup=False, soft_wrap=True)
     console.print()
+
+
+def _default(option: Field) -> str:
+    if option.default is not MISSING:
+        return as_typed(option.default)
+    return as_typed(option.default_factory()) if option.default_factory is not MISSING else "(required)"
 
 
 def _texts(interval: Interval) -> tuple[str, str]:

@@ -30,6 +30,7 @@ from .recipe import as_table
 from .record import Record
 from .train import Material, Trained, copy_weights, deal_labels_anew, train_stage
 
+SHUFFLE = 0x5EED  # ends the key of the dealt labels: the order of the examples is drawn from keys that begin alike
 SELECTION = {
     "best_validation_auc": "the epoch with the highest mean AUC on the validation split",
     "last": "the last epoch",
@@ -55,21 +56,27 @@ def run(order: Order) -> tuple[Record, Path]:
             say(f"this run is finished: {plan.work} (--fresh trains again)")
         record = records.read(plan.work)
         draw_roc(record, records.verify(plan.work, record), plan.work / "roc.png")
-        place, replaced = records.publish(plan.work, record, order.results)
-    say(f"{'replaced the record in' if replaced else 'published'} {place}")
-    write_leaderboard(order.results, board)
+        with FileLock(plan.work.with_name("publish.lock")):  # two seeds may finish at the same time
+            place, replaced = records.publish(plan.work, record, order.results)
+            say(f"{'replaced the record in' if replaced else 'published'} {place}")
+            write_leaderboard(order.results, board)
     return record, place
 
 
 def train_and_score(plan: Plan) -> None:
     """The costly part of a run: from initial weights to a record and its scores in the run's folder."""
     device = Device(plan.recipe.compute.precision)
+    environment = describe_environment(device)  # of the code as it starts: by the end it may have been edited
     network, initial = build_network(plan)
-    pixels = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
-    stages = train_stages(plan, device, network, initial, pixels)
-    rows, scores = score(plan, device, network, stages[-1].trained.weights, pixels)
-    table = records.score_table(plan.index, rows, scores)
-    records.write(plan.work, describe_run(plan, device, initial, stages), table)
+    decoded = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
+    stages = train_stages(plan, device, network, initial, decoded.pixels)
+    rows, scores = score(plan, device, network, stages[-1].trained.weights, decoded.pixels)
+    fields = {
+        **describe_order(plan, decoded.sha256),
+        **describe_outcome(plan, initial, stages),
+        "environment": environment,
+    }
+    records.write(plan.work, fields, records.score_table(plan.index, rows, scores))
 
 
 class Done(NamedTuple):
@@ -95,9 +102,10 @@ def train_stages(
     rows = plan.index.rows("train")
     done: list[Done] = []
     for number, stage in enumerate(plan.method.stages()):
-        selection = _select(material, stage, network, rows)
-        start = initial if stage.start == "initial" or not done else done[-1].trained.weights
         work = plan.work / f"stage{number + 1}"
+        work.mkdir(exist_ok=True)
+        selection = _select(material, stage, network if done else None, rows, work / "selection.npz")
+        start = initial if stage.start == "initial" or not done else done[-1].trained.weights
         title = f"stage {number + 1} ({stage.name})"
         say(f"{title}: {len(selection.rows):,} images an epoch")
         trained = train_stage(material, start, network, number, title, rows[selection.rows], work)
@@ -118,10 +126,9 @@ def score(
     return rows, scores
 
 
-def describe_run(plan: Plan, device: Device, initial: dict[str, Tensor], stages: Sequence[Done]) -> dict[str, Any]:
-    """The record's fields, but for the judgement of the scores (record.py describes each)."""
+def describe_order(plan: Plan, pixels_sha256: str) -> dict[str, Any]:
+    """The record's fields that say what was asked for (record.py describes each)."""
     order, index = plan.order, plan.index
-    hardware = device.describe()
     return {
         "run_id": plan.run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -135,24 +142,35 @@ def describe_run(plan: Plan, device: Device, initial: dict[str, Tensor], stages:
             "options": describe(plan.dataset),
             "labels": index.labels._asdict(),
             "split": index.split._asdict(),
+            "pixels_sha256": pixels_sha256,
             "counts": {split: _count(index, split) for split in SPLITS},
         },
         "recipe": as_table(plan.recipe),
+    }
+
+
+def describe_outcome(plan: Plan, initial: dict[str, Tensor], stages: Sequence[Done]) -> dict[str, Any]:
+    """The record's fields that say what came of it, but for the judgement of the scores."""
+    return {
         "weights": {
             "init": plan.recipe.model.weights,
-            "sha256": _weights_sha256(initial),
-            "final_sha256": _weights_sha256(stages[-1].trained.weights),
+            "sha256": weights_sha256(initial),
+            "final_sha256": weights_sha256(stages[-1].trained.weights),
         },
-        "stages": [_describe_stage(done, index) for done in stages],
+        "stages": [_describe_stage(done, plan.index) for done in stages],
         "localization": None,
         "speed": None,
-        "environment": {
-            "versions": versions(),
-            "hardware": hardware,
-            "precision": device.precision,
-            "layout": device.layout,
-            "code": code_state(),
-        },
+    }
+
+
+def describe_environment(device: Device) -> dict[str, Any]:
+    """The record's `environment`, as it is now."""
+    return {
+        "versions": versions(),
+        "hardware": device.describe(),
+        "precision": device.precision,
+        "layout": device.layout,
+        "code": code_state(),
     }
 
 
@@ -180,17 +198,41 @@ def make_material(plan: Plan, device: Device, pixels: np.ndarray) -> Material:
         patients = plan.index.images["patient_id"].to_numpy()
         for number, split in enumerate(("train", "val")):
             rows = plan.index.rows(split)
-            targets[rows] = deal_labels_anew(targets[rows], patients[rows], [plan.order.seed, number])
+            targets[rows] = deal_labels_anew(targets[rows], patients[rows], [plan.order.seed, number, SHUFFLE])
     return Material(device, plan.method, plan.recipe, plan.order.seed, pixels, targets, plan.index.rows("val"))
 
 
-def _select(material: Material, stage: Stage, network: nn.Module, rows: np.ndarray) -> Selection:
-    """The stage's examples as positions in `rows`, chosen with the network as it now is."""
+def _select(material: Material, stage: Stage, network: nn.Module | None, rows: np.ndarray, kept: Path) -> Selection:
+    """The stage's examples as positions in `rows`, chosen with the network as the stage before left it, once.
+
+    A stage that goes on must go on with the same examples: they are kept, because scoring again need not give the same
+    bits on every device.
+    """
     if stage.select is None:
         return Selection(np.arange(len(rows)))
-    title = f"scoring the training set for {stage.name}"
-    scores = predict(material.device, network, material.pixels, rows, material.recipe, title)
-    return stage.select(scores, material.targets[rows])
+    if network is None:
+        raise MethodError(f"stage {stage.name!r} selects by scores, but no stage has been trained before it")
+    if not kept.exists():
+        title = f"scoring the training set for {stage.name}"
+        scores = predict(material.device, network, material.pixels, rows, material.recipe, title)
+        _keep(_checked(stage, stage.select(scores, material.targets[rows]), len(rows)), kept)
+    with np.load(kept, allow_pickle=False) as file:
+        return Selection(file["rows"], file.get("hard"))
+
+
+def _checked(stage: Stage, selection: Selection, count: int) -> Selection:
+    rows = selection.rows if isinstance(selection, Selection) else None
+    whole = isinstance(rows, np.ndarray) and rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer) and len(rows)
+    if not whole or rows.min() < 0 or rows.max() >= count:
+        raise MethodError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {count - 1}")
+    return selection
+
+
+def _keep(selection: Selection, path: Path) -> None:
+    parts = {name: part for name, part in selection._asdict().items() if part is not None}
+    part = path.with_name("selection.part.npz")
+    np.savez_compressed(part, **parts)
+    part.replace(path)
 
 
 def _describe_method(plan: Plan) -> dict[str, Any]:
@@ -201,6 +243,8 @@ def _describe_method(plan: Plan) -> dict[str, Any]:
         "title": method.title,
         "paper": method.paper,
         "reported": method.reported,
+        "built_in": plan.source.built_in,
+        "source_sha256": plan.source.source_sha256,
         "options": options,
         "changed": {key: options[key] for key in sorted(plan.order.options)},
     }
@@ -236,7 +280,7 @@ def _count(index: Index, split: str) -> dict[str, Any]:
     }
 
 
-def _weights_sha256(weights: dict[str, Tensor]) -> str:
+def weights_sha256(weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())

@@ -1,7 +1,8 @@
 """One stage of training: the loop, the schedule, and the rule that picks the epoch.
 
 Randomness is counted, not consumed: the order of the examples, the shift of each crop and the seed of dropout are
-functions of (seed, stage, epoch), so a stage that was interrupted goes on as if it had not been.
+functions of (seed, stage, epoch), so a stage that was interrupted goes on as if it had not been; to the bit on a CPU,
+up to the order in which sums are taken on a GPU.
 """
 
 import time
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .device import Device
 from .errors import UserError
-from .method import Method
+from .method import Method, MethodError
 from .metrics import mean_auc
 from .pixels import batch_sizes, batches, shifted_crops
 from .predict import predict
@@ -119,7 +120,8 @@ def deal_labels_anew(targets: np.ndarray, patients: np.ndarray, key: Sequence[in
 
     Images of a patient take the other's rows in turn, so that labels stay as alike within a patient as they were.
     """
-    groups = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    _, owner, images = np.unique(patients, return_inverse=True, return_counts=True)
+    groups = np.split(np.argsort(owner, kind="stable"), np.cumsum(images)[:-1])
     dealt = np.empty_like(targets)
     for mine, other in zip(groups, np.random.default_rng(key).permutation(len(groups)), strict=True):
         dealt[mine] = targets[np.resize(groups[other], len(mine))]
@@ -147,6 +149,10 @@ def _train_epoch(
             material.pixels, material.targets, crop, recipe.pixels.crop, recipe.train.batch_size
         ):
             output = device.forward(network, images)
+            if output.logits.shape != targets.shape:
+                raise MethodError(
+                    f"the network gives logits {tuple(output.logits.shape)} for {tuple(targets.shape)} labels"
+                )
             loss = material.method.loss(output, targets.to(device.torch_device, non_blocking=True))
             optimizer.zero_grad()
             device.accelerator.backward(loss)
@@ -185,7 +191,8 @@ def make_optimizer(
     else:
         optimizer = torch.optim.AdamW(network.parameters(), train.lr, weight_decay=train.weight_decay, fused=True)
     if train.schedule == "one_cycle":
-        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, train.lr, total_steps=train.epochs * steps)
+        cycle = torch.optim.lr_scheduler.OneCycleLR
+        return optimizer, cycle(optimizer, train.lr, total_steps=train.epochs * steps, cycle_momentum=False)
     drops = [epoch * steps for epoch in train.drop_after]
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, train.drop_factor)
 
@@ -193,7 +200,6 @@ def make_optimizer(
 def _resume(path: Path, network: nn.Module, optimizer: Any, scheduler: Any) -> Trained:
     state = checkpoint.load(path)
     if state is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         return Trained()
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])

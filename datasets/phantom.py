@@ -332,7 +332,7 @@ def _pneumonia(body: Person, chance: Chance) -> list[Mark]:
 def _pneumothorax(body: Person, chance: Chance) -> list[Mark]:
     """A rim of air without vessels at apex and chest wall, bounded by the fine line of the pleura."""
     rim = Rim(_side(chance), 0 * chance.size, mix(0.5, 0.95, chance.shape), mix(0.35, 0.9, chance.size))
-    air = mix(0.06, 0.13, chance.strength)
+    air = mix(0.035, 0.12, chance.strength)
     return [Mark(rim, -air, soft=0.1, hide=1), Mark(rim, 1.5 * air, soft=0.08, line=True)]
 
 
@@ -371,18 +371,18 @@ def _fibrosis(body: Person, chance: Chance) -> list[Mark]:
 
 
 def _pleural_thickening(body: Person, chance: Chance) -> list[Mark]:
-    """A bright band along the chest wall or over the apex."""
-    length, girth = mix(0.2, 0.45, chance.size), mix(0.35, 0.65, chance.shape)
+    """A band along the chest wall or over the apex, brighter than the wall itself."""
+    length, girth = mix(0.3, 0.6, chance.size), mix(0.35, 0.65, chance.shape)
     band = Rim(_side(chance), mix(0, 0.9, chance.height), length, girth)
-    return [Mark(band, mix(0.28, 0.46, chance.strength), soft=0.35, hide=0.7)]
+    return [Mark(band, mix(0.42, 0.65, chance.strength), soft=0.35, hide=0.7)]
 
 
 def _hernia(body: Person, chance: Chance) -> list[Mark]:
     """A round shadow behind the heart, with air over a level of fluid."""
     x, y = mix(-0.04, 0.09, chance.lateral), body.dome - mix(0.02, 0.07, chance.height)
-    radius, amount = mix(0.065, 0.1, chance.size), mix(0.1, 0.32, chance.strength)
+    radius, amount = mix(0.065, 0.1, chance.size), mix(0.2, 0.45, chance.strength)
     sac, air = Ellipse(x, y, radius, radius), Ellipse(x, y, 0.8 * radius, 0.8 * radius, bottom=0.1)
-    return [Mark(sac, amount, soft=0.2), Mark(air, -1.5 * amount, soft=0.3)]
+    return [Mark(sac, amount, soft=0.2), Mark(air, -1.8 * amount, soft=0.2)]
 
 
 SIGNS: dict[str, Callable[[Person, Chance], list[Mark]]] = {

@@ -30,8 +30,15 @@ class MapClassifier(nn.Module):
         self.backbone, self.head, self.pool = backbone, head, pool
 
     def forward(self, images: Tensor) -> Output:
-        maps = self.head(self.backbone.forward_features(images)).float()
-        return Output(self.pool(maps), maps)
+        features = self.backbone.forward_features(images)
+        with full_precision(features):
+            maps = self.head(features.float())
+            return Output(self.pool(maps), maps)
+
+
+def full_precision(features: Tensor) -> torch.autocast:
+    """No autocast for what follows the features: scores rounded to bfloat16 tie, in some heads more than in others."""
+    return torch.autocast(features.device.type, enabled=False)
 
 
 class GlobalLocalHead(nn.Module):
@@ -74,10 +81,10 @@ def build_backbone(
         has_attention = False
     if attention and not has_attention:
         raise MethodError(f"backbone {name!r} takes no squeeze-and-excitation blocks: choose a ResNet of timm's")
-    if weights != "none":
-        _load(backbone, _imagenet(name) if weights == "imagenet" else _from_file(weights), weights)
     if attention and gates == "open":
         open_gates(backbone)
+    if weights != "none":  # after the gates: a file that holds trained ones keeps them
+        _load(backbone, _imagenet(name) if weights == "imagenet" else _from_file(weights), weights)
     return backbone
 
 

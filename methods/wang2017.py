@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..benchmark.method import Method, Output
 from ..benchmark.registry import METHODS
-from .blocks import build_backbone, log_sum_exp
+from .blocks import build_backbone, full_precision, log_sum_exp
 
 
 @METHODS.register("wang2017")
@@ -54,9 +54,10 @@ class _TransitionNet(nn.Module):
         self.prediction = nn.Conv2d(width, findings, 1)
 
     def forward(self, images: Tensor) -> Output:
-        activations = self.transition(self.backbone.forward_features(images))
-        pooled = log_sum_exp(activations, self.sharpness)[:, :, None, None]
-        return Output(self.prediction(pooled).flatten(1), self.prediction(activations))
+        activations = self.transition(self.backbone.forward_features(images)).float()
+        with full_precision(activations):
+            pooled = log_sum_exp(activations, self.sharpness)[:, :, None, None]
+            return Output(self.prediction(pooled).flatten(1), self.prediction(activations))
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:

@@ -31,6 +31,22 @@ def test_a_good_index_passes_and_gives_rows_and_targets(index):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"images": lambda t: t.drop(columns="Mass")}, "no column 'Mass'", id="finding"),
+        pytest.param({"images": lambda t: t.assign(patient_id=[None, "1", "2", "3"])}, "have no image_id", id="owner"),
+        pytest.param({"images": lambda t: t.assign(patient_id=[1, "1", "1", "3"])}, "in two splits", id="1 and '1'"),
+        pytest.param({"split": lambda s: Split("x", "0" * 64)}, "another hash than split_sha256", id="split hash"),
+        pytest.param({"labels": lambda s: Labels("x", "none", "1")}, "is no SHA-256", id="label hash"),
+    ],
+)
+def test_an_index_that_breaks_the_contract_is_refused(index, change, message):
+    ((field, make),) = change.items()
+    with pytest.raises(DataError, match=message):
+        check(replace(index, **{field: make(getattr(index, field))}))
+
+
+@pytest.mark.parametrize(
     ("column", "values", "message"),
     [
         pytest.param("image_id", ["a", "a", "c", "d"], "1 images are listed twice, a first", id="image twice"),

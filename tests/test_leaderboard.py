@@ -23,8 +23,8 @@ HASH = "0" * 64
 
 def score_table(skill, seed=0, without=()):
     """Scores of 60 validation and 240 test images; findings in `without` have no positives."""
+    labels = (np.random.default_rng(0).random((300, 14)) < 0.3).astype(np.float32)
     rng = np.random.default_rng(seed)
-    labels = (rng.random((300, 14)) < 0.3).astype(np.float32)
     labels[:, [FINDINGS.index(finding) for finding in without]] = 0
     scores = (rng.standard_normal((300, 14)) + skill * labels).astype(np.float32)
     names = {"image_id": [f"{k:03}" for k in range(300)], "patient_id": [f"{k // 3}" for k in range(300)]}
@@ -33,15 +33,22 @@ def score_table(skill, seed=0, without=()):
     return table.assign(**columns, **{f"score {f}": scores[:, c] for c, f in enumerate(FINDINGS)})
 
 
-def fields(run_id, title, seed=0, settings=None, split=HASH, **method):
+def count(table, split):
+    part = table[table["split"] == split]
+    positives = {finding: int(part[f"label {finding}"].sum()) for finding in FINDINGS}
+    return {"images": len(part), "patients": part["patient_id"].nunique(), "positives": positives, "absent": 0}
+
+
+def fields(table, run_id, title, seed=0, settings=None, split=HASH, **method):
     """The record of a run that never was, but for its scores."""
     counts = {"images": 10, "patients": 5, "positives": {}, "absent": 0}
-    about = {"name": "bsl", "title": title, "paper": "", "reported": None, "options": {}, "changed": {}, **method}
+    about = {"name": "bsl", "title": title, "paper": "", "reported": None, "options": {}, "changed": {}}
+    about = {**about, "built_in": True, "source_sha256": HASH, **method}
     stage = {"name": "train", "start": "initial", "examples": 10, "hard_positives": None, "epochs": 1, "best_epoch": 1}
     return {
         "run_id": run_id,
         "created": "2026-01-01T00:00:00+00:00",
-        "command": f"chxbench run --method {about['name']} --seed {seed}",
+        "command": f"chxbench run --method {about['name']} --seed {seed}\nrm -rf \x1b[31m",
         "seed": seed,
         "selection": "the last epoch",
         "method": about,
@@ -51,7 +58,8 @@ def fields(run_id, title, seed=0, settings=None, split=HASH, **method):
             "options": {},
             "labels": {"file": "drawn", "sha256": HASH, "version": "1"},
             "split": {"name": "by patient", "sha256": split},
-            "counts": dict.fromkeys(("train", "val", "test"), counts),
+            "pixels_sha256": HASH,
+            "counts": {"train": counts, **{part: count(table, part) for part in ("val", "test")}},
         },
         "recipe": as_table(load_recipe("quick", {"evaluate.resamples": 100, **(settings or {})})),
         "weights": {"init": "none", "sha256": HASH, "final_sha256": HASH},
@@ -70,7 +78,7 @@ def fields(run_id, title, seed=0, settings=None, split=HASH, **method):
 
 def publish(results, table, *about, **changes):
     """Write a record with its scores and figure into the results folder; the folder and the record."""
-    filled = fields(*about, **changes)
+    filled = fields(table, *about, **changes)
     folder = results / "phantom" / filled["method"]["name"] / filled["run_id"]
     folder.mkdir(parents=True)
     record = records.write(folder, filled, table)
@@ -115,12 +123,12 @@ def test_other_splits_and_recipes_have_boards_of_their_own(results):
 
 
 def test_an_undefined_finding_is_no_number_and_leaves_the_mean(results, tmp_path):
-    _, record = publish(results, score_table(1, without=["Hernia"]), "h0", "No hernia")
+    _, record = publish(results, score_table(1, without=["Hernia"]), "h0", "No hernia", split="2" * 64)
     assert record.auc["Hernia"].value is None
     assert record.mean_auc.findings == 13
     assert record.mean_auc.value == record.mean_auc_without_hernia.value
-    row = next(line for line in render(read(results, tmp_path)).splitlines() if line.startswith("| Hernia"))
-    assert "–" in row
+    rows = [line for line in render(read(results, tmp_path)).splitlines() if line.startswith("| Hernia")]
+    assert any("–" in row for row in rows)
 
 
 def edit(path, change):
@@ -146,7 +154,7 @@ def recheck(content):
         pytest.param(
             lambda c: (c["mean_auc"].update(low=0.1), recheck(c)), r"mean_auc\.low is 0\.1", id="interval and checksum"
         ),
-        pytest.param(lambda c: (c["auc"].pop("Mass"), recheck(c)), "does not follow", id="finding dropped"),
+        pytest.param(lambda c: (c["auc"].pop("Mass"), recheck(c)), "does not have the columns", id="finding dropped"),
         pytest.param(lambda c: c.update(schema=2), "has schema 2, this version reads 1", id="future schema"),
         pytest.param(lambda c: c.update(extra=1), "extra: Extra inputs", id="unknown key"),
         pytest.param(lambda c: c.pop("seed"), "seed: Field required", id="missing key"),
@@ -159,6 +167,39 @@ def test_a_record_that_lies_is_refused(results, change, message):
     for refused in (check_leaderboard, write_leaderboard):
         with pytest.raises(RecordError, match=message):
             refused(results, results.parent / "leaderboard.md")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda t: t[t["image_id"] != "299"], "does not hold the test images", id="row dropped"),
+        pytest.param(lambda t: t.assign(**{"score Mass": np.nan}), "a score that is no number", id="NaN"),
+        pytest.param(lambda t: t.assign(image_id="000"), "an image twice", id="image twice"),
+        pytest.param(lambda t: t.drop(columns="score Mass"), "does not have the columns", id="column dropped"),
+        pytest.param(lambda t: t.assign(**{"label Mass": 1 - t["label Mass"]}), "does not hold", id="labels turned"),
+    ],
+)
+def test_scores_that_are_not_the_splits_are_refused_though_all_hashes_fit(results, change, message):
+    folder = results / "phantom" / "bsl" / "a0"
+    change(pd.read_parquet(folder / "scores.parquet")).to_parquet(folder / "scores.parquet", index=False)
+    digest = records.file_sha256(folder / "scores.parquet")
+    edit(folder / "run.json", lambda c: (c["scores"].update(sha256=digest), recheck(c)))
+    with pytest.raises(RecordError, match=message):
+        check_leaderboard(results, results.parent / "leaderboard.md")
+
+
+def test_runs_on_other_images_do_not_share_a_board(results):
+    table = score_table(1)
+    table["image_id"] = "x" + table["image_id"]
+    publish(results, table, "x0", "Others", name="sam")
+    with pytest.raises(RecordError, match="were scored on other images or labels"):
+        render(read(results, results.parent))
+
+
+def test_a_seed_counts_once(results):
+    publish(results, score_table(1.5, 3), "b2", "Strong", seed=1, name="ma")
+    with pytest.raises(RecordError, match="a seed of ma stands twice"):
+        render(read(results, results.parent))
 
 
 def test_changed_or_missing_scores_are_refused(results):
@@ -199,6 +240,7 @@ def test_names_from_a_record_are_only_text(results):
     assert "<script>" not in text
     assert "\x1b" not in text
     assert "\u202e" not in text
+    assert "\nrm " not in text
     assert r"\| \[a\](b) \!\[c\](d) \`e\`" in text
     row = next(line for line in text.splitlines() if "script" in line)
     columns = next(line for line in text.splitlines() if line.startswith("|   # |")).count("|")

@@ -187,3 +187,20 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file(blocks.build_backbone("resnet34", "none").state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(MethodError, match="do not fit the backbone"):
         blocks.build_backbone("resnet50", str(tmp_path / "other.safetensors"))
+
+
+def test_trained_gates_in_a_file_are_kept(tmp_path):
+    trained = blocks.build_backbone("resnet18", "none", attention=True, gates="random")
+    save_file(trained.state_dict(), tmp_path / "trained.safetensors")
+    loaded = blocks.build_backbone("resnet18", str(tmp_path / "trained.safetensors"), attention=True)
+    torch.testing.assert_close(loaded.layer1[0].se.fc2.weight, trained.layer1[0].se.fc2.weight)
+
+
+@pytest.mark.parametrize("cls", ENTRIES)
+def test_scores_are_not_rounded_by_autocast(cls):
+    torch.manual_seed(0)
+    network = small(cls).build(FINDINGS, "none").eval()
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        logits = network(torch.randn(64, 3, 64, 64)).logits
+    assert logits.dtype == torch.float32
+    assert len(logits.unique()) > 0.95 * logits.numel()

@@ -1,7 +1,9 @@
 """The pixel map: decoded once, the same pixels as Pillow's, resumable, tied to its sources; crops as counted."""
 
+import hashlib
 import os
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -48,14 +50,14 @@ def paths(tmp_path):
 
 
 def test_pixels_are_those_of_pillow_rightly_oriented(paths, tmp_path):
-    pixels = prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
+    pixels = prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache").pixels
     for row, path in zip(pixels, paths, strict=False):
         with Image.open(path) as image:
             np.testing.assert_array_equal(row, np.asarray(image.convert("L")))
 
 
 def test_shrinking_is_a_box_average(paths, tmp_path):
-    pixels = prepare(Files(), index_of(paths), 20, tmp_path / "cache")
+    pixels = prepare(Files(), index_of(paths), 20, tmp_path / "cache").pixels
     for row, path in zip(pixels, paths, strict=True):
         with Image.open(path) as image:
             wanted = np.asarray(image.convert("L").resize((20, 20), Image.Resampling.BOX)).astype(int)
@@ -64,13 +66,13 @@ def test_shrinking_is_a_box_average(paths, tmp_path):
 
 def test_a_second_call_decodes_nothing_and_a_changed_file_is_decoded_alone(paths, tmp_path, monkeypatch):
     index, cache = index_of(paths[:3]), tmp_path / "cache"
-    before = np.array(prepare(Files(), index, 40, cache))
+    before = np.array(prepare(Files(), index, 40, cache).pixels)
     read = []
     monkeypatch.setattr(Files, "read", lambda self, name, path: read.append(name) or np.zeros((40, 40), np.uint8))
     prepare(Files(), index, 40, cache)
     assert read == []
     os.utime(paths[1], ns=(1, 1))
-    after = prepare(Files(), index, 40, cache)
+    after = prepare(Files(), index, 40, cache).pixels
     assert read == ["1.png"]
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
 
@@ -90,17 +92,17 @@ def test_it_goes_on_where_it_stopped(paths, tmp_path, monkeypatch):
         patch.setattr(Files, "read", stop_at_the_third)
         prepare(Files(), index, 40, cache)
     monkeypatch.setattr(Files, "read", lambda self, name, path: read.append(name) or np.ones((40, 40), np.uint8))
-    pixels = prepare(Files(), index, 40, cache)
+    pixels = prepare(Files(), index, 40, cache).pixels
     assert read == ["0.png", "1.png", "2.png"]
     assert [int(row.max()) for row in pixels] == [0, 0, 1]
 
 
 def test_a_map_cut_short_is_made_again(paths, tmp_path):
     index, cache = index_of(paths[:3]), tmp_path / "cache"
-    before = np.array(prepare(Files(), index, 40, cache))
+    before = np.array(prepare(Files(), index, 40, cache).pixels)
     (file,) = cache.glob("*/pixels.u8")
     os.truncate(file, 100)
-    np.testing.assert_array_equal(prepare(Files(), index, 40, cache), before)
+    np.testing.assert_array_equal(prepare(Files(), index, 40, cache).pixels, before)
 
 
 def test_all_bad_images_are_told_at_once_and_the_good_ones_kept(paths, tmp_path):
@@ -126,7 +128,36 @@ def test_many_images_by_several_processes_are_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 2)
     parallel = prepare(dataset, index, 32, tmp_path / "two")
     monkeypatch.setattr(module, "cores", lambda: 0)
-    np.testing.assert_array_equal(prepare(dataset, index, 32, tmp_path / "one"), parallel)
+    alone = prepare(dataset, index, 32, tmp_path / "one")
+    np.testing.assert_array_equal(alone.pixels, parallel.pixels)
+    assert alone.sha256 == parallel.sha256 == hashlib.sha256(alone.pixels.tobytes()).hexdigest()
+
+
+def test_the_same_names_in_another_folder_are_other_pixels(paths, tmp_path):
+    index = index_of(paths[:3])
+    first = prepare(Files(), index, 40, tmp_path / "cache").pixels
+    before = np.array(first)
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in paths[:3]:
+        Image.fromarray(np.zeros((40, 40), np.uint8)).save(other / path.name)
+    index = index_of([other / path.name for path in paths[:3]])
+    assert prepare(Files(), index, 40, tmp_path / "cache").pixels.max() == 0
+    np.testing.assert_array_equal(first, before)
+
+
+@pytest.mark.parametrize("image", [np.full((40, 40), 300, np.uint16), np.zeros((40, 40, 3), np.uint8)])
+def test_what_is_no_gray_bytes_is_refused(paths, tmp_path, monkeypatch, image):
+    monkeypatch.setattr(Files, "read", lambda self, name, path: image)
+    with pytest.raises(DataError, match=r"image 0\.png was read as uint\d+ \(40, 40.*not as gray bytes"):
+        prepare(Files(), index_of(paths[:1]), 40, tmp_path / "cache")
+
+
+def test_too_little_space_is_told_before_anything_is_written(paths, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match=r"GB free: choose another --cache"):
+        prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/*/pixels.u8"))
 
 
 def test_training_crops_lie_around_the_centre_and_depend_on_the_count_alone():

@@ -68,6 +68,17 @@ def test_a_bad_recipe_file_is_answered(tmp_path, text, message):
         load_recipe(str(path), {})
 
 
+def test_a_recipe_extends_the_one_beside_it_but_never_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "base.toml").write_text('extends = "quick"\n[train]\nepochs = 9\n')
+    (tmp_path / "folder" / "mine.toml").write_text('extends = "base.toml"\n')
+    assert load_recipe("folder/mine.toml", {}).train.epochs == 9
+    (tmp_path / "folder" / "base.toml").write_text('extends = "mine.toml"\n')
+    with pytest.raises(UserError, match="extends itself"):
+        load_recipe("folder/mine.toml", {})
+
+
 def test_pairs_hold_toml_values_or_plain_words():
     assert parse_pairs(["a=1", "b=1e-3", "c=true", "d=[1, 2]", "e=mean_logit", "f=x=y"], "--set") == {
         "a": 1,

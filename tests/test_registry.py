@@ -57,13 +57,23 @@ def test_a_near_name_is_suggested():
 def test_a_name_taken_is_refused_with_both_places():
     registry = Registry("method", "methods")
 
-    class One: ...
+    class One:
+        title = "One"
 
-    class Two: ...
+    class Two:
+        title = "Two"
 
     registry.register("x")(One)
     with pytest.raises(PluginError, match=r"test_registry.py:\d+ is already registered by .*test_registry.py:\d+"):
         registry.register("x")(Two)
+
+
+@pytest.mark.parametrize(("name", "message"), [("my method", "no name for a folder"), ("fine", "has no title")])
+def test_a_name_or_class_that_could_not_be_recorded_is_refused(name, message):
+    class Nameless: ...
+
+    with pytest.raises(PluginError, match=message):
+        Registry("method", "methods").register(name)(Nameless)
 
 
 def test_a_file_is_a_plugin(registry, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
-from chxbench import UserError
-from chxbench.benchmark import record as records
+from chxbench import METHODS, Output, Selection, Stage, UserError
+from chxbench.benchmark import checkpoint
 from chxbench.benchmark import run as module
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.figures import drawn_from
@@ -85,20 +85,24 @@ def test_the_same_order_finds_the_finished_run_and_fresh_trains_anew(done, monke
     assert again.auc == record.auc
 
 
-def test_a_run_interrupted_between_stages_ends_with_the_same_scores(done, small_order, tmp_path, monkeypatch):
+def test_a_run_interrupted_in_its_second_stage_ends_with_the_same_scores(done, small_order, tmp_path, monkeypatch):
     _, whole, _ = done
     order = small_order(method="ma", results=tmp_path / "elsewhere" / "results")
 
-    def die_in_the_second(material, start, network, number, *rest):
-        if number == 1:
-            raise KeyboardInterrupt
-        return train_stage(material, start, network, number, *rest)
+    saves, save = [], checkpoint.save
 
-    train_stage = module.train_stage
+    def die_in_the_second(path, state):
+        save(path, state)
+        saves.append(path.parent.name)
+        if saves == ["stage1", "stage1", "stage2"]:
+            raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "train_stage", die_in_the_second)
+        patch.setattr(checkpoint, "save", die_in_the_second)
         run(order)
     assert not order.results.exists()
+    # Scoring again might choose other examples (on a GPU, say): the stage goes on with those it began with.
+    monkeypatch.setattr(type(make_plan(order).method), "add_hard_positives", lambda *_: pytest.fail("selected again"))
     record, _ = run(order)
     assert record.auc == whole.auc
     assert record.weights == whole.weights
@@ -139,9 +143,80 @@ def test_two_processes_do_not_work_on_one_run(small_order):
 
 
 def test_weights_that_were_scored_are_kept(done):
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
-    order, record, _ = done
-    weights = load_file(make_plan(order).work / "weights.safetensors")
-    assert weights["head.classifier.weight"].shape == (14, 1024, 1, 1)
-    assert records.read(make_plan(order).work).weights.final_sha256 == record.weights.final_sha256
+    from chxbench.benchmark.device import Device
+    from chxbench.benchmark.pixels import prepare
+    from chxbench.benchmark.predict import predict
+
+    order, record, place = done
+    plan = make_plan(order)
+    weights = load_file(plan.work / "weights.safetensors")
+    assert module.weights_sha256(weights) == record.weights.final_sha256
+    network = plan.method.build(FINDINGS, "none")
+    network.load_state_dict(weights)
+    pixels, _ = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, order.cache)
+    device = Device(plan.recipe.compute.precision)
+    scores = predict(device, device.place(network), pixels, plan.index.rows("val"), plan.recipe, "again")
+    table = pd.read_parquet(place / "scores.parquet")
+    recorded = table.loc[table["split"] == "val", [f"score {finding}" for finding in FINDINGS]]
+    np.testing.assert_allclose(scores, recorded, atol=0.05)  # batches of another length round bfloat16 otherwise
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        pytest.param(lambda *_: np.arange(3), "must select a Selection", id="bare rows"),
+        pytest.param(lambda *_: Selection(np.array([10**6])), "from 0 to", id="rows that are not there"),
+        pytest.param(lambda *_: Selection(np.array([], int)), "from 0 to", id="no rows"),
+    ],
+)
+def test_a_stage_that_selects_nonsense_is_named(small_order, monkeypatch, select, message):
+    order = small_order(method="ma", settings={"train.epochs": 1})
+    stages = (Stage("first"), Stage("second", select))
+    monkeypatch.setattr(type(make_plan(order).method), "stages", lambda self: stages)
+    with pytest.raises(UserError, match=message):
+        run(order)
+    assert not order.results.exists()
+
+
+def test_a_first_stage_cannot_select(small_order, monkeypatch):
+    order = small_order(method="ma")
+    stages = (Stage("first", lambda *_: Selection(np.arange(3))),)
+    monkeypatch.setattr(type(make_plan(order).method), "stages", lambda self: stages)
+    with pytest.raises(UserError, match="no stage has been trained before it"):
+        run(order)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        pytest.param(lambda self, images: images.mean((1, 2, 3)), "not Tensor", id="a tensor"),
+        pytest.param(
+            lambda self, images: Output(images.mean((2, 3))), r"logits \(16, 3\) for \(16, 14\)", id="findings"
+        ),
+        pytest.param(lambda self, images: Output(images.mean()), r"not \(\)", id="no batch"),
+    ],
+)
+def test_a_network_that_breaks_the_contract_is_told(small_order, monkeypatch, forward, message):
+    from chxbench.methods.blocks import MapClassifier
+
+    monkeypatch.setattr(MapClassifier, "forward", forward)
+    with pytest.raises(UserError, match=message):
+        run(small_order(method="bsl"))
+
+
+def test_a_plugins_source_is_part_of_the_run(small_order, tmp_path):
+    text = (
+        "from dataclasses import dataclass\nfrom chxbench import METHODS\nfrom chxbench.methods.bsl import Baseline\n"
+        "@METHODS.register('own')\n@dataclass(frozen=True)\nclass Own(Baseline): ...\n"
+    )
+    ids, entries = [], dict(METHODS._entries)
+    for name, more in (("one", ""), ("two", "# another idea\n")):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text + more)
+        plan = make_plan(small_order(method="own", plugins=(path,)))
+        assert not plan.source.built_in
+        ids.append(plan.run_id)
+        METHODS._entries = dict(entries)
+    assert ids[0] != ids[1]

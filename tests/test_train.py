@@ -20,10 +20,11 @@ def stage(small_order, tmp_path):
 
     def run(name="work", seed=0, rows=None, **settings):
         plan = make_plan(small_order(method="bsl", seed=seed, settings={"train.epochs": 3, **settings}))
-        pixels = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
+        pixels, _ = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
         network, initial = build_network(plan)
         material = make_material(plan, Device("float32"), pixels)
         rows = plan.index.rows("train") if rows is None else rows
+        (tmp_path / name).mkdir(exist_ok=True)
         return train.train_stage(material, initial, network, 0, "stage", rows, tmp_path / name)
 
     return run
@@ -64,11 +65,35 @@ def test_training_learns_the_images_it_sees(stage):
     assert trained.loss[-1] < 0.5 * trained.loss[0]
 
 
-@pytest.mark.parametrize("rule", ["last", "best_validation_auc"])
-def test_the_rule_picks_the_epoch(stage, rule):
+@pytest.mark.parametrize(("rule", "epoch"), [("last", 3), ("best_validation_auc", 2)])
+def test_the_rule_picks_the_epoch_and_its_weights_are_kept(stage, monkeypatch, rule, epoch):
+    aucs, weights = iter([0.6, 0.9, 0.7]), []
+    monkeypatch.setattr(train, "mean_auc", lambda *_: next(aucs))
+    save = checkpoint.save
+
+    def remember(path, state):
+        weights.append({name: value.clone() for name, value in state["network"].items()})
+        save(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", remember)
     trained = stage(**{"train.select": rule})
-    best = int(np.argmax(trained.validation_auc)) + 1
-    assert trained.best_epoch == (3 if rule == "last" else best)
+    assert (trained.best_epoch, trained.validation_auc) == (epoch, [0.6, 0.9, 0.7])
+    assert equal(trained.weights, weights[epoch - 1])
+    assert not equal(trained.weights, weights[0])
+
+
+def test_only_the_rows_asked_for_are_trained_on(stage, monkeypatch):
+    seen, batches = [], train.batches
+
+    def spy(pixels, targets, crop, *rest):
+        seen.append(crop.rows.tolist())
+        return batches(pixels, targets, crop, *rest)
+
+    monkeypatch.setattr(train, "batches", spy)
+    rows = np.array([3, 5, 5, 8, 9, 11])
+    stage(rows=rows)
+    assert len(seen) == 3
+    assert all(sorted(epoch) == rows.tolist() for epoch in seen)
 
 
 def test_rate_drops_after_the_epochs_that_the_recipe_names(small_order):

@@ -33,7 +33,7 @@ def radiographs(tmp_path_factory):
     paths = [folder / image for image in index.images["image_id"]]
     for path in paths:
         Image.fromarray(dataset.read(path.name, None)).save(path)
-    return paths, prepare(dataset, index, SETTING.size, folder / "cache")
+    return paths, prepare(dataset, index, SETTING.size, folder / "cache").pixels
 
 
 @pytest.mark.benchmark(group="read an epoch of 224x224 crops")
