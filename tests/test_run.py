@@ -12,6 +12,7 @@ from chxbench import METHODS, Output, Selection, Stage, UserError
 from chxbench.benchmark import checkpoint
 from chxbench.benchmark import run as module
 from chxbench.benchmark.dataset import FINDINGS
+from chxbench.benchmark.describe import weights_sha256
 from chxbench.benchmark.figures import drawn_from
 from chxbench.benchmark.plan import make_plan
 from chxbench.benchmark.run import run
@@ -152,7 +153,7 @@ def test_weights_that_were_scored_are_kept(done):
     order, record, place = done
     plan = make_plan(order)
     weights = load_file(plan.work / "weights.safetensors")
-    assert module.weights_sha256(weights) == record.weights.final_sha256
+    assert weights_sha256(weights) == record.weights.final_sha256
     network = plan.method.build(FINDINGS, "none")
     network.load_state_dict(weights)
     pixels, _ = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, order.cache)

@@ -11,7 +11,8 @@ from chxbench.benchmark import checkpoint, train
 from chxbench.benchmark.device import Device
 from chxbench.benchmark.pixels import prepare
 from chxbench.benchmark.plan import make_plan
-from chxbench.benchmark.run import build_network, make_material
+from chxbench.benchmark.run import build_network
+from chxbench.benchmark.stages import make_material
 
 
 @pytest.fixture

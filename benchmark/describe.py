@@ -1,0 +1,122 @@
+"""What a run says of itself: the record's fields, but for the judgement of the scores (record.py is the schema)."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import Tensor
+
+from .dataset import SPLITS, Index
+from .device import Device
+from .environment import code_state, versions
+from .options import describe
+from .plan import Plan
+from .recipe import as_table
+from .stages import Done
+
+SELECTION = {
+    "best_validation_auc": "the epoch with the highest mean AUC on the validation split",
+    "last": "the last epoch",
+}
+
+
+def describe_order(plan: Plan, pixels_sha256: str) -> dict[str, Any]:
+    """The record's fields that say what was asked for."""
+    order, index = plan.order, plan.index
+    return {
+        "run_id": plan.run_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": order.command(plan.recipe.name),
+        "seed": order.seed,
+        "selection": SELECTION[plan.recipe.train.select],
+        "method": _describe_method(plan),
+        "dataset": {
+            "name": plan.dataset.name,
+            "title": plan.dataset.title,
+            "options": describe(plan.dataset),
+            "labels": index.labels._asdict(),
+            "split": index.split._asdict(),
+            "pixels_sha256": pixels_sha256,
+            "counts": {split: _count(index, split) for split in SPLITS},
+        },
+        "recipe": as_table(plan.recipe),
+    }
+
+
+def describe_outcome(plan: Plan, initial: dict[str, Tensor], stages: Sequence[Done]) -> dict[str, Any]:
+    """The record's fields that say what came of it, but for the judgement of the scores."""
+    return {
+        "weights": {
+            "init": plan.recipe.model.weights,
+            "sha256": weights_sha256(initial),
+            "final_sha256": weights_sha256(stages[-1].trained.weights),
+        },
+        "stages": [_describe_stage(done, plan.index) for done in stages],
+        "localization": None,
+        "speed": None,
+    }
+
+
+def describe_environment(device: Device) -> dict[str, Any]:
+    """The record's `environment`, as it is now."""
+    return {
+        "versions": versions(),
+        "hardware": device.describe(),
+        "precision": device.precision,
+        "layout": device.layout,
+        "code": code_state(),
+    }
+
+
+def _describe_method(plan: Plan) -> dict[str, Any]:
+    method = plan.method
+    options = describe(method)
+    return {
+        "name": method.name,
+        "title": method.title,
+        "paper": method.paper,
+        "reported": method.reported,
+        "built_in": plan.source.built_in,
+        "source_sha256": plan.source.source_sha256,
+        "options": options,
+        "changed": {key: options[key] for key in sorted(plan.order.options)},
+    }
+
+
+def _describe_stage(done: Done, index: Index) -> dict[str, Any]:
+    stage, selection, trained = done
+    hard = None
+    if selection.hard is not None:
+        each = dict(zip(index.findings, selection.hard.sum(axis=0).tolist(), strict=True))
+        hard = {**each, "images": int(selection.hard.any(axis=1).sum())}
+    return {
+        "name": stage.name,
+        "start": stage.start,
+        "examples": len(selection.rows),
+        "hard_positives": hard,
+        "epochs": len(trained.loss),
+        "best_epoch": trained.best_epoch,
+        "validation_auc": trained.validation_auc,
+        "loss": trained.loss,
+        "seconds": trained.seconds,
+        "images_per_second": trained.images / trained.seconds,
+    }
+
+
+def _count(index: Index, split: str) -> dict[str, Any]:
+    images = index.images.iloc[index.rows(split)]
+    return {
+        "images": len(images),
+        "patients": int(images["patient_id"].nunique()),
+        "positives": {finding: int((images[finding] == 1).sum()) for finding in index.findings},
+        "absent": index.absent.get(split, 0),
+    }
+
+
+def weights_sha256(weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,87 @@
+"""A method's stages in order: what each trains on, where it starts, and what came of it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from .device import Device
+from .method import MethodError, Selection, Stage
+from .plan import Plan
+from .predict import predict
+from .progress import say
+from .train import Material, Trained, deal_labels_anew, train_stage
+
+SHUFFLE = 0x5EED  # ends the key of the dealt labels: the order of the examples is drawn from keys that begin alike
+
+
+class Done(NamedTuple):
+    """A stage that was trained: what it trained on, and what came out."""
+
+    stage: Stage
+    selection: Selection
+    trained: Trained
+
+
+def train_stages(
+    plan: Plan, device: Device, network: nn.Module, initial: dict[str, Tensor], pixels: np.ndarray
+) -> list[Done]:
+    """Train the method's stages in order; a stage that selects sees the scores of the one before."""
+    material = make_material(plan, device, pixels)
+    rows = plan.index.rows("train")
+    done: list[Done] = []
+    for number, stage in enumerate(plan.method.stages()):
+        work = plan.work / f"stage{number + 1}"
+        work.mkdir(exist_ok=True)
+        selection = _select(material, stage, network if done else None, rows, work / "selection.npz")
+        start = initial if stage.start == "initial" or not done else done[-1].trained.weights
+        title = f"stage {number + 1} ({stage.name})"
+        say(f"{title}: {len(selection.rows):,} images an epoch")
+        trained = train_stage(material, start, network, number, title, rows[selection.rows], work)
+        network.load_state_dict(trained.weights)
+        done.append(Done(stage, selection, trained))
+    return done
+
+
+def make_material(plan: Plan, device: Device, pixels: np.ndarray) -> Material:
+    targets = plan.index.targets()
+    if plan.recipe.train.shuffle_labels:
+        patients = plan.index.images["patient_id"].to_numpy()
+        for number, split in enumerate(("train", "val")):
+            rows = plan.index.rows(split)
+            targets[rows] = deal_labels_anew(targets[rows], patients[rows], [plan.order.seed, number, SHUFFLE])
+    return Material(device, plan.method, plan.recipe, plan.order.seed, pixels, targets, plan.index.rows("val"))
+
+
+def _select(material: Material, stage: Stage, network: nn.Module | None, rows: np.ndarray, kept: Path) -> Selection:
+    """The stage's examples as positions in `rows`, chosen with the network as the stage before left it, once.
+
+    A stage that goes on must go on with the same examples: they are kept, because scoring again need not give the same
+    bits on every device.
+    """
+    if stage.select is None:
+        return Selection(np.arange(len(rows)))
+    if network is None:
+        raise MethodError(f"stage {stage.name!r} selects by scores, but no stage has been trained before it")
+    if not kept.exists():
+        title = f"scoring the training set for {stage.name}"
+        scores = predict(material.device, network, material.pixels, rows, material.recipe, title)
+        _keep(_checked(stage, stage.select(scores, material.targets[rows]), len(rows)), kept)
+    with np.load(kept, allow_pickle=False) as file:
+        return Selection(file["rows"], file.get("hard"))
+
+
+def _checked(stage: Stage, selection: Selection, count: int) -> Selection:
+    rows = selection.rows if isinstance(selection, Selection) else None
+    whole = isinstance(rows, np.ndarray) and rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer) and len(rows)
+    if not whole or rows.min() < 0 or rows.max() >= count:
+        raise MethodError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {count - 1}")
+    return selection
+
+
+def _keep(selection: Selection, path: Path) -> None:
+    parts = {name: part for name, part in selection._asdict().items() if part is not None}
+    part = path.with_name("selection.part.npz")
+    np.savez_compressed(part, **parts)
+    part.replace(path)
