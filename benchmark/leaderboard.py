@@ -189,7 +189,9 @@ def _board_facts(record: Record) -> str:
     return "\n".join(
         [
             "Ranked by the mean test AUC over the findings. "
-            f"Weights are those of {escape(record.selection)}; nothing is chosen on the test split.\n",
+            f"Weights are those of {escape(record.selection)}; nothing is chosen on the test split. "
+            "Rows whose training saw more images (all epochs of all stages) had more of everything: a gain that comes with "
+            "them is not yet the method's.\n",
             f"- images: {counts}",
             f"- labels: {escape(labels.version)}, {code(labels.file)}, SHA-256 {code(labels.sha256[:12])}",
             f"- split: {escape(split.name)}, SHA-256 {code(split.sha256[:12])}",
@@ -204,8 +206,10 @@ def _ranking(rows: list[Row]) -> str:
         seeds = f"{len(values)}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else "")
         means = [_with_interval(row, "mean_auc"), _with_interval(row, "mean_auc_without_hernia")]
         over = row.runs[0].record.mean_auc.findings
-        table.append([number, row.label, *means, over, seeds])
-    return _table(["#", "Method", "Mean AUC", "without Hernia", "Findings", "Seeds"], table, "rllrrl")
+        seen = sum(stage.examples * stage.epochs for stage in row.runs[0].record.stages)
+        table.append([number, row.label, *means, over, seeds, f"{seen:,}"])
+    headers = ["#", "Method", "Mean AUC", "without Hernia", "Findings", "Seeds", "Images trained on"]
+    return _table(headers, table, "rlllrlr")
 
 
 def _by_finding(rows: list[Row], first: Record) -> str:
