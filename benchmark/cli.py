@@ -25,6 +25,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             raise _Refusal(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted: the same command goes on after the last finished epoch or image.", err=True)
+            ctx.exit(130)
         except OSError as error:
             if error.errno is None:
                 raise
@@ -130,8 +133,7 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
         cache=cache or cache_folder(),
         **asked,
     )
-    record, place = run_order(order)
-    report_run(record, place, order.results)
+    run_order(order, tell=lambda record, place: report_run(record, place, order.results))
 
 
 @main.command()

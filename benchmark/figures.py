@@ -21,7 +21,8 @@ def draw_roc(record: Record, table: pd.DataFrame, path: Path) -> None:
     axes = figure.add_subplot(aspect="equal", xlabel="False positive rate", ylabel="True positive rate")
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
     colors = matplotlib.colormaps["tab20"].colors[::2]
-    for number, (finding, auc) in enumerate(record.auc.items()):
+    by_area = sorted(record.auc.items(), key=lambda item: -(item[1].value if item[1].value is not None else -1))
+    for number, (finding, auc) in enumerate(by_area):
         name = finding.replace("_", " ")
         if auc.value is None:
             axes.plot([], [], linestyle="none", label=f"{name} undefined")
@@ -31,7 +32,10 @@ def draw_roc(record: Record, table: pd.DataFrame, path: Path) -> None:
         label = f"{name} {auc.value:.3f}"
         axes.plot(false, true, style, color=colors[number % len(colors)], linewidth=1.4, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.set_title(plain(f"{record.method.title} on {record.dataset.title}"), parse_math=False)
+    counts = record.dataset.counts["test"]
+    about = f"{record.dataset.title}: {counts.images:,} test images of {counts.patients:,} patients"
+    title = f"{plain(record.method.title)}, recipe {plain(record.recipe['name'])}, seed {record.seed}\n{plain(about)}"
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.grid(color="0.9", linewidth=0.6)
     mean = "undefined" if record.mean_auc.value is None else f"{record.mean_auc.value:.3f}"
     figure.legend(loc="outside right upper", title=f"AUC (mean {mean})", fontsize=9, frameon=False)

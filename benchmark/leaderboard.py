@@ -18,8 +18,9 @@ from tabulate import tabulate
 from . import record as records
 from .dataset import FINDINGS
 from .errors import UserError
-from .figures import drawn_from
-from .recipe import identity
+from .figures import draw_roc, drawn_from
+from .options import as_typed
+from .recipe import SECTIONS, identity
 from .record import Record, RecordError
 from .text import code, escape, plain
 
@@ -58,9 +59,18 @@ def leaderboard_path(results: Path) -> Path:
 
 
 def write_leaderboard(results: Path, path: Path) -> None:
-    """Regenerate the leaderboard from all records. Raises UserError: a record that lies, a file that is not ours."""
+    """Regenerate the leaderboard from all records, and figures that do not show theirs.
+
+    Raises:
+        UserError: a record that lies, or a file that is not ours.
+    """
     refuse_foreign(path)
-    text = render(read_runs(results, path.parent))
+    runs = read_runs(results, path.parent)
+    text = render(runs)
+    for record, place, _ in runs:
+        folder = path.parent / place
+        if drawn_from(folder / "roc.png") != record.scores.sha256:
+            draw_roc(record, records.read_scores(folder, record), folder / "roc.png")
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
@@ -93,6 +103,8 @@ def check_leaderboard(results: Path, path: Path) -> int:
 
 def read_runs(results: Path, base: Path) -> list[Run]:
     """All records under `results`, each verified against its scores; places are relative to `base`."""
+    if not results.is_dir():
+        raise UserError(f"there is no results folder {results}: say where the records lie with --results DIR")
     runs = []
     for folder in records.find(results.resolve()):
         record = records.read(folder)
@@ -140,7 +152,8 @@ def _introduction(count: int) -> str:
         "A board ranks only runs on the same images, labels, split and recipe. AUC is the area under the ROC curve on "
         "the test split; brackets hold 95 % intervals from resampled patients (with several seeds: the mean of their "
         "bounds). A finding without positives or without negatives in the test split has no AUC and is left out of "
-        "the mean."
+        "the mean. Single seeds with overlapping intervals are not different. In the table by finding, the highest "
+        "value of a row is bold."
     )
 
 
@@ -154,14 +167,17 @@ def _rows(runs: Iterable[Run]) -> list[Row]:
     rows = defaultdict(list)
     for run in runs:
         method = run.record.method
-        rows[method.name, json.dumps(method.options, sort_keys=True)].append(run)
+        source = "" if method.built_in else method.source_sha256
+        rows[method.name, json.dumps(method.options, sort_keys=True), source].append(run)
     made = [Row(_label(group[0].record), sorted(group, key=lambda run: run.record.seed)) for group in rows.values()]
     return sorted(made, key=lambda row: (-np.nan_to_num(row.mean("mean_auc"), nan=-1), row.label))
 
 
 def _label(record: Record) -> str:
     changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
-    return escape(record.method.title) + (f" ({code(changed)})" if changed else "")
+    plugin = "" if record.method.built_in else f"plugin {record.method.source_sha256[:7]}"
+    told = ", ".join(part for part in (changed, plugin) if part)
+    return escape(record.method.title) + (f" ({code(told)})" if told else "")
 
 
 def _board(rows: list[Row]) -> list[str]:
@@ -190,13 +206,20 @@ def _board_facts(record: Record) -> str:
         [
             "Ranked by the mean test AUC over the findings. "
             f"Weights are those of {escape(record.selection)}; nothing is chosen on the test split. "
-            "Rows whose training saw more images (all epochs of all stages) had more of everything: a gain that comes with "
-            "them is not yet the method's.\n",
+            "Rows whose training saw more images (all epochs of all stages) had more of everything: a gain that comes "
+            "with them is not yet the method's.\n",
             f"- images: {counts}",
             f"- labels: {escape(labels.version)}, {code(labels.file)}, SHA-256 {code(labels.sha256[:12])}",
             f"- split: {escape(split.name)}, SHA-256 {code(split.sha256[:12])}",
+            f"- recipe: {code(_settings(record))}",
         ]
     )
+
+
+def _settings(record: Record) -> str:
+    """All settings of the recipe as run: two files of one name may differ."""
+    sections = ((section, record.recipe[section]) for section in SECTIONS)
+    return "; ".join(f"{name} " + " ".join(f"{k}={as_typed(v)}" for k, v in part.items()) for name, part in sections)
 
 
 def _ranking(rows: list[Row]) -> str:
@@ -289,7 +312,7 @@ def _with_interval(row: Row, name: str) -> str:
         return NOTHING
     bounds = np.array([[interval.low, interval.high] for interval in (_interval(run.record, name) for run in row.runs)])
     low, high = bounds.mean(axis=0)
-    return f"**{row.mean(name):.3f}** [{low:.3f}, {high:.3f}]"
+    return f"{row.mean(name):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _best_in_bold(values: Sequence[float], digits: int = 3) -> list[str]:

@@ -61,15 +61,15 @@ class Order(Source):
     fresh: bool = False
 
     def command(self, recipe: str) -> str:
-        """The command that asks for the same; values that are the default of neither run nor dataset are spelt out."""
+        """The command that asks for the same, defaults spelt out; folders of this machine are left out."""
         words = ["chxbench", "run", "--method", self.method, "--dataset", self.dataset, "--recipe", recipe]
         words += ["--seed", str(self.seed)]
-        words += ["--data-dir", str(self.data_dir)] if self.data_dir else []
+        words += ["--data-dir", "DIR"] if self.data_dir else []  # a record tells nobody where your files lie
         for flag, pairs in (("--set", self.settings), ("--option", self.options)):
             for key, value in pairs.items():
                 words += [flag, f"{key}={as_typed(value)}"]
         for path in self.plugins:
-            words += ["--plugin", str(path)]
+            words += ["--plugin", path.name]
         return shlex.join(words)
 
 
@@ -130,6 +130,8 @@ def read_index(dataset: Dataset, data_dir: Path | None) -> Index:
     """The dataset's index, checked. Raises DataError."""
     if dataset.needs_folder and data_dir is None:
         raise DataError(f"dataset {dataset.name} needs its files: say where they lie with --data-dir FOLDER")
+    if data_dir is not None and not dataset.needs_folder:
+        raise DataError(f"dataset {dataset.name} reads no files: name the one in {data_dir} with --dataset NAME")
     return datasets.check(dataset.index(data_dir))
 
 

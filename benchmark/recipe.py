@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from .errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean, first_few
 from .options import describe, keys, make
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -120,7 +120,12 @@ def load_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
         if key not in setting_keys():
             raise UserError(f"unknown setting {key!r}: {did_you_mean(key, setting_keys())}")
         tables[section] = {**tables.get(section, {}), field: value}
-    sections = {section: make(cls, tables.get(section, {}), f"{section}.") for section, cls in SECTIONS.items()}
+    lacking = [section for section in SECTIONS if section not in tables]
+    if lacking:
+        raise UserError(
+            f'recipe {name} has no section {first_few(lacking, 9)}: add it, or begin with extends = "quick"'
+        )
+    sections = {section: make(cls, tables[section], f"{section}.") for section, cls in SECTIONS.items()}
     changed = {key: describe(sections[key.split(".")[0]])[key.split(".")[1]] for key in sorted(settings)}
     return Recipe(name, changed, **sections)
 
@@ -162,6 +167,8 @@ def _tables(name: str, within: tuple[Path, ...] = ()) -> dict[str, dict[str, Any
     base = _tables(str(tables.pop("extends")), (*within, path)) if "extends" in tables else {}
     for section, table in tables.items():
         if section not in SECTIONS or not isinstance(table, dict):
-            raise UserError(f"recipe {path} has an unknown section {section!r}: {did_you_mean(section, SECTIONS)}")
+            raise UserError(
+                f"recipe {path} has an unknown section {section!r}: {did_you_mean(section, [*SECTIONS, 'extends'])}"
+            )
         base[section] = {**base.get(section, {}), **table}
     return base

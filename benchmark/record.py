@@ -4,6 +4,7 @@ The classes below are the schema of `run.json`, version 1: plain numbers, null w
 A record is never believed: its checksum finds a changed character, and `verify` computes every AUC from the scores.
 """
 
+import filecmp
 import hashlib
 import json
 import math
@@ -241,21 +242,24 @@ def find(results: Path) -> list[Path]:
     return sorted(path.parent for path in results.glob("*/*/*/run.json") if not path.parent.name.startswith("."))
 
 
-def publish(work: Path, record: Record, results: Path) -> tuple[Path, bool]:
-    """Copy a finished run to its place under `results`, whole or not at all; the place, and if one was replaced."""
+def publish(work: Path, record: Record, results: Path) -> tuple[Path, str]:
+    """Copy a finished run to its place under `results`, whole or not at all; the place, and what was done, in words."""
+    names = ("run.json", "scores.parquet", "roc.png")
     place = results / record.dataset.name / record.method.name / record.run_id
+    if all((place / name).is_file() and filecmp.cmp(work / name, place / name, shallow=False) for name in names):
+        return place, "already published in"
     part, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
     for left_over in (part, old):
         shutil.rmtree(left_over, ignore_errors=True)
     part.mkdir(parents=True)
-    for name in ("run.json", "scores.parquet", "roc.png"):
+    for name in names:
         shutil.copyfile(work / name, part / name)
     replaced = place.exists()
     if replaced:
         place.rename(old)
     part.rename(place)
     shutil.rmtree(old, ignore_errors=True)
-    return place, replaced
+    return place, "replaced the record in" if replaced else "published in"
 
 
 def file_sha256(path: Path) -> str:

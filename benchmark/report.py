@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from .leaderboard import leaderboard_path
-from .options import as_typed
-from .recipe import recipe_names
+from .options import as_typed, describe
+from .recipe import SECTIONS, load_recipe, recipe_names
 from .record import Interval, Record
 from .registry import DATASETS, METHODS, Registry
 from .text import plain
@@ -47,7 +47,12 @@ def report_plugins() -> None:
     console = Console(highlight=False)
     _report(console, METHODS, "--option ")
     _report(console, DATASETS, "--set dataset.")
-    console.print(f"recipes: {', '.join(recipe_names())} (or a file of your own, see --recipe)", markup=False)
+    for name in recipe_names():
+        console.print(f"recipe [bold]{name}[/]  (--recipe {name}; change a setting with --set SECTION.KEY=VALUE)")
+        recipe = load_recipe(name, {})
+        for section in SECTIONS:
+            for key, value in describe(getattr(recipe, section)).items():
+                console.print(f"    --set {section}.{key}={as_typed(value)}", markup=False, soft_wrap=True)
 
 
 def _report(console: Console, registry: Registry, prefix: str) -> None:

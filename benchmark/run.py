@@ -1,7 +1,7 @@
 """One run, from a name on the command line to a row on the leaderboard. `run` is the whole story."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +26,12 @@ from .stages import train_stages
 from .train import copy_weights
 
 
-def run(order: Order) -> tuple[Record, Path]:
+def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path]:
     """Train and score a method as ordered, publish the record, regenerate the leaderboard.
+
+    Args:
+        order: what is asked for.
+        tell: called with the record and its place as soon as it is published.
 
     Returns:
         The record, and the folder it was published to.
@@ -46,8 +50,10 @@ def run(order: Order) -> tuple[Record, Path]:
         record = records.read(plan.work)
         draw_roc(record, records.verify(plan.work, record), plan.work / "roc.png")
         with FileLock(plan.work.with_name("publish.lock")):  # two seeds may finish at the same time
-            place, replaced = records.publish(plan.work, record, order.results)
-            say(f"{'replaced the record in' if replaced else 'published'} {place}")
+            place, done = records.publish(plan.work, record, order.results)
+            say(f"{done} {place}")
+            if tell:
+                tell(record, place)
             write_leaderboard(order.results, board)
     return record, place
 
@@ -57,6 +63,9 @@ def train_and_score(plan: Plan) -> None:
     device = Device(plan.recipe.compute.precision)
     environment = describe_environment(device)  # of the code as it starts: by the end it may have been edited
     network, initial = build_network(plan)
+    where = f"{device.describe()['device']} in {device.precision}"
+    say(f"{plan.method.title} on {plan.dataset.title}, recipe {plan.recipe.name}, seed {plan.order.seed}, {where}")
+    say(f"working in {plan.work}")
     decoded = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
     stages = train_stages(plan, device, network, initial, decoded.pixels)
     rows, scores = score(plan, device, network, stages[-1].trained.weights, decoded.pixels)

@@ -98,6 +98,8 @@ def train_stage(
     optimizer, scheduler = make_optimizer(network, material.recipe.train, len(rows))
     trained = _resume(work / "checkpoint.pt", network, optimizer, scheduler)
     epochs = material.recipe.train.epochs
+    if trained.loss:
+        say(f"{title}: goes on after epoch {len(trained.loss)} of {epochs}")
     for epoch in range(len(trained.loss), epochs):
         begun = time.perf_counter()
         name = f"{title}, epoch {epoch + 1}/{epochs}"

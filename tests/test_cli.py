@@ -50,6 +50,7 @@ def test_help_imports_nothing_heavy():
             ["--method", "ma", "--dataset", "chestxray14", "--data-dir", "."], "has no label file", id="no labels"
         ),
         pytest.param(["--method", "ma", "--set", "model.weights=x.pth"], "neither imagenet, none nor", id="weights"),
+        pytest.param(["--method", "ma", "--data-dir", "."], "phantom reads no files", id="folder of no use"),
         pytest.param(["--method", "ma", "--plugin", "nowhere.py"], "does not exist", id="plugin"),
     ],
 )
@@ -70,8 +71,19 @@ def test_list_names_every_plugin_with_its_options():
         "dataset phantom",
         "dataset.allow_missing=false",
         "open | random",
+        "--set train.lr=0.01",
     ):
         assert words in shown
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("chxbench.benchmark.run.run", interrupted)
+    ran = invoke("run", "--method", "ma")
+    assert ran.exit_code == 130
+    assert "the same command goes on" in ran.output
 
 
 def test_prepare_fills_the_cache_once(tmp_path):

@@ -108,7 +108,7 @@ def test_methods_are_ranked_by_the_mean_over_their_seeds(results):
     text = board(results)
     strong = [run.record.mean_auc.value for run in read(results, results.parent) if run.record.method.name == "ma"]
     first, second = [line for line in text.splitlines() if line.lstrip("| ").startswith(("1 ", "2 "))]
-    assert f"**{np.mean(strong):.3f}**" in first
+    assert f"| {np.mean(strong):.3f} [" in first
     assert f"2 ({min(strong):.3f} to {max(strong):.3f})" in first
     assert "Weak" in second
     assert check_leaderboard(results, results.parent / "leaderboard.md") == 3
@@ -202,6 +202,14 @@ def test_a_seed_counts_once(results):
         render(read(results, results.parent))
 
 
+def test_an_edited_plugin_is_a_row_of_its_own(results):
+    for run_id, source in (("p0", "1" * 64), ("p1", "2" * 64)):
+        publish(results, score_table(1), run_id, "Mine", name="mine", built_in=False, source_sha256=source)
+    text = render(read(results, results.parent))
+    assert "Mine (`plugin 1111111`)" in text
+    assert "Mine (`plugin 2222222`)" in text
+
+
 def test_changed_or_missing_scores_are_refused(results):
     path = results / "phantom" / "bsl" / "a0" / "scores.parquet"
     table = pd.read_parquet(path)
@@ -231,6 +239,8 @@ def test_a_figure_of_other_scores_is_told(results):
     shutil.copy(folder / "ma" / "b0" / "roc.png", folder / "bsl" / "a0" / "roc.png")
     with pytest.raises(RecordError, match=r"a0/roc\.png does not show this record's scores"):
         check_leaderboard(results, results.parent / "leaderboard.md")
+    write_leaderboard(results, results.parent / "leaderboard.md")
+    assert check_leaderboard(results, results.parent / "leaderboard.md") == 3
 
 
 def test_names_from_a_record_are_only_text(results):
@@ -256,6 +266,9 @@ def test_a_file_of_somebody_else_is_not_overwritten(results):
 
 
 def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
+    with pytest.raises(UserError, match="there is no results folder"):
+        write_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md")
+    (tmp_path / "results").mkdir()
     write_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md")
     text = (tmp_path / "leaderboard.md").read_text()
     assert text.startswith(MARK)
@@ -266,8 +279,10 @@ def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
 def test_publishing_replaces_whole_folders(tmp_path):
     folder, record = publish(tmp_path / "work", score_table(1), "a0", "A")
     place, replaced = records.publish(folder, record, tmp_path / "results")
+    assert records.publish(folder, record, tmp_path / "results") == (place, "already published in")
     (place / "left over").touch()
+    (place / "roc.png").write_bytes(b"")
     again, replaced_again = records.publish(folder, record, tmp_path / "results")
-    assert (replaced, replaced_again, place) == (False, True, again)
+    assert (replaced, replaced_again, place) == ("published in", "replaced the record in", again)
     assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]

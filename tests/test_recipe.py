@@ -58,7 +58,9 @@ def test_a_mistake_is_answered(name, settings, message):
     [
         pytest.param("[train\n", "cannot be read", id="not TOML"),
         pytest.param("[trian]\n", "did you mean train", id="unknown section"),
-        pytest.param("[train]\nepochs = 1\n", "is missing", id="incomplete"),
+        pytest.param("[train]\nepochs = 1\n", 'begin with extends = "quick"', id="incomplete"),
+        pytest.param('extnds = "quick"\n', "did you mean extends", id="extends misspelt"),
+        pytest.param('extends = "quick"\n[train]\nlr = []\n', "train.lr = .* does not fit", id="value"),
     ],
 )
 def test_a_bad_recipe_file_is_answered(tmp_path, text, message):

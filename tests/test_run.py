@@ -71,7 +71,7 @@ def test_the_run_leaves_a_figure_of_its_scores_and_a_leaderboard_with_its_row(do
     order, record, place = done
     assert drawn_from(place / "roc.png") == record.scores.sha256
     board = (order.results.parent / "leaderboard.md").read_text()
-    assert f"**{record.mean_auc.value:.3f}**" in board
+    assert f"| {record.mean_auc.value:.3f} [" in board
     assert "MA (FAM + SAM + HEM)" in board
 
 
