@@ -115,6 +115,7 @@ def _count(index: Index, split: str) -> dict[str, Any]:
 
 
 def weights_sha256(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over the names and bytes of the tensors, by name: equal for equal weights, however they were stored."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())

@@ -60,6 +60,7 @@ class Device:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
+        """The run's precision, for what happens inside."""
         with torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             yield
 
@@ -76,9 +77,10 @@ class Device:
 
     def _fastest(self) -> str:
         kind = self.torch_device.type
-        fast = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else kind == "cpu"
-        if kind == "cpu":
-            fast = has_bfloat16_instructions()
+        if kind == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = kind == "cpu" and has_bfloat16_instructions()
         return "bfloat16" if fast else "float32"
 
 

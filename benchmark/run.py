@@ -37,7 +37,8 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
         The record, and the folder it was published to.
 
     Raises:
-        UserError: whatever the user can mend; nothing is published then.
+        UserError: whatever the user can mend. Nothing is published then, unless only the leaderboard could not be
+            written because another record under `results` is refused.
     """
     plan = make_plan(order)
     board = leaderboard_path(order.results)

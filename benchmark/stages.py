@@ -45,6 +45,7 @@ def train_stages(
 
 
 def make_material(plan: Plan, device: Device, pixels: np.ndarray) -> Material:
+    """What the stages share; pixels uint8 (N, size, size). The control deals train and validation labels, never test's."""
     targets = plan.index.targets()
     if plan.recipe.train.shuffle_labels:
         patients = plan.index.images["patient_id"].to_numpy()

@@ -185,6 +185,7 @@ def _validate(material: Material, network: nn.Module, trained: Trained) -> float
 def make_optimizer(
     network: nn.Module, train: Train, examples: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The recipe's optimiser, and its schedule in steps, for stages of `examples` images an epoch."""
     steps = len(batch_sizes(examples, train.batch_size))
     if train.optimizer == "sgd":
         optimizer = torch.optim.SGD(
