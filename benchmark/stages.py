@@ -45,7 +45,7 @@ def train_stages(
 
 
 def make_material(plan: Plan, device: Device, pixels: np.ndarray) -> Material:
-    """What the stages share; pixels uint8 (N, size, size). The control deals train and validation labels, never test's."""
+    """What the stages share; pixels uint8 (N, size, size). The control deals anew, but never test labels."""
     targets = plan.index.targets()
     if plan.recipe.train.shuffle_labels:
         patients = plan.index.images["patient_id"].to_numpy()
