@@ -102,12 +102,14 @@ class Dataset:
 
     Attributes:
         title: a name for people.
+        caveat: what a result on it does not show, as the end of a sentence; stands under its boards.
         default_recipe: the recipe a run takes where the user names none.
         needs_folder: whether the user must say where the data lies (`--data-dir`).
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    caveat: ClassVar[str] = ""
     default_recipe: ClassVar[str] = "paper"
     needs_folder: ClassVar[bool] = True
 

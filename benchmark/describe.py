@@ -3,13 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .dataset import SPLITS, Index
 from .device import Device
 from .environment import code_state, versions
+from .method import LoadedWeights
 from .options import describe
 from .plan import Plan
 from .recipe import as_table
@@ -34,6 +36,7 @@ def describe_order(plan: Plan, pixels_sha256: str) -> dict[str, Any]:
         "dataset": {
             "name": plan.dataset.name,
             "title": plan.dataset.title,
+            "caveat": plan.dataset.caveat,
             "options": describe(plan.dataset),
             "labels": index.labels._asdict(),
             "split": index.split._asdict(),
@@ -44,16 +47,18 @@ def describe_order(plan: Plan, pixels_sha256: str) -> dict[str, Any]:
     }
 
 
-def describe_outcome(plan: Plan, initial: dict[str, Tensor], stages: Sequence[Done]) -> dict[str, Any]:
-    """The record's fields that say what came of it, but for the judgement of the scores."""
+def describe_outcome(
+    plan: Plan, network: nn.Module, initial: dict[str, Tensor], stages: Sequence[Done]
+) -> dict[str, Any]:
+    """The record's fields that say what came of it, but for the judgement of the evidence."""
     return {
         "weights": {
-            "init": plan.recipe.model.weights,
+            "init": Path(plan.recipe.model.weights).name,
+            **_describe_loaded(network),
             "sha256": weights_sha256(initial),
             "final_sha256": weights_sha256(stages[-1].trained.weights),
         },
         "stages": [_describe_stage(done, plan.index) for done in stages],
-        "localization": None,
         "speed": None,
     }
 
@@ -69,6 +74,22 @@ def describe_environment(device: Device) -> dict[str, Any]:
     }
 
 
+def loaded_weights(network: nn.Module) -> tuple[str | None, list[str]]:
+    """What was loaded into the network, and the names of its tensors that were not."""
+    sources, loaded = [], set()
+    for name, module in network.named_modules():
+        found = getattr(module, "loaded_weights", None)
+        if isinstance(found, LoadedWeights):
+            sources.append(found.source)
+            loaded |= {f"{name}.{tensor}".lstrip(".") for tensor in found.tensors}
+    return ", ".join(sources) or None, [name for name, _ in network.named_parameters() if name not in loaded]
+
+
+def _describe_loaded(network: nn.Module) -> dict[str, Any]:
+    source, untouched = loaded_weights(network)
+    return {"source": source, "untouched": untouched if source else None}
+
+
 def _describe_method(plan: Plan) -> dict[str, Any]:
     method = plan.method
     options = describe(method)
@@ -81,6 +102,7 @@ def _describe_method(plan: Plan) -> dict[str, Any]:
         "source_sha256": plan.source.source_sha256,
         "options": options,
         "changed": {key: options[key] for key in sorted(plan.order.options)},
+        "compared_with": list(method.compared_with),
     }
 
 

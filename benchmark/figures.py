@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .metrics import roc
-from .record import Record
+from .schema import Record
 from .text import plain
 
 KEY = "scores-sha256"  # the PNG text entry that names the data

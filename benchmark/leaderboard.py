@@ -5,52 +5,29 @@ options; seeds of a row are averaged. What papers report stands in tables of its
 """
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import pandas as pd
-from tabulate import tabulate
-
+from . import evidence, tables
 from . import record as records
-from .dataset import FINDINGS
 from .errors import UserError
 from .figures import draw_roc, drawn_from
+from .literature import literature_sections
 from .options import as_typed
 from .recipe import SECTIONS, identity
-from .record import Record, RecordError
-from .text import code, escape, plain
+from .record import RecordError
+from .schema import Record
+from .tables import Row, Run, make_rows
+from .text import code, escape
 
-LITERATURE = Path(__file__).parent / "literature.csv"
 MARK = "<!-- Written by `chxbench leaderboard` from the records under results/. Do not edit. -->"
-NOTHING = "–"
 
 
-class Run(NamedTuple):
-    """A verified record, the folder it lies in, relative to the leaderboard, and the digest of what it was asked."""
-
-    record: Record
-    place: str
-    members: str
-
-
-class Row(NamedTuple):
-    """A method with its options, and its runs with different seeds."""
-
-    label: str
-    runs: list[Run]
-
-    def values(self, name: str) -> np.ndarray:
-        """One number a seed: a finding's AUC, or "mean_auc", "mean_auc_without_hernia"; NaN where undefined."""
-        found = [_interval(run.record, name).value for run in self.runs]
-        return np.array([np.nan if value is None else value for value in found])
-
-    def mean(self, name: str) -> float:
-        """Mean over the seeds; NaN where any is undefined."""
-        return float(self.values(name).mean())
+STEPS = (
+    "Paired differences of the mean AUC, on the same draws of patients; brackets hold their 95 % intervals, over the "
+    "test set and not over seeds. A gain that comes with more training images is no evidence for a method."
+)
 
 
 def leaderboard_path(results: Path) -> Path:
@@ -67,10 +44,11 @@ def write_leaderboard(results: Path, path: Path) -> None:
     refuse_foreign(path)
     runs = read_runs(results, path.parent)
     text = render(runs)
-    for record, place, _ in runs:
-        folder = path.parent / place
-        if drawn_from(folder / "roc.png") != record.scores.sha256:
-            draw_roc(record, records.read_scores(folder, record), folder / "roc.png")
+    for run in runs:
+        folder = path.parent / run.place
+        if drawn_from(folder / "roc.png") != run.record.scores.sha256:
+            draw_roc(run.record, run.table, folder / "roc.png")
+        _check_heatmaps(run, folder)
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
@@ -89,9 +67,13 @@ def check_leaderboard(results: Path, path: Path) -> int:
         RecordError: for the first record, figure or line that does not follow from the scores.
     """
     runs = read_runs(results, path.parent)
-    for record, place, _ in runs:
-        if drawn_from(path.parent / place / "roc.png") != record.scores.sha256:
-            raise RecordError(f"{place}/roc.png does not show this record's scores: run `chxbench leaderboard` again")
+    for run in runs:
+        folder = path.parent / run.place
+        if drawn_from(folder / "roc.png") != run.record.scores.sha256:
+            raise RecordError(
+                f"{run.place}/roc.png does not show this record's scores: run `chxbench leaderboard` again"
+            )
+        _check_heatmaps(run, folder)
     there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, (is_there, wanted) in enumerate(_side_by_side(there, render(runs).splitlines()), start=1):
         if is_there != wanted:
@@ -111,9 +93,17 @@ def read_runs(results: Path, base: Path) -> list[Run]:
         named = (record.dataset.name, record.method.name, record.run_id)
         if folder.parts[-3:] != named:
             raise RecordError(f"{folder} holds the record of {'/'.join(named)}: move it to that folder")
-        members = records.members_sha256(records.verify(folder, record))
-        runs.append(Run(record, folder.relative_to(base.resolve()).as_posix(), members))
+        table = records.verify(folder, record)
+        place = folder.relative_to(base.resolve()).as_posix()
+        runs.append(Run(record, place, evidence.members_sha256(table), table))
     return runs
+
+
+def _check_heatmaps(run: Run, folder: Path) -> None:
+    """The one figure that cannot be drawn again here, because it needs the images."""
+    localization = run.record.localization
+    if localization is not None and drawn_from(folder / "heatmaps.png") != localization.sha256:
+        raise RecordError(f"{run.place}/heatmaps.png does not show this record's heatmaps: restore it, or run again")
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -124,9 +114,9 @@ def render(runs: Sequence[Run]) -> str:
     for board in boards.values():
         _refuse_strangers(board)
     sections = [MARK, "# Leaderboard", _introduction(len(runs))]
-    for key in sorted(boards):
-        sections += _board(_rows(boards[key]))
-    return "\n\n".join([*sections, *_literature()]) + "\n"
+    for key in sorted(boards, key=lambda key: (_is_trial(boards[key][0].record), key)):
+        sections += _board(make_rows(boards[key]))
+    return "\n\n".join([*sections, *literature_sections()]) + "\n"
 
 
 def _refuse_strangers(board: list[Run]) -> None:
@@ -137,7 +127,7 @@ def _refuse_strangers(board: list[Run]) -> None:
             raise RecordError(
                 f"{run.place} and {first.place} claim one split, but were scored on other images or labels"
             )
-    for row in _rows(board):
+    for row in make_rows(board):
         seeds = [run.record.seed for run in row.runs]
         if len(set(seeds)) < len(seeds):
             places = ", ".join(run.place for run in row.runs)
@@ -163,36 +153,45 @@ def _board_key(record: Record) -> tuple[str, ...]:
     return dataset.name, identity(record.recipe), dataset.split.sha256, dataset.labels.sha256, options
 
 
-def _rows(runs: Iterable[Run]) -> list[Row]:
-    rows = defaultdict(list)
-    for run in runs:
-        method = run.record.method
-        source = "" if method.built_in else method.source_sha256
-        rows[method.name, json.dumps(method.options, sort_keys=True), source].append(run)
-    made = [Row(_label(group[0].record), sorted(group, key=lambda run: run.record.seed)) for group in rows.values()]
-    return sorted(made, key=lambda row: (-np.nan_to_num(row.mean("mean_auc"), nan=-1), row.label))
-
-
-def _label(record: Record) -> str:
-    changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
-    plugin = "" if record.method.built_in else f"plugin {record.method.source_sha256[:7]}"
-    told = ", ".join(part for part in (changed, plugin) if part)
-    return escape(record.method.title) + (f" ({code(told)})" if told else "")
-
-
 def _board(rows: list[Row]) -> list[str]:
-    first = rows[0].runs[0].record
+    first = rows[0].first
     changed = ", ".join(f"{key} = {value}" for key, value in first.recipe["changed"].items())
     recipe = Path(first.recipe["name"]).name + (f" with {changed}" if changed else "")
-    return [
-        f"## {escape(first.dataset.title)}, recipe {escape(recipe)}",
+    trial = "Trial, not a benchmark result: " if _is_trial(first) else ""
+    sections = [
+        f"## {trial}{escape(first.dataset.title)}, recipe {escape(recipe)}",
         _board_facts(first),
-        _ranking(rows),
-        "### AUC by finding",
-        _by_finding(rows, first),
-        "### Runs",
-        _run_table(rows),
+        tables.ranking(rows),
     ]
+    if steps := tables.make_steps(rows):
+        sections += [
+            "### What each step adds",
+            STEPS,
+            tables.ladder(steps),
+            tables.in_words(steps, first.dataset.caveat),
+        ]
+    sections += ["### AUC by finding", tables.by_finding(rows, first)]
+    if localized := [row for row in rows if all(run.record.localization for run in row.runs)]:
+        sections += ["### Localisation", _localization_facts(localized[0].first), tables.localization(localized)]
+        sections += ["Acc at IoBB > 0.25 by finding:", tables.localization_by_finding(localized)]
+    return [*sections, "### Runs", tables.run_table(rows)]
+
+
+def _is_trial(record: Record) -> bool:
+    """Whether the user let listed images be missing: such a run tries the harness, it measures no method."""
+    return any(counts.absent for counts in record.dataset.counts.values())
+
+
+def _localization_facts(record: Record) -> str:
+    found = record.localization
+    return (
+        f"{found.mean.boxes:,} boxes of {found.mean.findings} findings on {found.images:,} test images; means over "
+        "these findings. Heatmaps are normalised per image and cut at 60 and 180 of 255; each connected region is a "
+        "box (Wang et al. 2017). Acc: the share of true boxes that a found box meets so well; IoBB is the intersection "
+        "over the found box. AFP: found boxes that meet none, over all true boxes. Pointing game: the share of boxes "
+        "that hold the highest place of their heatmap. A heatmap is worth what it scores above the floors. All levels "
+        "stand in the records."
+    )
 
 
 def _board_facts(record: Record) -> str:
@@ -220,110 +219,6 @@ def _settings(record: Record) -> str:
     """All settings of the recipe as run: two files of one name may differ."""
     sections = ((section, record.recipe[section]) for section in SECTIONS)
     return "; ".join(f"{name} " + " ".join(f"{k}={as_typed(v)}" for k, v in part.items()) for name, part in sections)
-
-
-def _ranking(rows: list[Row]) -> str:
-    table = []
-    for number, row in enumerate(rows, start=1):
-        values = row.values("mean_auc")
-        seeds = f"{len(values)}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else "")
-        means = [_with_interval(row, "mean_auc"), _with_interval(row, "mean_auc_without_hernia")]
-        over = row.runs[0].record.mean_auc.findings
-        seen = sum(stage.examples * stage.epochs for stage in row.runs[0].record.stages)
-        table.append([number, row.label, *means, over, seeds, f"{seen:,}"])
-    headers = ["#", "Method", "Mean AUC", "without Hernia", "Findings", "Seeds", "Images trained on"]
-    return _table(headers, table, "rlllrlr")
-
-
-def _by_finding(rows: list[Row], first: Record) -> str:
-    table = []
-    for finding, auc in first.auc.items():
-        means = [row.mean(finding) for row in rows]
-        table.append([escape(finding.replace("_", " ")), auc.positives, *_best_in_bold(means)])
-    for name, title in (("mean_auc", "Mean"), ("mean_auc_without_hernia", "Mean without Hernia")):
-        table.append([title, "", *_best_in_bold([row.mean(name) for row in rows])])
-    headers = ["Finding", "Test positives", *(row.label for row in rows)]
-    return _table(headers, table, "lr" + "r" * len(rows))
-
-
-def _run_table(rows: list[Row]) -> str:
-    table = []
-    for row in rows:
-        for record, place, _ in row.runs:
-            hardware = record.environment.hardware
-            where = f"{hardware.get('device')} ({hardware.get('cores')} cores), {record.environment.precision}"
-            links = f"[record]({place}/run.json), [ROC]({place}/roc.png)"
-            table.append([row.label, record.seed, _stages(record), escape(where), _code_state(record), links])
-    made = _table(["Method", "Seed", "Stages", "Trained on", "Code", "Files"], table, "lrllll")
-    commands = "\n".join(plain(run.record.command) for row in rows for run in row.runs)
-    fence = "`" * (3 + max((len(ticks) for ticks in re.findall("`+", commands)), default=0))
-    return f"{made}\n\nTo run them again:\n\n{fence}console\n{commands}\n{fence}"
-
-
-def _stages(record: Record) -> str:
-    told = []
-    for stage in record.stages:
-        hard = stage.hard_positives
-        extra = f" ({hard['images']:,} images have missed positives)" if hard else ""
-        told.append(
-            f"{escape(stage.name)}: {stage.examples:,} images{extra}, epoch {stage.best_epoch} of {stage.epochs}, "
-            f"{stage.images_per_second:,.0f} images/s"
-        )
-    return "<br>".join(told)
-
-
-def _code_state(record: Record) -> str:
-    if not record.method.built_in:
-        return f"plugin {code(record.method.source_sha256[:10])}"
-    commit, dirty = record.environment.code.get("commit"), record.environment.code.get("dirty")
-    if not commit:
-        return f"version {escape(record.environment.versions.get('chxbench', '?'))}"
-    return code(str(commit)[:10]) + (" + changes" if dirty else "")
-
-
-def _literature() -> list[str]:
-    reported = pd.read_csv(LITERATURE)
-    whole = reported[reported[list(FINDINGS)].notna().all(axis=1)]
-    rest = reported.drop(whole.index)
-    by_finding = [[escape(f.replace("_", " ")), *_best_in_bold(whole[f].tolist(), 4)] for f in FINDINGS]
-    for column, title in (("mean_auc", "Mean"), ("mean_auc_without_hernia", "Mean without Hernia")):
-        by_finding.append([title, *_best_in_bold(whole[column].tolist(), 4)])
-    sections = [
-        "## Reported by the papers",
-        "Not measured here. ChestX-ray14, as printed in Table 1 of Ma et al. 2019 (official split; means computed from "
-        "the rows). These numbers are no yardstick for boards of another dataset, split or recipe.",
-        _table(["Finding", *map(escape, whole["title"])], by_finding, "l" + "r" * len(whole)),
-    ]
-    for split, group in rest.sort_values("mean_auc", ascending=False).groupby("split"):
-        table = [[escape(row.title), f"{row.mean_auc:.3f}", escape(row.source)] for row in group.itertuples()]
-        sections += [
-            f"Means reported, {escape(split)}:",
-            _table(["Method", "Mean AUC", "Source"], table, "lrl"),
-        ]
-    return sections
-
-
-def _interval(record: Record, name: str) -> records.Interval:
-    return record.auc[name] if name in record.auc else getattr(record, name)
-
-
-def _with_interval(row: Row, name: str) -> str:
-    if np.isnan(row.mean(name)):
-        return NOTHING
-    bounds = np.array([[interval.low, interval.high] for interval in (_interval(run.record, name) for run in row.runs)])
-    low, high = bounds.mean(axis=0)
-    return f"{row.mean(name):.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _best_in_bold(values: Sequence[float], digits: int = 3) -> list[str]:
-    texts = [NOTHING if np.isnan(value) else f"{value:.{digits}f}" for value in values]
-    best = max((text for text in texts if text != NOTHING), default=None)
-    return [f"**{text}**" if text == best and len(texts) > 1 else text for text in texts]
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[object]], align: str) -> str:
-    sides = [{"l": "left", "r": "right"}[side] for side in align]
-    return tabulate(rows, headers, tablefmt="pipe", colalign=sides if rows else None, disable_numparse=True)
 
 
 def _side_by_side(there: list[str], wanted: list[str]) -> Iterable[tuple[str | None, str | None]]:

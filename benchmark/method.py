@@ -40,6 +40,21 @@ class Output(NamedTuple):
     maps: Tensor | None = None
 
 
+class LoadedWeights(NamedTuple):
+    """What was loaded into a network before training.
+
+    A module that begins with weights from elsewhere keeps this as its attribute `loaded_weights`; the record then tells
+    the source and every tensor of the network that stayed as it was drawn.
+
+    Attributes:
+        source: the pinned name of pretrained weights ("timm/resnet101.tv_in1k"), or the name of a file.
+        tensors: names in the module's own state_dict.
+    """
+
+    source: str
+    tensors: tuple[str, ...]
+
+
 class Selection(NamedTuple):
     """What a stage trains on.
 
@@ -75,12 +90,15 @@ class Method:
         title: the row label on the leaderboard.
         paper: the citation.
         reported: the key of the paper's own numbers in literature.csv, or None.
+        compared_with: names of the methods that this one claims to better: its last step down, its controls. The
+            leaderboard shows the paired difference to each.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str] = ""
     reported: ClassVar[str | None] = None
+    compared_with: ClassVar[tuple[str, ...]] = ()
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
         """A network: images (B, 3, H, W), normalised as ImageNet, to Output.

@@ -86,6 +86,19 @@ def evaluate(
     )
 
 
+def mean_auc_draws(
+    scores: np.ndarray, labels: np.ndarray, patients: Sequence, resamples: int, seed: int = 0
+) -> np.ndarray:
+    """Mean AUC over the findings in each draw of patients: (resamples,), NaN where none is defined.
+
+    Scores of the same images in the same order see the same draws, so that two such arrays may be subtracted: the
+    quantiles of the differences are a paired interval.
+    """
+    drawn = _draws(scores, labels, patients, resamples, seed)
+    known = ~np.isnan(drawn)
+    return np.where(known.any(axis=1), np.where(known, drawn, 0).sum(axis=1) / known.sum(axis=1).clip(min=1), np.nan)
+
+
 def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The ROC curve's corners: false and true positive rates, both rising from 0 to 1; unknown labels left out."""
     known = ~np.isnan(labels)

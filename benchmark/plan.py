@@ -104,12 +104,18 @@ def make_plan(order: Order) -> Plan:
     """Check the whole order before anything costs time. Raises UserError."""
     load_plugins(order.plugins)
     entries = METHODS.get(order.method), DATASETS.get(order.dataset)
-    method = make(entries[0].cls, order.options, "")
     dataset, recipe = make_source(order)
+    method = make_method(entries[0].cls, recipe, order.options)
     index = read_index(dataset, order.data_dir)
     foreign = [entry.source_sha256 for entry in entries if not entry.built_in]
     run_id = _run_id(order.seed, method, dataset, recipe, index, foreign)
     return Plan(order, method, dataset, recipe, index, run_id, entries[0])
+
+
+def make_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -> Method:
+    """The method with the user's options, and the recipe's where the user gives none. Raises UserError."""
+    shared = {"output_stride": recipe.model.output_stride} if "output_stride" in keys(cls, "") else {}
+    return make(cls, {**shared, **options}, "")
 
 
 def make_source(source: Source) -> tuple[Dataset, Recipe]:

@@ -44,9 +44,16 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Model:
-    """Attributes: weights: "imagenet", "none" (random), or the path of a .safetensors file."""
+    """What networks begin with and look like, whatever the method.
+
+    Attributes:
+        weights: "imagenet", "none" (random), or the path of a .safetensors file.
+        output_stride: pixels of the image per place of the maps; it reaches the methods that have an option of this
+            name, unless the user gives that option.
+    """
 
     weights: str
+    output_stride: Literal[8, 16, 32] = 32
 
 
 @dataclass(frozen=True)

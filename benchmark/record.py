@@ -1,7 +1,8 @@
-"""What a run leaves behind: `results/<dataset>/<method>/<run id>/` with `run.json`, `scores.parquet` and `roc.png`.
+"""What a run leaves behind: `results/<dataset>/<method>/<run id>/` with `run.json`, its evidence and its figures.
 
-The classes below are the schema of `run.json`, version 1: plain numbers, null where there is no number, no key unknown.
-A record is never believed: its checksum finds a changed character, and `verify` computes every AUC from the scores.
+The evidence is `scores.parquet` and, where the test set has boxes, `maps.npz`; the figures are `roc.png` and
+`heatmaps.png`; schema.py says what `run.json` holds. A record is never believed: its checksum finds a changed
+character, and `verify` computes every AUC and every localisation score again from the evidence.
 """
 
 import filecmp
@@ -11,186 +12,43 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from . import metrics
-from .dataset import Index
+from . import evidence
 from .errors import UserError, first_few
+from .evidence import Maps
 from .options import make
-from .recipe import Evaluate
+from .recipe import Evaluate, Pixels
+from .schema import SCHEMA, Record
 
-SCHEMA = 1
-LEFT_OUT = "Hernia"  # 86 official test images of 32 patients: one class must not move a mean
+OF_MAPS = ("maps.npz", "heatmaps.png")
+FILES = ("run.json", "scores.parquet", "roc.png", *OF_MAPS)
 TOLERANCE = 1e-9  # between a recorded and a recomputed number
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
 
 
 class RecordError(UserError):
     """A record that cannot be read, or whose numbers do not follow from its scores."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class Interval(_Part):
-    """A value and its 95 % interval from resampled patients."""
-
-    value: Number | None
-    low: Number | None
-    high: Number | None
-
-
-class FindingAuc(Interval):
-    positives: Count
-
-
-class MeanAuc(Interval):
-    findings: Count  # over how many findings the mean was taken
-
-
-class MethodPart(_Part):
-    name: Name
-    title: str
-    paper: str
-    reported: str | None  # key of the paper's own numbers in literature.csv
-    built_in: bool  # whether it belongs to chxbench, whose commit or version then tells what ran
-    source_sha256: Sha256  # of the file that defines it
-    options: dict[str, Any]  # all of them
-    changed: dict[str, Any]  # those the user set
-
-
-class LabelsPart(_Part):
-    file: str
-    sha256: Sha256
-    version: str
-
-
-class SplitPart(_Part):
-    name: str
-    sha256: Sha256
-
-
-class Counts(_Part):
-    images: Count
-    patients: Count
-    positives: dict[str, Count]
-    absent: Count  # listed images that were not there and were left out on demand
-
-
-class DatasetPart(_Part):
-    name: Name
-    title: str
-    options: dict[str, Any]
-    labels: LabelsPart
-    split: SplitPart
-    pixels_sha256: Sha256  # of the decoded and shrunk images, all of them in order
-    counts: dict[Literal["train", "val", "test"], Counts]
-
-
-class WeightsPart(_Part):
-    init: str  # imagenet, none, or a file's name
-    sha256: Sha256  # of the initial weights, all tensors in order
-    final_sha256: Sha256  # of the weights that were scored
-
-
-class StagePart(_Part):
-    name: str
-    start: Literal["initial", "previous"]
-    examples: Count  # images an epoch, repeats counted
-    hard_positives: dict[str, Count] | None  # per finding, and "images": the images repeated for them
-    epochs: Count
-    best_epoch: Count
-    validation_auc: list[Number | None]
-    loss: list[Number]
-    seconds: Number  # of training, without validation
-    images_per_second: Number
-
-
-class EnvironmentPart(_Part):
-    versions: dict[str, str]
-    hardware: dict[str, str | int]
-    precision: Literal["bfloat16", "float32"]
-    layout: str
-    code: dict[str, str | bool | None]  # git commit, and whether the code was changed since
-
-
-class ScoresPart(_Part):
-    file: Literal["scores.parquet"]
-    sha256: Sha256
-
-
-class Record(_Part):
-    """One run, whole."""
-
-    schema_: Literal[1] = Field(alias="schema")
-    run_id: Name
-    created: str
-    command: str
-    seed: int
-    selection: str  # the rule that picked the epoch, in words
-    method: MethodPart
-    dataset: DatasetPart
-    recipe: dict[str, Any]
-    weights: WeightsPart
-    stages: list[StagePart]
-    auc: dict[str, FindingAuc]
-    mean_auc: MeanAuc
-    mean_auc_without_hernia: MeanAuc
-    localization: dict[str, Any] | None
-    speed: dict[str, Any] | None
-    scores: ScoresPart
-    environment: EnvironmentPart
-    checksum: Sha256  # of all of the above
-
-
-def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    """The table behind every number: image_id, patient_id, split, `label <finding>` and `score <finding>` (log-odds).
-
-    Args:
-        index: where the images, patients and labels stand.
-        rows: row numbers of the scored images (n,).
-        scores: log-odds (n, C), finite.
-    """
-    images = index.images.iloc[rows]
-    names = images[["image_id", "patient_id", "split"]].astype(str).reset_index(drop=True)
-    labels = pd.DataFrame(index.targets()[rows], columns=[f"label {finding}" for finding in index.findings])
-    return pd.concat([names, labels, pd.DataFrame(scores, columns=[f"score {f}" for f in index.findings])], axis=1)
-
-
-def judge(table: pd.DataFrame, resamples: int, split: str = "test") -> dict[str, Any]:
-    """The record's keys auc, mean_auc and mean_auc_without_hernia, computed from a score table."""
-    findings = [name.removeprefix("label ") for name in table.columns if name.startswith("label ")]
-    part = table[table["split"] == split]
-    labels = part[[f"label {finding}" for finding in findings]].to_numpy(np.float64)
-    scores = part[[f"score {finding}" for finding in findings]].to_numpy(np.float64)
-    leave_out = findings.index(LEFT_OUT) if LEFT_OUT in findings else None
-    judged = metrics.evaluate(scores, labels, part["patient_id"].to_numpy(), resamples, leave_out)
-    each = zip(findings, judged.auc, judged.positives, strict=True)
-    return {
-        "auc": {finding: {**value._asdict(), "positives": positives} for finding, value, positives in each},
-        "mean_auc": {**judged.mean[0]._asdict(), "findings": judged.mean[1]},
-        "mean_auc_without_hernia": {**judged.mean_without[0]._asdict(), "findings": judged.mean_without[1]},
-    }
-
-
-def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame) -> Record:
-    """Write scores and record; `fields` is the record but for schema, judgement, scores and checksum.
+def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: Maps | None) -> Record:
+    """Write evidence and record; `fields` is the record but for schema, judgement, scores and checksum.
 
     `run.json` comes last and whole: where it stands, the run is finished.
     """
     table.to_parquet(folder / "scores.parquet", index=False)
     scores = {"file": "scores.parquet", "sha256": file_sha256(folder / "scores.parquet")}
-    resamples = fields["recipe"]["evaluate"]["resamples"]
-    content = {"schema": SCHEMA, **fields, **judge(table, resamples), "scores": scores}
+    recipe = fields["recipe"]
+    judged = evidence.judge_scores(table, recipe["evaluate"]["resamples"])
+    content = {"schema": SCHEMA, **fields, **judged, "localization": None, "scores": scores}
+    if maps is not None:
+        evidence.save_maps(maps, folder / "maps.npz")
+        localized = evidence.judge_maps(maps, list(judged["auc"]), recipe["pixels"], recipe["evaluate"]["resamples"])
+        content["localization"] = {**localized, "file": "maps.npz", "sha256": evidence.maps_sha256(maps)}
     content["checksum"] = _checksum(content)
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     record = _parse(text, folder)
@@ -219,22 +77,34 @@ def read_scores(folder: Path, record: Record) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
+def read_maps(folder: Path, record: Record) -> Maps | None:
+    """The heatmaps of a record, None if it has none. Raises RecordError if they are not those that it names."""
+    if record.localization is None:
+        return None
+    path = folder / record.localization.file
+    try:
+        maps = evidence.load_maps(path)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise RecordError(f"{path} cannot be read ({error}): run again or restore it") from error
+    if evidence.maps_sha256(maps) != record.localization.sha256:
+        raise RecordError(f"{path} is not the file that the record was made from: run again or restore it")
+    return maps
+
+
 def verify(folder: Path, record: Record) -> pd.DataFrame:
-    """Compute all AUCs and intervals again; the score table. Raises RecordError where the record says otherwise."""
+    """Compute every score and interval again; the score table. Raises RecordError where the record says otherwise."""
     table = read_scores(folder, record)
     _check_rows(folder, record, table)
-    evaluate = make(Evaluate, record.recipe["evaluate"], "evaluate.")
-    again = judge(table, evaluate.resamples)
-    differing = list(_differences(record.model_dump(include=set(again)), again))
-    if differing:
-        raise RecordError(f"{folder / 'run.json'} does not follow from its scores: {first_few(differing)}")
+    resamples = make(Evaluate, record.recipe["evaluate"], "evaluate.").resamples
+    again = evidence.judge_scores(table, resamples)
+    _compare(folder, record.model_dump(include=set(again)), again)
+    maps = read_maps(folder, record)
+    if maps is not None and record.localization is not None:
+        _check_maps(folder, record, table, maps)
+        pixels = make(Pixels, record.recipe["pixels"], "pixels.")
+        localized = evidence.judge_maps(maps, list(record.auc), vars(pixels), resamples)
+        _compare(folder, record.localization.model_dump(exclude={"file", "sha256"}), localized)
     return table
-
-
-def members_sha256(table: pd.DataFrame) -> str:
-    """SHA-256 over the scored images with patient, split and labels: equal where two runs were asked the same."""
-    asked = table[[name for name in table.columns if not name.startswith("score ")]].sort_values("image_id")
-    return hashlib.sha256(asked.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def find(results: Path) -> list[Path]:
@@ -244,7 +114,7 @@ def find(results: Path) -> list[Path]:
 
 def publish(work: Path, record: Record, results: Path) -> tuple[Path, str]:
     """Copy a finished run to its place under `results`, whole or not at all; the place, and what was done, in words."""
-    names = ("run.json", "scores.parquet", "roc.png")
+    names = FILES if record.localization else tuple(name for name in FILES if name not in OF_MAPS)
     place = results / record.dataset.name / record.method.name / record.run_id
     if all((place / name).is_file() and filecmp.cmp(work / name, place / name, shallow=False) for name in names):
         return place, "already published in"
@@ -266,6 +136,26 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compare(folder: Path, recorded: dict[str, Any], computed: dict[str, Any]) -> None:
+    differing = list(_differences(recorded, computed))
+    if differing:
+        raise RecordError(f"{folder / 'run.json'} does not follow from its evidence: {first_few(differing)}")
+
+
+def _check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -> None:
+    """The heatmaps are of test images and of the patients they claim, and the arrays fit together."""
+    test = table[table["split"] == "test"].set_index("image_id")
+    known = set(maps.image_id) <= set(test.index) and len(set(maps.image_id)) == len(maps.image_id)
+    if not known or not (test["patient_id"].loc[maps.image_id].to_numpy() == maps.patient_id).all():
+        raise RecordError(f"{folder / 'maps.npz'} holds other images than the record's test split: run again")
+    images, findings, boxes = len(maps.image_id), len(record.auc), len(maps.boxes)
+    fits = maps.maps.shape[:2] == (images, findings) and maps.maps.ndim == 4 and maps.boxes.shape == (boxes, 4)
+    for which, most in ((maps.box_image, images), (maps.box_finding, findings)):
+        fits = fits and which.shape == (boxes,) and (which >= 0).all() and (which < most).all()
+    if not fits or not np.isfinite(maps.maps).all():
+        raise RecordError(f"{folder / 'maps.npz'} holds arrays that do not fit together: run again")
 
 
 def _check_rows(folder: Path, record: Record, table: pd.DataFrame) -> None:
@@ -312,8 +202,11 @@ def _differences(recorded: Any, computed: Any, where: str = "") -> Iterator[str]
     if isinstance(computed, dict) and isinstance(recorded, dict):
         for key in sorted(computed.keys() | recorded.keys()):
             yield from _differences(recorded.get(key), computed.get(key), f"{where}.{key}".lstrip("."))
+    elif isinstance(computed, list) and isinstance(recorded, list) and len(computed) == len(recorded):
+        for number, pair in enumerate(zip(recorded, computed, strict=True)):
+            yield from _differences(*pair, f"{where}[{number}]")
     elif isinstance(computed, float) and isinstance(recorded, float):
         if not math.isclose(recorded, computed, rel_tol=0, abs_tol=TOLERANCE):
-            yield f"{where} is {recorded:.6f}, the scores give {computed:.6f}"
+            yield f"{where} is {recorded:.6f}, the evidence gives {computed:.6f}"
     elif recorded != computed:
-        yield f"{where} is {recorded}, the scores give {computed}"
+        yield f"{where} is {recorded}, the evidence gives {computed}"

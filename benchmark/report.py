@@ -10,8 +10,8 @@ from rich.table import Table
 from .leaderboard import leaderboard_path
 from .options import as_typed, describe
 from .recipe import SECTIONS, load_recipe, recipe_names
-from .record import Interval, Record
 from .registry import DATASETS, METHODS, Registry
+from .schema import Interval, Record
 from .text import plain
 
 

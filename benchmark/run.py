@@ -11,17 +11,19 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from . import record as records
-from .describe import describe_environment, describe_order, describe_outcome
+from .describe import describe_environment, describe_order, describe_outcome, loaded_weights
 from .device import Device, save_weights
-from .errors import UserError
+from .errors import UserError, first_few
+from .evidence import score_table
 from .figures import draw_roc
 from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
+from .localize import localize
 from .method import MethodError
 from .pixels import prepare
 from .plan import Order, Plan, make_plan
 from .predict import predict
 from .progress import say
-from .record import Record
+from .schema import Record
 from .stages import train_stages
 from .train import copy_weights
 
@@ -70,18 +72,22 @@ def train_and_score(plan: Plan) -> None:
     decoded = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
     stages = train_stages(plan, device, network, initial, decoded.pixels)
     rows, scores = score(plan, device, network, stages[-1].trained.weights, decoded.pixels)
+    maps = localize(plan, device, network, decoded.pixels)
     fields = {
         **describe_order(plan, decoded.sha256),
-        **describe_outcome(plan, initial, stages),
+        **describe_outcome(plan, network, initial, stages),
         "environment": environment,
     }
-    records.write(plan.work, fields, records.score_table(plan.index, rows, scores))
+    records.write(plan.work, fields, score_table(plan.index, rows, scores), maps)
 
 
 def build_network(plan: Plan) -> tuple[nn.Module, dict[str, Tensor]]:
     """The method's network and a copy of its initial weights, drawn from the run's seed where they are random."""
     torch.manual_seed(plan.order.seed)
     network = plan.method.build(plan.index.findings, plan.recipe.model.weights)
+    source, untouched = loaded_weights(network)
+    if source:
+        say(f"loaded {source}; {len(untouched)} tensors keep their initial values: {first_few(untouched)}")
     return network, copy_weights(network)
 
 

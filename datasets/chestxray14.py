@@ -54,6 +54,7 @@ class ChestXray14(Dataset):
     """
 
     title: ClassVar[str] = "NIH ChestX-ray14"
+    caveat: ClassVar[str] = "the labels were mined from reports by software, and some of them are wrong"
 
     allow_missing: bool = False
     labels: str = ""

@@ -1,39 +1,47 @@
-"""What methods share: a backbone of timm's, heads that turn features into maps, poolings that turn maps into logits.
+"""What methods share: heads that turn features into maps, poolings that turn maps into logits.
 
-A network of this wing is a backbone (images -> features), a head (features -> log-odds at each place) and a pooling
-(places -> image), so that classification and localisation come out of one forward pass.
+A network of this wing is a backbone (images -> features, backbones.py), a head (features -> log-odds at each place) and
+a pooling (places -> image), so that classification and localisation come out of one forward pass.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
-import timm
 import torch
-from safetensors.torch import load_file
-from timm.layers import SEModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..benchmark.method import MethodError, Output
+from ..benchmark.method import Output
 
-GATE_BIAS = 4.0  # sigmoid(4) = 0.982: an open gate
+PARSENET_SCALE = 10.0  # initial length of the normalised features: of the order of unnormalised ones
+
+Pool = Literal["mean_probability", "mean_logit", "lse", "max"]
 
 
 class MapClassifier(nn.Module):
-    """Backbone, head and pooling in a row: images (B, 3, H, W) to Output with logits (B, C) and maps (B, C, h, w)."""
+    """Backbone, head and pooling in a row: images (B, 3, H, W) to Output with logits (B, C) and maps (B, C, h, w).
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, pool: Callable[[Tensor], Tensor]) -> None:
+    Args:
+        backbone: gives features (B, D, h, w).
+        head: features to log-odds at each place.
+        pool: places to image.
+        cam: show the head's `activation_map` in place of the maps that are pooled; the logits stay the same.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, pool: Callable[[Tensor], Tensor], cam: bool = False
+    ) -> None:
         super().__init__()
-        self.backbone, self.head, self.pool = backbone, head, pool
+        self.backbone, self.head, self.pool, self.cam = backbone, head, pool, cam
 
     def forward(self, images: Tensor) -> Output:
         features = self.backbone.forward_features(images)
         with full_precision(features):
-            maps = self.head(features.float())
-            return Output(self.pool(maps), maps)
+            features = features.float()
+            maps = self.head(features)
+            return Output(self.pool(maps), self.head.activation_map(features) if self.cam else maps)
 
 
 def full_precision(features: Tensor) -> torch.autocast:
@@ -46,57 +54,35 @@ class GlobalLocalHead(nn.Module):
 
     The mean is broadcast back, without a convolution, and concatenated (Ma et al. 2019, section 2.2): features
     (B, D, h, w) to log-odds (B, C, h, w) by one linear classifier for all places.
-    """
-
-    def __init__(self, features: int, findings: int) -> None:
-        super().__init__()
-        self.classifier = nn.Conv2d(2 * features, findings, 1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        everywhere = features.mean((2, 3), keepdim=True).expand_as(features)
-        return self.classifier(torch.cat([features, everywhere], dim=1))
-
-
-def build_backbone(
-    name: str, weights: str, attention: bool = False, gates: Literal["open", "random"] = "open"
-) -> nn.Module:
-    """A timm network without its classifier; `forward_features` gives (B, `num_features`, h, w).
 
     Args:
-        name: timm's name of the architecture, with the tag of its weights ("resnet101.tv_in1k").
-        weights: "imagenet" (downloaded by timm), "none", or the path of a .safetensors file.
-        attention: put a squeeze-and-excitation block into every residual block, before the addition.
-        gates: how these blocks begin, see `open_gates`.
-
-    Raises:
-        MethodError: unknown name, weights that cannot be had or do not fit, attention in a network that takes none.
+        features: D.
+        findings: C.
+        normalize: bring both halves to length 1 at each place and scale each channel by a learned factor before the
+            concatenation, as ParseNet does (Liu et al. 2015, section 3.3), so that neither half drowns the other.
     """
-    extra = {"block_args": {"attn_layer": "se"}} if attention else {}
-    try:
-        backbone = timm.create_model(name, pretrained=False, num_classes=0, **extra)
-        has_attention = any(isinstance(module, SEModule) for module in backbone.modules())
-    except RuntimeError as error:
-        raise MethodError(f"backbone {name!r} cannot be built: {error}") from error
-    except TypeError:  # a constructor that knows no block_args
-        has_attention = False
-    if attention and not has_attention:
-        raise MethodError(f"backbone {name!r} takes no squeeze-and-excitation blocks: choose a ResNet of timm's")
-    if attention and gates == "open":
-        open_gates(backbone)
-    if weights != "none":  # after the gates: a file that holds trained ones keeps them
-        _load(backbone, _imagenet(name) if weights == "imagenet" else _from_file(weights), weights)
-    return backbone
 
+    def __init__(self, features: int, findings: int, normalize: bool = False) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(2 * features, findings, 1)
+        self.scale = nn.Parameter(torch.full((1, 2 * features, 1, 1), PARSENET_SCALE)) if normalize else None
 
-def open_gates(network: nn.Module) -> None:
-    """Let every squeeze-and-excitation block pass nearly everything (0.982) at first.
+    def forward(self, features: Tensor) -> Tensor:
+        return self._classify(features, features.mean((2, 3), keepdim=True).expand_as(features))
 
-    Random gates multiply each residual branch by about 0.5, which destroys what a pretrained network knows.
-    """
-    for module in network.modules():
-        if isinstance(module, SEModule):
-            nn.init.zeros_(module.fc2.weight)
-            nn.init.constant_(module.fc2.bias, GATE_BIAS)
+    def activation_map(self, features: Tensor) -> Tensor:
+        """The class activation map: what the classifier would say of a place if the whole image were like it.
+
+        With the concatenation as written and log-odds averaged, its mean over the places is the image's log-odds: it
+        is the map of "average pooling between the last stage and the classifier" (Ma et al. 2019, Fig. 4).
+        """
+        return self._classify(features, features)
+
+    def _classify(self, local: Tensor, everywhere: Tensor) -> Tensor:
+        if self.scale is None:
+            return self.classifier(torch.cat([local, everywhere], dim=1))
+        both = torch.cat([F.normalize(local, dim=1), F.normalize(everywhere, dim=1)], dim=1)
+        return self.classifier(both * self.scale)
 
 
 def mean_logit(maps: Tensor) -> Tensor:
@@ -125,43 +111,8 @@ def maximum(maps: Tensor) -> Tensor:
     return maps.float().amax((2, 3))
 
 
-# By the name a user writes as --option pool=NAME.
-POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean_probability": mean_probability,
-    "mean_logit": mean_logit,
-    "lse": partial(log_sum_exp, sharpness=10.0),
-    "max": maximum,
-}
-
-
-def _imagenet(name: str) -> dict[str, Tensor]:
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MethodError(
-            f"the ImageNet weights of {name} cannot be had ({cause}): "
-            "use --set model.weights=none, or =FILE.safetensors with a copy of them"
-        ) from error
-
-
-def _from_file(path: str) -> dict[str, Tensor]:
-    if not path.endswith(".safetensors"):
-        raise MethodError(f"model.weights = {path!r} is neither imagenet, none nor a .safetensors file")
-    try:
-        return load_file(Path(path))
-    except Exception as error:
-        raise MethodError(f"weights {path} cannot be read: {error}") from error
-
-
-def _load(backbone: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Copy the weights in; only attention blocks may stay as they are, only a classifier may be left over."""
-    wanted = backbone.state_dict()
-    absent = [key for key in wanted if key not in weights and ".se." not in key]
-    misfits = [key for key in wanted if key in weights and weights[key].shape != wanted[key].shape]
-    if absent or misfits:
-        raise MethodError(
-            f"weights {source} do not fit the backbone: {len(absent)} of its tensors are not there and "
-            f"{len(misfits)} have another shape, {(absent + misfits)[0]} first"
-        )
-    backbone.load_state_dict({key: value for key, value in weights.items() if key in wanted}, strict=False)
+def pooling(name: Pool, sharpness: float) -> Callable[[Tensor], Tensor]:
+    """The pooling that a user names with `--option pool=NAME`; sharpness is that of "lse"."""
+    if name == "lse":
+        return partial(log_sum_exp, sharpness=sharpness)
+    return {"mean_probability": mean_probability, "mean_logit": mean_logit, "max": maximum}[name]

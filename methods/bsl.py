@@ -12,20 +12,29 @@ from torch import nn
 
 from ..benchmark.method import Method
 from ..benchmark.registry import METHODS
-from .blocks import MapClassifier, build_backbone, mean_logit
+from .backbones import OutputStride, build_backbone
+from .blocks import MapClassifier, mean_logit
 
 
 @METHODS.register("bsl")
 @dataclass(frozen=True)
 class Baseline(Method):
-    """Options: backbone: any convolutional network of timm's, with the tag of its weights."""
+    """Options:
+
+    backbone: any convolutional network of timm's, with the tag of its weights; resnet101.tv_in1k are the weights
+        nearest to those of 2018.
+    output_stride: pixels of the image per place of the maps. 32 (the paper's: 7x7 places of a 224-pixel crop), or 16
+        or 8, where the last stages dilate their convolutions instead of shrinking. The recipe's model.output_stride
+        unless it is given.
+    """
 
     title: ClassVar[str] = "BSL"
     paper: ClassVar[str] = "Ma et al., ICASSP 2019"
     reported: ClassVar[str | None] = "bsl"
 
     backbone: str = "resnet101.tv_in1k"
+    output_stride: OutputStride = 32
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
-        backbone = build_backbone(self.backbone, weights)
+        backbone = build_backbone(self.backbone, weights, output_stride=self.output_stride)
         return MapClassifier(backbone, nn.Conv2d(backbone.num_features, len(findings), 1), mean_logit)

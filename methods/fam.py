@@ -12,7 +12,8 @@ from torch import nn
 
 from ..benchmark.method import Method
 from ..benchmark.registry import METHODS
-from .blocks import MapClassifier, build_backbone, mean_logit
+from .backbones import OutputStride, build_backbone
+from .blocks import MapClassifier, mean_logit
 
 
 @METHODS.register("fam")
@@ -20,18 +21,26 @@ from .blocks import MapClassifier, build_backbone, mean_logit
 class FeatureAttention(Method):
     """Options:
 
-    backbone: a ResNet of timm's.
+    backbone: a ResNet of timm's, into which the blocks are put, or one that has them and their ImageNet weights:
+        legacy_seresnet101.in1k, the only such SE-ResNet-101 of timm's (it takes no output_stride but 32).
     gates: how the attention blocks begin; not stated in the paper. "open" (0.982) keeps pretrained features whole,
-        "random" multiplies each residual branch by about 0.5.
+        "random" multiplies each residual branch by about 0.5. Weights that hold the blocks win.
+    output_stride: as in `bsl`.
     """
 
     title: ClassVar[str] = "BSL + FAM"
     paper: ClassVar[str] = "Ma et al., ICASSP 2019"
     reported: ClassVar[str | None] = "fam"
+    compared_with: ClassVar[tuple[str, ...]] = ("bsl",)
 
     backbone: str = "resnet101.tv_in1k"
     gates: Literal["open", "random"] = "open"
+    output_stride: OutputStride = 32
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
-        backbone = build_backbone(self.backbone, weights, attention=True, gates=self.gates)
+        backbone = self.build_backbone(weights)
         return MapClassifier(backbone, nn.Conv2d(backbone.num_features, len(findings), 1), mean_logit)
+
+    def build_backbone(self, weights: str) -> nn.Module:
+        """The ResNet with its attention blocks: the same in every method above this one."""
+        return build_backbone(self.backbone, weights, True, self.gates, self.output_stride)

@@ -8,33 +8,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pydantic import PositiveFloat
 from torch import nn
 
-from ..benchmark.method import Method
 from ..benchmark.registry import METHODS
-from .blocks import POOLINGS, GlobalLocalHead, MapClassifier, build_backbone
+from .blocks import GlobalLocalHead, MapClassifier, Pool, pooling
+from .fam import FeatureAttention
 
 
 @METHODS.register("sam")
 @dataclass(frozen=True)
-class SpaceAttention(Method):
+class SpaceAttention(FeatureAttention):
     """Options:
 
-    backbone: a ResNet of timm's.
-    gates: how the attention blocks begin, see `fam`.
+    backbone, gates, output_stride: as in `fam`.
     pool: how places become an image. The paper averages and does not say what: "mean_probability" averages
-        probabilities; "mean_logit" averages log-odds (the degenerate reading); "lse" (sharpness 10) and "max" do not
-        average.
+        probabilities; "mean_logit" averages log-odds (the degenerate reading); "lse" and "max" do not average.
+    sharpness: r of pool=lse, between the mean (small) and the maximum (large); 10 in Wang et al. 2017.
+    fuse: how a place's own and the global features meet: "concat" as the paper writes it; "parsenet" normalises both
+        and learns a scale for each channel first, as the ParseNet that the paper cites.
+    heatmap: which maps to show; it changes no score. "score" are the score maps before the last average, "cam" the
+        class activation map: the two sides of the paper's Fig. 4.
     """
 
     title: ClassVar[str] = "BSL + FAM + SAM"
-    paper: ClassVar[str] = "Ma et al., ICASSP 2019"
     reported: ClassVar[str | None] = "sam"
+    compared_with: ClassVar[tuple[str, ...]] = ("fam",)
 
-    backbone: str = "resnet101.tv_in1k"
-    gates: Literal["open", "random"] = "open"
-    pool: Literal["mean_probability", "mean_logit", "lse", "max"] = "mean_probability"
+    pool: Pool = "mean_probability"
+    sharpness: PositiveFloat = 10.0
+    fuse: Literal["concat", "parsenet"] = "concat"
+    heatmap: Literal["score", "cam"] = "score"
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
-        backbone = build_backbone(self.backbone, weights, attention=True, gates=self.gates)
-        return MapClassifier(backbone, GlobalLocalHead(backbone.num_features, len(findings)), POOLINGS[self.pool])
+        backbone = self.build_backbone(weights)
+        head = GlobalLocalHead(backbone.num_features, len(findings), self.fuse == "parsenet")
+        return MapClassifier(backbone, head, pooling(self.pool, self.sharpness), cam=self.heatmap == "cam")

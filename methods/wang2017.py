@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from ..benchmark.method import Method, Output
 from ..benchmark.registry import METHODS
-from .blocks import build_backbone, full_precision, log_sum_exp
+from .backbones import OutputStride, build_backbone
+from .blocks import full_precision, log_sum_exp
 
 
 @METHODS.register("wang2017")
@@ -23,7 +24,9 @@ from .blocks import build_backbone, full_precision, log_sum_exp
 class Wang2017(Method):
     """Options:
 
-    backbone: ResNet-50 was the paper's best of four.
+    backbone: ResNet-50 was the best of the paper's four; VGG16 is vgg16.tv_in1k (with output_stride=32). timm has
+        neither AlexNet nor GoogLeNet.
+    output_stride: as in `bsl`.
     transition: channels of the transition layer, a 1x1 convolution with ReLU; kernel and width are not stated.
     sharpness: r of the log-sum-exp pooling, 10 in the paper.
     reduction: the paper sums the weighted cross-entropy over batch and findings; "mean" divides by their number, so
@@ -35,12 +38,14 @@ class Wang2017(Method):
     reported: ClassVar[str | None] = "wang2017"
 
     backbone: str = "resnet50.tv_in1k"
+    output_stride: OutputStride = 32
     transition: PositiveInt = 1024
     sharpness: PositiveFloat = 10.0
     reduction: Literal["mean", "sum"] = "mean"
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
-        return _TransitionNet(build_backbone(self.backbone, weights), self.transition, len(findings), self.sharpness)
+        backbone = build_backbone(self.backbone, weights, output_stride=self.output_stride)
+        return _TransitionNet(backbone, self.transition, len(findings), self.sharpness)
 
     def loss(self, output: Output, targets: Tensor) -> Tensor:
         return weighted_cross_entropy(output.logits, targets, self.reduction)

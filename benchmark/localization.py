@@ -1,0 +1,227 @@
+"""Where the disease is: heatmaps against boxes by the protocol of Wang et al. 2017 (section 4.2), the pointing game.
+
+Pure functions of arrays; they know no file, no torch and no screen. Boxes are rows x, y, w, h, (x, y) the upper left
+corner, as fractions of the whole image. A heatmap covers the crop that the network saw; what is found on it is brought
+back to the whole image, so that a box outside the crop counts as missed and not as absent.
+
+Chosen where the paper is silent: maps are enlarged bilinearly to the crop's pixels before they are normalised, and
+pixels touch by their sides only. The pointing game (Zhang et al. 2016) asks whether the centre of the highest place
+lies in a box of the finding, without tolerance.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+THRESHOLDS = (60, 180)  # of 0..255, each by itself
+IOBB = (0.1, 0.25, 0.5, 0.75, 0.9)
+IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+LEVELS = np.array(IOBB + IOU)
+CENTRE = (0.25, 0.25, 0.5, 0.5)  # the box of the floor that looks at nothing
+CHUNK = 256  # maps enlarged at a time: 51 MB at 224 pixels
+# Neighbours within a map share a side; maps that are stacked to be labelled at once do not touch.
+NEIGHBOURS = np.array([np.zeros((3, 3)), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.zeros((3, 3))])
+
+
+class Truth(NamedTuple):
+    """M boxes on N images.
+
+    Attributes:
+        image, finding: (M,) which of the N images and of the C findings.
+        boxes: (M, 4) fractions of the whole image.
+        patients: (N,) whose image it is, any kind of name.
+    """
+
+    image: np.ndarray
+    finding: np.ndarray
+    boxes: np.ndarray
+    patients: np.ndarray
+
+
+class Crop(NamedTuple):
+    """The centre square that a network saw: sides of the shrunk image and of the crop, in pixels."""
+
+    size: int
+    side: int
+
+    def to_image(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes (n, 4) from fractions of the crop to fractions of the whole image."""
+        start = (self.size - self.side) // 2 / self.size
+        return boxes * (self.side / self.size) + np.array([start, start, 0, 0])
+
+
+class Predicted(NamedTuple):
+    """Boxes of one finding: (n,) on which image, (n, 4) fractions of the whole image."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+
+
+class Marks(NamedTuple):
+    """How heatmaps did, box by box.
+
+    Attributes:
+        found: bool (M, 12), whether a box was found at each T(IoBB), then at each T(IoU).
+        false: int (C, 12), predicted boxes of each finding, on all images, that meet none of its boxes so well.
+        pointed: bool (M,), whether the highest place lies in a box of that finding on that image.
+    """
+
+    found: np.ndarray
+    false: np.ndarray
+    pointed: np.ndarray
+
+
+class Score(NamedTuple):
+    """Marks as rates, for each finding (C, ...) or as their mean (...); NaN for a finding without a box.
+
+    Attributes:
+        accuracy: (..., 12) found boxes / boxes of the finding.
+        false_positives: (..., 12) false boxes / boxes of all findings, as Wang et al. 2017 count them.
+        pointing_game: (...) boxes whose finding's highest place lies right / boxes of the finding.
+    """
+
+    accuracy: np.ndarray
+    false_positives: np.ndarray
+    pointing_game: np.ndarray
+
+
+def judge(maps: np.ndarray, truth: Truth, crop: Crop) -> Marks:
+    """Judge heatmaps (N, C, h, w) of the crop, on any scale, against the boxes."""
+    peaks = np.stack([highest(maps[:, c], crop) for c in range(maps.shape[1])], axis=1)
+    return _judge(lambda c: predict_boxes(maps[:, c], crop), peaks, truth)
+
+
+def judge_random(grid: tuple[int, int], findings: int, truth: Truth, crop: Crop, seed: int = 0) -> Marks:
+    """What maps of independent uniform noise on the same grid (h, w) would get: the floor under every heatmap."""
+    noise = np.random.default_rng(seed).random((len(truth.patients), findings, *grid), np.float32)
+    return judge(noise, truth, crop)
+
+
+def judge_centre(findings: int, truth: Truth) -> Marks:
+    """What the same box would get on every image, in its middle and half as wide and high."""
+    images = len(truth.patients)
+    everywhere = Predicted(np.arange(images), np.tile(CENTRE, (images, 1)))
+    return _judge(lambda c: everywhere, np.full((images, findings, 2), 0.5), truth)
+
+
+def score(marks: Marks, truth: Truth) -> Score:
+    """Rates of each finding, (C, ...)."""
+    findings = len(marks.false)
+    boxes = np.bincount(truth.finding, minlength=findings)[:, None]
+    known = np.where(boxes > 0, 1.0, np.nan)
+    hits = np.zeros((findings, 1 + len(LEVELS)))
+    np.add.at(hits, truth.finding, np.column_stack([marks.pointed, marks.found]))
+    rates = known * hits / np.maximum(boxes, 1)
+    return Score(rates[:, 1:], known * marks.false / len(truth.finding), rates[:, 0])
+
+
+def mean_score(scores: Score) -> Score:
+    """The mean over the findings that have boxes. Each part (C, ...) loses its first axis."""
+    return Score(*(np.nanmean(part, axis=0) for part in scores))
+
+
+def mean_interval(marks: Marks, truth: Truth, resamples: int, seed: int = 0) -> tuple[Score, Score]:
+    """Ends of the 95 % intervals of the mean accuracies and of the mean pointing game; false positives have none.
+
+    Patients are drawn whole. A finding without a box in a draw is left out of that draw's mean.
+    """
+    _, owner = np.unique(truth.patients, return_inverse=True)
+    drawn = np.random.default_rng(seed).integers(0, owner.max() + 1, (resamples, owner.max() + 1))
+    times = np.stack([np.bincount(draw, minlength=owner.max() + 1) for draw in drawn])[:, owner[truth.image]]
+    hits = np.column_stack([marks.pointed, marks.found]).astype(float)
+    rates = []
+    for c in np.unique(truth.finding):
+        mine = truth.finding == c
+        boxes = times[:, mine].sum(axis=1)[:, None]
+        rates.append(np.where(boxes > 0, times[:, mine] @ hits[mine] / np.maximum(boxes, 1), np.nan))
+    ends = np.nanquantile(np.nanmean(rates, axis=0), [0.025, 0.975], axis=0)
+    nothing = np.full(len(LEVELS), np.nan)
+    low, high = (Score(end[1:], nothing, end[0]) for end in ends)
+    return low, high
+
+
+def predict_boxes(maps: np.ndarray, crop: Crop) -> Predicted:
+    """Boxes around the connected regions above 60 and above 180, both sets, of one finding's maps (N, h, w)."""
+    images, boxes = [np.empty(0, int)], [np.empty((0, 4))]
+    for first in range(0, len(maps), CHUNK):
+        heat = normalise(enlarge(maps[first : first + CHUNK], crop.side))
+        for threshold in THRESHOLDS:
+            regions, _ = ndimage.label(heat > threshold, NEIGHBOURS)
+            found = np.array([[s.start for s in r] + [s.stop for s in r] for r in ndimage.find_objects(regions)])
+            if len(found):
+                image, top, left, _, bottom, right = found.T
+                images.append(first + image)
+                boxes.append(np.column_stack([left, top, right - left, bottom - top]) / crop.side)
+    return Predicted(np.concatenate(images), crop.to_image(np.concatenate(boxes)))
+
+
+def enlarge(maps: np.ndarray, side: int) -> np.ndarray:
+    """Maps (N, h, w) to (N, side, side), bilinearly: a place's value stands at its centre, edges continue outwards."""
+    rows, columns = (_bilinear(places, side) for places in maps.shape[1:])
+    return rows @ maps.astype(np.float32) @ columns.T
+
+
+def normalise(heat: np.ndarray) -> np.ndarray:
+    """Each map (N, H, W) to 0..255 by its own lowest and highest value; a map without contrast to 0."""
+    low, high = heat.min((1, 2), keepdims=True), heat.max((1, 2), keepdims=True)
+    return 255 * (heat - low) / np.where(high > low, high - low, 1)
+
+
+def highest(maps: np.ndarray, crop: Crop) -> np.ndarray:
+    """The centre of each map's highest place, the first of equals: (N, h, w) to x, y (N, 2) of the whole image."""
+    _, height, width = maps.shape
+    y, x = np.divmod(maps.reshape(len(maps), -1).argmax(axis=1), width)
+    points = np.column_stack([(x + 0.5) / width, (y + 0.5) / height, np.zeros((len(maps), 2))])
+    return crop.to_image(points)[:, :2]
+
+
+def overlaps(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoBB (intersection over the *predicted* box) and IoU of pairs of boxes, both (n, 4): two (n,) in 0..1."""
+    low = np.maximum(predicted[:, :2], truth[:, :2])
+    high = np.minimum(predicted[:, :2] + predicted[:, 2:], truth[:, :2] + truth[:, 2:])
+    shared = (high - low).clip(min=0).prod(axis=1)
+    areas = predicted[:, 2:].prod(axis=1), truth[:, 2:].prod(axis=1)
+    return shared / areas[0], shared / (areas[0] + areas[1] - shared)
+
+
+def _judge(predict: Callable[[int], Predicted], peaks: np.ndarray, truth: Truth) -> Marks:
+    """Marks from the predicted boxes of each finding and the highest places x, y (N, C, 2)."""
+    findings = peaks.shape[1]
+    found = np.zeros((len(truth.boxes), len(LEVELS)), bool)
+    false = np.zeros((findings, len(LEVELS)), int)
+    for c in np.unique(truth.finding):  # a finding that nobody boxed has no accuracy and no false boxes
+        mine = truth.finding == c
+        found[mine], false[c] = _match(predict(c), truth.image[mine], truth.boxes[mine])
+    return Marks(found, false, _pointed(peaks[truth.image, truth.finding], truth, findings))
+
+
+def _match(predicted: Predicted, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which true boxes (m,) are found at each level, and how many predicted ones are false there."""
+    p, t = np.nonzero(predicted.image[:, None] == image[None, :])
+    iobb, iou = overlaps(predicted.boxes[p], boxes[t])
+    meets = np.column_stack([np.tile(iobb, (len(IOBB), 1)).T, np.tile(iou, (len(IOU), 1)).T]) > LEVELS
+    found = np.zeros((len(boxes), len(LEVELS)), bool)
+    right = np.zeros((len(predicted.boxes), len(LEVELS)), bool)
+    np.logical_or.at(found, t, meets)
+    np.logical_or.at(right, p, meets)
+    return found, (~right).sum(axis=0)
+
+
+def _pointed(peaks: np.ndarray, truth: Truth, findings: int) -> np.ndarray:
+    """Whether each box's highest place (M, 2) lies in it, or in another box of that finding on that image."""
+    inside = ((peaks >= truth.boxes[:, :2]) & (peaks < truth.boxes[:, :2] + truth.boxes[:, 2:])).all(axis=1)
+    _, pair = np.unique(truth.image * findings + truth.finding, return_inverse=True)
+    return np.bincount(pair, inside)[pair] > 0
+
+
+def _bilinear(places: int, side: int) -> np.ndarray:
+    """The matrix (side, places) that reads values, which stand at the centres of equal steps, at pixels' centres."""
+    at = ((np.arange(side) + 0.5) * places / side - 0.5).clip(0, places - 1)
+    left = np.minimum(at.astype(int), max(places - 2, 0))
+    weights = np.zeros((side, places), np.float32)
+    weights[np.arange(side), left] = 1 - (at - left)
+    if places > 1:
+        weights[np.arange(side), left + 1] = at - left
+    return weights

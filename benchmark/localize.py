@@ -1,0 +1,48 @@
+"""A run's heatmaps: of every test image that has a box for the scores, of one image a finding for people."""
+
+import numpy as np
+from torch import nn
+
+from . import evidence
+from .device import Device
+from .evidence import Maps
+from .heatmaps import Heatmaps, read_heatmaps
+from .localization import Crop
+from .overlays import Panel, draw_panels
+from .plan import Plan
+from .progress import say
+
+
+def localize(plan: Plan, device: Device, network: nn.Module, pixels: np.ndarray) -> Maps | None:
+    """Heatmaps of the test images that have boxes, drawn to `heatmaps.png`; None without boxes or without maps."""
+    rows = evidence.boxed_rows(plan.index)
+    if not len(rows):
+        say("localisation is not scored: the test split has no boxes")
+        return None
+    heatmaps = read_heatmaps(device, network, pixels, rows, plan.recipe)
+    if heatmaps is None:
+        say(f"localisation is not scored: {plan.method.name} has neither maps nor layers that Grad-CAM could explain")
+        return None
+    maps = evidence.collect_maps(plan.index, rows, heatmaps.maps, heatmaps.kind)
+    _draw_examples(plan, heatmaps, maps, pixels[rows])
+    return maps
+
+
+def _draw_examples(plan: Plan, heatmaps: Heatmaps, maps: Maps, pixels: np.ndarray) -> None:
+    """The first boxed test image of each finding: not a choice of the prettiest."""
+    panels = []
+    for c, finding in enumerate(plan.index.findings):
+        boxed = np.flatnonzero(maps.box_finding == c)
+        if len(boxed):
+            image = maps.box_image[boxed[0]]
+            probability = 1 / (1 + np.exp(-heatmaps.logits[image, c]))
+            mine = boxed[maps.box_image[boxed] == image]
+            title = f"{finding.replace('_', ' ')} {probability:.2f}"
+            panels.append(Panel(title, pixels[image], heatmaps.maps[image, c], maps.boxes[mine]))
+    crop = Crop(plan.recipe.pixels.size, plan.recipe.pixels.crop)
+    title = (
+        f"{plan.method.title}, recipe {plan.recipe.name}, seed {plan.order.seed}: the first boxed test image of each "
+        f"finding\n{heatmaps.kind}; beside each finding its probability"
+    )
+    key = evidence.maps_sha256(maps)
+    draw_panels(panels, crop, plan.work / "heatmaps.png", title, columns=min(5, len(panels)), key=key)

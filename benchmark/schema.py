@@ -1,0 +1,174 @@
+"""What `run.json` holds, version 1: plain numbers, null where there is no number, no key unknown."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Interval(_Part):
+    """A value and its 95 % interval from resampled patients."""
+
+    value: Number | None
+    low: Number | None
+    high: Number | None
+
+
+class FindingAuc(Interval):
+    positives: Count
+
+
+class MeanAuc(Interval):
+    findings: Count  # over how many findings the mean was taken
+
+
+class MethodPart(_Part):
+    name: Name
+    title: str
+    paper: str
+    reported: str | None  # key of the paper's own numbers in literature.csv
+    built_in: bool  # whether it belongs to chxbench, whose commit or version then tells what ran
+    source_sha256: Sha256  # of the file that defines it
+    options: dict[str, Any]  # all of them
+    changed: dict[str, Any]  # those the user set
+    compared_with: list[Name]  # the methods over which a gain has to be shown
+
+
+class LabelsPart(_Part):
+    file: str
+    sha256: Sha256
+    version: str
+
+
+class SplitPart(_Part):
+    name: str
+    sha256: Sha256
+
+
+class Counts(_Part):
+    images: Count
+    patients: Count
+    positives: dict[str, Count]
+    absent: Count  # listed images that were not there and were left out on demand
+
+
+class DatasetPart(_Part):
+    name: Name
+    title: str
+    caveat: str  # what a result on it does not show
+    options: dict[str, Any]
+    labels: LabelsPart
+    split: SplitPart
+    pixels_sha256: Sha256  # of the decoded and shrunk images, all of them in order
+    counts: dict[Literal["train", "val", "test"], Counts]
+
+
+class WeightsPart(_Part):
+    init: str  # imagenet, none, or a file's name
+    source: str | None  # what was loaded: the full name of pretrained weights, or a file's name
+    untouched: list[str] | None  # tensors that were not loaded and began at their initial values; null if none was
+    sha256: Sha256  # of the initial weights, all tensors in order
+    final_sha256: Sha256  # of the weights that were scored
+
+
+class StagePart(_Part):
+    name: str
+    start: Literal["initial", "previous"]
+    examples: Count  # images an epoch, repeats counted
+    hard_positives: dict[str, Count] | None  # positives that made it repeat images: per finding, and these "images"
+    epochs: Count
+    best_epoch: Count
+    validation_auc: list[Number | None]
+    loss: list[Number]
+    seconds: Number  # of training, without validation
+    images_per_second: Number
+
+
+class EnvironmentPart(_Part):
+    versions: dict[str, str]
+    hardware: dict[str, str | int]
+    precision: Literal["bfloat16", "float32"]
+    layout: str
+    code: dict[str, str | bool | None]  # git commit, and whether the code was changed since
+
+
+class ScoresPart(_Part):
+    file: Literal["scores.parquet"]
+    sha256: Sha256
+
+
+class Rates(_Part):
+    """At each level of overlap."""
+
+    accuracy: list[Number]  # found boxes / boxes of the finding
+    false_positives: list[Number | None]  # false boxes / boxes of all findings; null in the ends of intervals
+
+
+class Hits(_Part):
+    pointing_game: Number
+    iobb: Rates  # at t_iobb
+    iou: Rates  # at t_iou
+
+
+class FindingHits(_Part):
+    """Null where the finding has no box."""
+
+    boxes: Count
+    method: Hits | None
+    random: Hits | None  # the floor: maps of noise on the same grid
+    centre: Hits | None  # the floor: one box in the middle of every image
+
+
+class MeanHits(FindingHits):
+    findings: Count  # over how many findings the mean was taken
+    low: Hits | None  # 95 % interval of the method's mean, from resampled patients
+    high: Hits | None
+
+
+class LocalizationPart(_Part):
+    """The boxes of the test split, found on heatmaps as Wang et al. 2017 do (localization.py)."""
+
+    heatmap: str  # the method's maps, or Grad-CAM
+    images: Count  # test images with a box
+    grid: list[Count]  # places of a heatmap, height and width
+    thresholds: list[Count]
+    t_iobb: list[Number]
+    t_iou: list[Number]
+    findings: dict[str, FindingHits]
+    mean: MeanHits
+    file: Literal["maps.npz"]
+    sha256: Sha256  # of the arrays in it
+
+
+class Record(_Part):
+    """One run, whole."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    run_id: Name
+    created: str
+    command: str
+    seed: int
+    selection: str  # the rule that picked the epoch, in words
+    method: MethodPart
+    dataset: DatasetPart
+    recipe: dict[str, Any]
+    weights: WeightsPart
+    stages: list[StagePart]
+    auc: dict[str, FindingAuc]
+    mean_auc: MeanAuc
+    mean_auc_without_hernia: MeanAuc
+    localization: LocalizationPart | None
+    speed: dict[str, Any] | None
+    scores: ScoresPart
+    environment: EnvironmentPart
+    checksum: Sha256  # of all of the above
