@@ -132,6 +132,7 @@ def _count(index: Index, split: str) -> dict[str, Any]:
         "images": len(images),
         "patients": int(images["patient_id"].nunique()),
         "positives": {finding: int((images[finding] == 1).sum()) for finding in index.findings},
+        "with_finding": int((images[list(index.findings)] == 1).any(axis=1).sum()),
         "absent": index.absent.get(split, 0),
     }
 

@@ -10,6 +10,7 @@ from monai.visualize import GradCAM
 from torch import Tensor, nn
 
 from .device import Device
+from .method import Method
 from .pixels import batches, centre_crops
 from .progress import progress
 from .recipe import Recipe
@@ -18,7 +19,7 @@ OWN, GRAD_CAM = "the method's maps", "Grad-CAM"
 
 
 class Heatmaps(NamedTuple):
-    """Log-odds (N, C) and maps (N, C, h, w), float32; `kind` says whether they are the method's own or Grad-CAM."""
+    """Log-odds (N, C) and heat (N, C, h, w), float32; `kind` says whether it is the method's own or Grad-CAM."""
 
     logits: np.ndarray
     maps: np.ndarray
@@ -26,10 +27,17 @@ class Heatmaps(NamedTuple):
 
 
 class Reader:
-    """Reads scores and heatmaps off a network; `kind` is None if it has neither maps nor layers with places."""
+    """Reads scores and heatmaps off a network; `kind` is None if it has neither maps nor layers with places.
 
-    def __init__(self, device: Device, network: nn.Module, side: int) -> None:
-        self.device, self.network = device, network.eval()
+    Args:
+        device: where it runs.
+        method: says what its maps show.
+        network: trained.
+        side: of the crops that it sees, in pixels.
+    """
+
+    def __init__(self, device: Device, method: Method, network: nn.Module, side: int) -> None:
+        self.device, self.method, self.network = device, method, network.eval()
         self.explained = self.layer = None
         gray = torch.zeros(2, side, side, dtype=torch.uint8)
         with torch.inference_mode():
@@ -41,13 +49,13 @@ class Reader:
             self.kind = GRAD_CAM if self.layer else None
 
     def read(self, gray: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Log-odds (B, C) and maps (B, C, h, w), on the CPU, of gray bytes (B, h, w)."""
+        """Log-odds (B, C) and heat (B, C, h, w), on the CPU, of gray bytes (B, h, w)."""
         with torch.inference_mode():
             output = self.device.forward(self.network, gray)
         logits, maps = output.logits.cpu(), output.maps
         if self.kind == GRAD_CAM:
-            maps = self._explain(gray, logits.shape[1])
-        return logits, None if maps is None else maps.cpu()
+            return logits, self._explain(gray, logits.shape[1]).cpu()
+        return logits, None if maps is None else self.method.heat(maps).cpu()
 
     def _explain(self, gray: Tensor, findings: int) -> Tensor:
         images = self.device.images(gray).contiguous()
@@ -59,10 +67,10 @@ class Reader:
 
 
 def read_heatmaps(
-    device: Device, network: nn.Module, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe
+    device: Device, method: Method, network: nn.Module, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe
 ) -> Heatmaps | None:
     """Scores and heatmaps of the images `rows` (n,) of the map, centre crop; None if the network has no heatmaps."""
-    reader = Reader(device, network, recipe.pixels.crop)
+    reader = Reader(device, method, network, recipe.pixels.crop)
     if reader.kind is None:
         return None
     read = list(_read(reader, pixels, rows, recipe))

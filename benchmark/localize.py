@@ -19,7 +19,7 @@ def localize(plan: Plan, device: Device, network: nn.Module, pixels: np.ndarray)
     if not len(rows):
         say("localisation is not scored: the test split has no boxes")
         return None
-    heatmaps = read_heatmaps(device, network, pixels, rows, plan.recipe)
+    heatmaps = read_heatmaps(device, plan.method, network, pixels, rows, plan.recipe)
     if heatmaps is None:
         say(f"localisation is not scored: {plan.method.name} has neither maps nor layers that Grad-CAM could explain")
         return None
@@ -29,20 +29,20 @@ def localize(plan: Plan, device: Device, network: nn.Module, pixels: np.ndarray)
 
 
 def _draw_examples(plan: Plan, heatmaps: Heatmaps, maps: Maps, pixels: np.ndarray) -> None:
-    """The first boxed test image of each finding: not a choice of the prettiest."""
+    """Of each finding, the boxed test image that the method is surest of: what it looks at when it does see it."""
     panels = []
     for c, finding in enumerate(plan.index.findings):
         boxed = np.flatnonzero(maps.box_finding == c)
         if len(boxed):
-            image = maps.box_image[boxed[0]]
+            image = max(maps.box_image[boxed], key=lambda k: heatmaps.logits[k, c])
             probability = 1 / (1 + np.exp(-heatmaps.logits[image, c]))
             mine = boxed[maps.box_image[boxed] == image]
             title = f"{finding.replace('_', ' ')} {probability:.2f}"
             panels.append(Panel(title, pixels[image], heatmaps.maps[image, c], maps.boxes[mine]))
     crop = Crop(plan.recipe.pixels.size, plan.recipe.pixels.crop)
     title = (
-        f"{plan.method.title}, recipe {plan.recipe.name}, seed {plan.order.seed}: the first boxed test image of each "
-        f"finding\n{heatmaps.kind}; beside each finding its probability"
+        f"{plan.method.title}, recipe {plan.recipe.name}, seed {plan.order.seed} ({heatmaps.kind}): "
+        "of each finding the boxed test image it is surest of, and the probability"
     )
     key = evidence.maps_sha256(maps)
     draw_panels(panels, crop, plan.work / "heatmaps.png", title, columns=min(5, len(panels)), key=key)

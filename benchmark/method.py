@@ -118,6 +118,13 @@ class Method:
         each = F.binary_cross_entropy_with_logits(output.logits.float(), targets.nan_to_num(), reduction="none")
         return (each * known).sum() / known.sum().clamp(min=1)
 
+    def heat(self, maps: Tensor) -> Tensor:
+        """What a heatmap shows of the maps (B, C, h, w): log-odds, or what else the method averages over the places.
+
+        Heatmaps are scaled from their lowest to their highest value, so the scale decides how wide a hot place looks.
+        """
+        return maps
+
     def stages(self) -> Sequence[Stage]:
         """The rounds of training, in order. Default: one, on every image."""
         return (Stage("train"),)

@@ -1,6 +1,7 @@
 """Heatmaps over radiographs, as in Ma et al. 2019, Fig. 1: what was found, where, and where it really is."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .figures import KEY
 from .localization import Crop, enlarge, normalise, predict_boxes
 from .text import plain
 
-TRUE, FOUND = "#35d24a", "white"
-COLOURS = "inferno"
+TRUE, FOUND = "#ff2bd6", "white"  # a colour that no heat has
+COLOURS = "turbo"
 OPACITY = 0.65  # of the hottest place; the coldest is clear
 
 
@@ -41,7 +44,7 @@ def draw_panels(
 ) -> None:
     """Draw the panels in rows of `columns`, with one legend for all; `key` names the data that the figure shows."""
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.4 * columns, 2.75 * rows + 0.75), dpi=100, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(2.4 * columns + 0.6, 2.7 * rows + 0.7), dpi=100, facecolor="white", layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel, crop)
@@ -49,7 +52,19 @@ def draw_panels(
         axis.set_axis_off()
     figure.suptitle(plain(title), fontsize=10, parse_math=False)
     _explain(figure, any(len(panel.boxes) for panel in panels))
-    figure.savefig(path, metadata={"Software": None, **({KEY: key} if key else {})})
+    _save(figure, path, key)
+
+
+def _save(figure: Figure, path: Path, key: str | None) -> None:
+    """Write it in 256 colours: radiographs in full colour would fill a repository of records."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    text = PngInfo()
+    if key:
+        text.add_text(KEY, key)
+    part = path.with_name(f"{path.name}.part")
+    Image.open(buffer).convert("RGB").quantize(256).save(part, format="png", pnginfo=text, optimize=True)
+    part.replace(path)
 
 
 def _draw(axis: Axes, panel: Panel, crop: Crop) -> None:

@@ -59,6 +59,7 @@ class Counts(_Part):
     images: Count
     patients: Count
     positives: dict[str, Count]
+    with_finding: Count  # images with at least one positive
     absent: Count  # listed images that were not there and were left out on demand
 
 

@@ -280,7 +280,8 @@ def _stages(record: Record) -> str:
     told = []
     for stage in record.stages:
         hard = stage.hard_positives
-        extra = f" ({hard['images']:,} repeated for their positives)" if hard else ""
+        having = record.dataset.counts["train"].with_finding
+        extra = f" ({hard['images']:,} of {having:,} with a finding repeated for it)" if hard else ""
         told.append(
             f"{escape(stage.name)}: {stage.examples:,} images{extra}, epoch {stage.best_epoch} of {stage.epochs}, "
             f"{stage.images_per_second:,.0f} images/s"

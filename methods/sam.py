@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic import PositiveFloat
-from torch import nn
+from torch import Tensor, nn
 
 from ..benchmark.registry import METHODS
 from .blocks import GlobalLocalHead, MapClassifier, Pool, pooling
@@ -27,8 +27,8 @@ class SpaceAttention(FeatureAttention):
     sharpness: r of pool=lse, between the mean (small) and the maximum (large); 10 in Wang et al. 2017.
     fuse: how a place's own and the global features meet: "concat" as the paper writes it; "parsenet" normalises both
         and learns a scale for each channel first, as the ParseNet that the paper cites.
-    heatmap: which maps to show; it changes no score. "score" are the score maps before the last average, "cam" the
-        class activation map: the two sides of the paper's Fig. 4.
+    heatmap: which maps to show; it changes no score. "score" are the score maps before the last average (as
+        probabilities, where these are averaged), "cam" the class activation map: the two sides of the paper's Fig. 4.
     """
 
     title: ClassVar[str] = "BSL + FAM + SAM"
@@ -44,3 +44,6 @@ class SpaceAttention(FeatureAttention):
         backbone = self.build_backbone(weights)
         head = GlobalLocalHead(backbone.num_features, len(findings), self.fuse == "parsenet")
         return MapClassifier(backbone, head, pooling(self.pool, self.sharpness), cam=self.heatmap == "cam")
+
+    def heat(self, maps: Tensor) -> Tensor:
+        return maps.sigmoid() if self.heatmap == "score" and self.pool == "mean_probability" else maps
