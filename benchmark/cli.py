@@ -160,6 +160,44 @@ def prepare(settings: tuple[str, ...], cache: Path | None, **asked) -> None:
     say(f"{len(pixels):,} images of {recipe.pixels.size}x{recipe.pixels.size} pixels: {pixels.filename}")
 
 
+@main.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "--run", type=FOLDER, required=True, metavar="RUN", help="A finished run: its folder in runs/ or results/."
+)
+@click.option(
+    "--out", type=FOLDER, default=Path("predictions"), show_default=True, metavar="DIR", help="What to write to."
+)
+@click.option(
+    "--leading", type=click.IntRange(1, 14), default=3, show_default=True, help="How many findings a picture shows."
+)
+@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Draw one picture an image.")
+@click.option(
+    "--data-dir", type=FOLDER, metavar="DIR", help="The run's dataset: shows labels and boxes of images that it knows."
+)
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="Change an option of the method (heatmap=cam)."
+)
+@plugin_option
+def predict(options: tuple[str, ...], **asked) -> None:
+    """Ask a finished run about images: PNG, JPEG or DICOM files, folders of them, or image ids of its dataset.
+
+    Writes predictions.csv, and for each image NAME.json and NAME.png: the X-ray, and the heatmaps of the leading
+    findings over it. Research software: its answers are no diagnosis.
+
+    \b
+    Examples:
+      chxbench predict 00000013_005.png --run runs/quick-seed0-1a2b3c4d5e
+      chxbench predict ~/xrays --run runs/paper-seed0-1a2b3c4d5e --no-pictures
+    """
+    from .inference import Question, predict_images
+    from .options import parse_pairs
+    from .report import report_answers
+
+    question = Question(options=parse_pairs(options, "--option"), **asked)
+    report_answers(predict_images(question), question.out)
+
+
 @main.command(name="list")
 @plugin_option
 def list_(plugins: tuple[Path, ...]) -> None:

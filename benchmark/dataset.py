@@ -121,11 +121,7 @@ class Dataset:
         """Pixels of one image: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
         if path is None:
             raise NotImplementedError(f"{type(self).__name__} has images without a path: it must define read()")
-        try:
-            pixels, _ = _gray_reader().get_data(_gray_reader().read(path))
-            return np.asarray(pixels)
-        except Exception as error:
-            raise DataError(f"image {path} cannot be read ({error}): replace the file") from error
+        return read_gray(path)
 
     def stamp(self, image_id: str, path: str | None) -> str:
         """A short text that changes when the image's source changes: by default the file's size and time."""
@@ -133,6 +129,15 @@ class Dataset:
             raise NotImplementedError(f"{type(self).__name__} has images without a path: it must define stamp()")
         stat = Path(path).stat()
         return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def read_gray(path: str) -> np.ndarray:
+    """Pixels of a file that Pillow reads: uint8 gray (H, W), row 0 at the top. Raises DataError if it does not."""
+    try:
+        pixels, _ = _gray_reader().get_data(_gray_reader().read(path))
+        return np.asarray(pixels)
+    except Exception as error:
+        raise DataError(f"image {path} cannot be read ({error}): replace the file") from error
 
 
 def split_sha256(images: pd.DataFrame) -> str:

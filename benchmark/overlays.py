@@ -40,11 +40,16 @@ class Panel(NamedTuple):
 
 
 def draw_panels(
-    panels: Sequence[Panel], crop: Crop, path: Path, title: str, columns: int, key: str | None = None
+    panels: Sequence[Panel], crop: Crop, path: Path, title: str, columns: int, side: float = 2.4, key: str | None = None
 ) -> None:
-    """Draw the panels in rows of `columns`, with one legend for all; `key` names the data that the figure shows."""
+    """Draw the panels, `side` inches wide, in rows of `columns`, with one legend for all.
+
+    `key` names the data that the figure shows.
+    """
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.4 * columns + 0.6, 2.7 * rows + 0.7), dpi=100, facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(side * columns + 0.6, (side + 0.3) * rows + 0.7), dpi=100, facecolor="white", layout="constrained"
+    )
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel, crop)

@@ -12,7 +12,7 @@ import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import platformdirs
@@ -87,6 +87,12 @@ def centre_crops(rows: np.ndarray, setting: Pixels) -> Crop:
     return Crop(np.asarray(rows), corner, corner)
 
 
+def centre(image: np.ndarray, setting: Pixels) -> np.ndarray:
+    """The crop of evaluation of one image (size, size): (crop, crop)."""
+    corner = (setting.size - setting.crop) // 2
+    return image[corner : corner + setting.crop, corner : corner + setting.crop]
+
+
 def shifted_crops(rows: np.ndarray, setting: Pixels, *key: int) -> Crop:
     """The crops of training: shifts uniform in -max_shift..max_shift, a function of the key and the position alone.
 
@@ -123,7 +129,7 @@ def batches(pixels: np.ndarray, targets: np.ndarray, crop: Crop, side: int, batc
     """
     bounds = np.cumsum([0, *batch_sizes(len(crop.rows), batch_size)])
     spans = [range(first, last) for first, last in pairwise(bounds)]
-    return DataLoader(_Crops(pixels, targets, crop, side), batch_sampler=spans, collate_fn=_as_is, num_workers=0)
+    return DataLoader(_Crops(pixels, targets, crop, side), batch_sampler=spans, collate_fn=as_is, num_workers=0)
 
 
 def batch_sizes(total: int, most: int) -> list[int]:
@@ -152,7 +158,8 @@ class _Crops(torch.utils.data.Dataset):
         return gather(self.pixels, chosen, self.side), torch.from_numpy(self.targets[chosen.rows])
 
 
-def _as_is(batch):
+def as_is(batch: Any) -> Any:
+    """The loaders' collation: batches are whole already, or stay lists."""
     return batch
 
 
@@ -163,7 +170,7 @@ def _decode(
     source = _Shrunk(dataset, index, pixels.shape[1], todo)
     bad = []
     with progress("decoding", len(todo)) as advance:
-        for done in DataLoader(source, batch_size=CHUNK, collate_fn=_as_is, num_workers=workers):
+        for done in DataLoader(source, batch_size=CHUNK, collate_fn=as_is, num_workers=workers):
             for row, image in done:
                 if isinstance(image, str):
                     bad.append(image)
@@ -183,11 +190,10 @@ class _Shrunk(torch.utils.data.Dataset):
     """Row number and shrunk pixels of the images still to do, or the sentence that says why there are none."""
 
     def __init__(self, dataset: Dataset, index: Index, size: int, todo: np.ndarray) -> None:
-        self.dataset, self.todo, self.size = dataset, todo, size
+        self.dataset, self.todo = dataset, todo
         self.ids = index.images["image_id"].to_numpy()
         self.paths = index.images["path"].to_numpy()
-        self.shrink = Resize((size, size), mode="area")
-        self.enlarge = Resize((size, size), mode="bilinear", align_corners=False)
+        self.shrink = Shrink(size)
 
     def __len__(self) -> int:
         return len(self.todo)
@@ -200,11 +206,23 @@ class _Shrunk(torch.utils.data.Dataset):
             return row, str(error)
         if gray.ndim != 2 or gray.dtype != np.uint8:
             return row, f"image {self.ids[row]} was read as {gray.dtype} {gray.shape}, not as gray bytes (H, W)"
+        return row, self.shrink(gray)
+
+
+class Shrink:
+    """Gray bytes (H, W) to (size, size): by box averages, and bilinearly where an image is smaller than that."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.average = Resize((size, size), mode="area")
+        self.enlarge = Resize((size, size), mode="bilinear", align_corners=False)
+
+    def __call__(self, gray: np.ndarray) -> np.ndarray:
         if gray.shape == (self.size, self.size):
-            return row, gray
-        resize = self.shrink if min(gray.shape) >= self.size else self.enlarge
+            return gray
+        resize = self.average if min(gray.shape) >= self.size else self.enlarge
         resized = resize(torch.tensor(gray, dtype=torch.float32)[None])
-        return row, np.asarray(resized[0]).round().clip(0, 255).astype(np.uint8)
+        return np.asarray(resized[0]).round().clip(0, 255).astype(np.uint8)
 
 
 def _open(folder: Path, count: int, size: int) -> tuple[np.memmap, np.memmap]:

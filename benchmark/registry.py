@@ -96,6 +96,10 @@ class Registry:
             raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, self._entries)}")
         return self._entries[name]
 
+    def __contains__(self, name: str) -> bool:
+        self._discover()
+        return name in self._entries
+
     def __iter__(self) -> Iterator[Entry]:
         self._discover()
         return iter(sorted(self._entries.values()))

@@ -1,5 +1,6 @@
 """What the commands print on standard output: a run's table, and the plugins there are."""
 
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -7,6 +8,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from rich.console import Console
 from rich.table import Table
 
+from .inference import Answer
 from .leaderboard import leaderboard_path
 from .options import as_typed, describe
 from .recipe import SECTIONS, load_recipe, recipe_names
@@ -40,6 +42,18 @@ def report_run(record: Record, place: Path, results: Path) -> None:
     }
     for name, path in places.items():
         console.print(f"{name:<12} {path}", markup=False, soft_wrap=True)
+
+
+def report_answers(answers: Sequence[Answer], out: Path) -> None:
+    """The probabilities of the first few images, findings in rows, and where all are."""
+    console = Console(highlight=False)
+    table = Table("Finding")
+    for answer in answers:
+        table.add_column(plain(answer.name), justify="right", overflow="fold")
+    for finding in answers[0].probabilities if answers else ():
+        table.add_row(finding.replace("_", " "), *(f"{answer.probabilities[finding]:.3f}" for answer in answers))
+    console.print(table)
+    console.print(f"probabilities of all images: {out / 'predictions.csv'}", markup=False, soft_wrap=True)
 
 
 def report_plugins() -> None:

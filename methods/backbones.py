@@ -12,6 +12,7 @@ from timm.models.senet import SEModule as LegacySEModule
 from torch import Tensor, nn
 
 from ..benchmark.method import LoadedWeights, MethodError
+from .torchvision_trunks import TRUNKS, imagenet_weights
 
 GATE_BIAS = 4.0  # sigmoid(4) = 0.982: an open gate
 GATES = (SEModule, LegacySEModule)  # squeeze and excitation, in ResNets and in the legacy SE networks
@@ -27,10 +28,11 @@ def build_backbone(
     gates: Literal["open", "random"] = "open",
     output_stride: OutputStride = 32,
 ) -> nn.Module:
-    """A timm network without its classifier; `forward_features` gives (B, `num_features`, h, w).
+    """A network without its classifier; `forward_features` gives (B, `num_features`, h, w).
 
     Args:
-        name: timm's name of the architecture, with the tag of its weights ("resnet101.tv_in1k").
+        name: timm's name of the architecture, with the tag of its weights ("resnet101.tv_in1k"); or
+            "torchvision/alexnet" or "torchvision/googlenet", which timm lacks.
         weights: "imagenet" (downloaded by timm), "none", or the path of a .safetensors file.
         attention: a squeeze-and-excitation block in every residual block, before the addition: put there, unless the
             architecture has them by itself ("legacy_seresnet101.in1k").
@@ -43,7 +45,7 @@ def build_backbone(
             does not take.
     """
     pretrained = _imagenet(name) if weights == "imagenet" else None  # first: what cannot be had is told at once
-    backbone = _create(name, attention, output_stride)
+    backbone = _create(name, attention, output_stride, weights)
     if attention and gates == "open":
         open_gates(backbone)
     if weights != "none":  # after the gates: a file that holds trained ones keeps them
@@ -62,10 +64,13 @@ def open_gates(network: nn.Module) -> None:
             nn.init.constant_(module.fc2.bias, GATE_BIAS)
 
 
-def _create(name: str, attention: bool, output_stride: int) -> nn.Module:
+def _create(name: str, attention: bool, output_stride: int, weights: str) -> nn.Module:
     stride = {"output_stride": output_stride} if output_stride != 32 else {}
-    backbone = _try(name, **stride, **({"block_args": {"attn_layer": "se"}} if attention else {}))
-    if backbone is None and attention:
+    if name in TRUNKS:
+        backbone = None if stride else TRUNKS[name](pretrained=weights == "imagenet")
+    else:
+        backbone = _try(name, **stride, **({"block_args": {"attn_layer": "se"}} if attention else {}))
+    if backbone is None and attention and name not in TRUNKS:
         backbone = _try(name, **stride)  # a network that takes no block_args may have its gates built in
     if backbone is None:
         raise MethodError(
@@ -92,9 +97,11 @@ def _try(name: str, **extra: object) -> nn.Module | None:
 def _imagenet(name: str) -> tuple[dict[str, Tensor], str]:
     """The pretrained weights of a timm name and the full name they are pinned by."""
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    if config is None or not (config.hf_hub_id or config.has_weights):
+    if name not in TRUNKS and (config is None or not (config.hf_hub_id or config.has_weights)):
         raise MethodError(f"timm has no ImageNet weights of {name!r}: name another backbone, or model.weights=none")
     try:
+        if name in TRUNKS:
+            return imagenet_weights(name)
         if config.hf_hub_id:
             _answers(config.hf_hub_id)
         return timm.create_model(name, pretrained=True).state_dict(), f"timm/{config.architecture}.{config.tag}"

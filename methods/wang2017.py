@@ -24,8 +24,8 @@ from .blocks import full_precision, log_sum_exp
 class Wang2017(Method):
     """Options:
 
-    backbone: ResNet-50 was the best of the paper's four; VGG16 is vgg16.tv_in1k (with output_stride=32). timm has
-        neither AlexNet nor GoogLeNet.
+    backbone: ResNet-50 was the best of the paper's four. The others, with output_stride=32: vgg16.tv_in1k, and
+        torchvision/alexnet and torchvision/googlenet, which timm lacks.
     output_stride: as in `bsl`.
     transition: channels of the transition layer, a 1x1 convolution with ReLU; kernel and width are not stated.
     sharpness: r of the log-sum-exp pooling, 10 in the paper.

@@ -11,11 +11,15 @@ import pytest
 from chxbench import UserError
 from chxbench.benchmark import record as records
 from chxbench.benchmark.dataset import FINDINGS
+from chxbench.benchmark.evidence import Maps, maps_sha256, save_maps
 from chxbench.benchmark.figures import draw_roc
 from chxbench.benchmark.leaderboard import MARK, check_leaderboard, render, write_leaderboard
 from chxbench.benchmark.leaderboard import read_runs as read
+from chxbench.benchmark.localization import Crop
+from chxbench.benchmark.overlays import Panel, draw_panels
 from chxbench.benchmark.recipe import as_table, load_recipe
 from chxbench.benchmark.record import RecordError
+from chxbench.benchmark.tables import make_rows, make_steps
 
 ROOT = Path(__file__).parents[1]
 HASH = "0" * 64
@@ -36,15 +40,18 @@ def score_table(skill, seed=0, without=()):
 def count(table, split):
     part = table[table["split"] == split]
     positives = {finding: int(part[f"label {finding}"].sum()) for finding in FINDINGS}
-    return {"images": len(part), "patients": part["patient_id"].nunique(), "positives": positives, "absent": 0}
+    having = int((part.filter(regex="^label ") == 1).any(axis=1).sum())
+    patients = part["patient_id"].nunique()
+    return {"images": len(part), "patients": patients, "positives": positives, "with_finding": having, "absent": 0}
 
 
-def fields(table, run_id, title, seed=0, settings=None, split=HASH, **method):
+def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, examples=10, **method):
     """The record of a run that never was, but for its scores."""
-    counts = {"images": 10, "patients": 5, "positives": {}, "absent": 0}
+    counts = {"images": 10, "patients": 5, "positives": {}, "with_finding": 4, "absent": absent}
     about = {"name": "bsl", "title": title, "paper": "", "reported": None, "options": {}, "changed": {}}
-    about = {**about, "built_in": True, "source_sha256": HASH, **method}
-    stage = {"name": "train", "start": "initial", "examples": 10, "hard_positives": None, "epochs": 1, "best_epoch": 1}
+    about = {**about, "built_in": True, "source_sha256": HASH, "compared_with": [], **method}
+    stage = {"name": "train", "start": "initial", "examples": examples, "hard_positives": None, "epochs": 1}
+    stage |= {"best_epoch": 1, "validation_auc": [0.5], "loss": [0.7], "seconds": 1.0, "images_per_second": 10.0}
     return {
         "run_id": run_id,
         "created": "2026-01-01T00:00:00+00:00",
@@ -55,6 +62,7 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, **method):
         "dataset": {
             "name": "phantom",
             "title": "Phantom",
+            "caveat": "nothing here is about patients",
             "options": {},
             "labels": {"file": "drawn", "sha256": HASH, "version": "1"},
             "split": {"name": "by patient", "sha256": split},
@@ -62,9 +70,8 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, **method):
             "counts": {"train": counts, **{part: count(table, part) for part in ("val", "test")}},
         },
         "recipe": as_table(load_recipe("quick", {"evaluate.resamples": 100, **(settings or {})})),
-        "weights": {"init": "none", "sha256": HASH, "final_sha256": HASH},
-        "stages": [{**stage, "validation_auc": [0.5], "loss": [0.7], "seconds": 1.0, "images_per_second": 10.0}],
-        "localization": None,
+        "weights": {"init": "none", "source": None, "untouched": None, "sha256": HASH, "final_sha256": HASH},
+        "stages": [stage],
         "speed": None,
         "environment": {
             "versions": {"chxbench": "0.1.0"},
@@ -76,13 +83,28 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, **method):
     }
 
 
-def publish(results, table, *about, **changes):
-    """Write a record with its scores and figure into the results folder; the folder and the record."""
+def heatmaps(table, brightness, seed=0):
+    """Heatmaps of the first 40 test images, a box of finding 0 or 1 on each, lit up by so much there."""
+    maps = np.random.default_rng(seed).random((40, 14, 4, 4))
+    place = np.arange(40) % 4
+    maps[np.arange(40), np.arange(40) % 2, place, place] += brightness
+    boxes = np.column_stack([place / 4, place / 4, np.full(40, 0.25), np.full(40, 0.25)])
+    test = table[table["split"] == "test"].iloc[:40]
+    names = (test[column].to_numpy(str) for column in ("image_id", "patient_id"))
+    which = np.arange(40, dtype=np.int32)
+    return Maps("the method's maps", maps.astype(np.float16), *names, which, which % 2, boxes)
+
+
+def publish(results, table, *about, maps=None, **changes):
+    """Write a record with its evidence and figures into the results folder; the folder and the record."""
     filled = fields(table, *about, **changes)
     folder = results / "phantom" / filled["method"]["name"] / filled["run_id"]
     folder.mkdir(parents=True)
-    record = records.write(folder, filled, table)
+    record = records.write(folder, filled, table, maps)
     draw_roc(record, table, folder / "roc.png")
+    if maps is not None:
+        panel = Panel("one", np.zeros((8, 8), np.uint8), maps.maps[0, 0], maps.boxes[:1])
+        draw_panels([panel], Crop(72, 64), folder / "heatmaps.png", "one", columns=1, key=maps_sha256(maps))
     return folder, record
 
 
@@ -148,7 +170,7 @@ def recheck(content):
         pytest.param(lambda c: c["stages"][0].update(seconds=2.0), "changed after it was written", id="any number"),
         pytest.param(
             lambda c: (c["auc"]["Mass"].update(value=0.9), recheck(c)),
-            r"auc\.Mass\.value is 0\.900000, the scores give",
+            r"auc\.Mass\.value is 0\.900000, the evidence gives",
             id="AUC and checksum",
         ),
         pytest.param(
@@ -286,3 +308,120 @@ def test_publishing_replaces_whole_folders(tmp_path):
     assert (replaced, replaced_again, place) == ("published in", "replaced the record in", again)
     assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]
+
+
+def publish_localized(results, brightness, run_id="l0", **about):
+    return publish(results, score_table(1, 7), run_id, "Maps", maps=heatmaps(score_table(1), brightness), **about)
+
+
+def test_localisation_stands_on_the_board_above_its_floors(results):
+    _, record = publish_localized(results, 3.0, name="sam")
+    found = record.localization
+    assert (found.mean.boxes, found.mean.findings, found.images, found.grid) == (40, 2, 40, [4, 4])
+    assert found.findings["Mass"].method is None  # no box: null
+    assert found.mean.method.pointing_game > 0.6 > 0.3 > found.mean.random.pointing_game
+    assert found.mean.low.pointing_game <= found.mean.method.pointing_game <= found.mean.high.pointing_game
+    text = render(read(results, results.parent))
+    row = next(line for line in text.splitlines() if "the method's maps" in line)
+    assert f"{found.mean.method.pointing_game:.3f} [" in row
+    assert f"| {found.mean.method.iobb.accuracy[1]:.3f} |" in row.replace("  ", "").replace("|", "| ").replace(
+        "  ", " "
+    )
+    assert "Floor: random maps of 4x4 places" in text
+    assert "heatmaps.png)" in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(
+            lambda folder: edit(
+                folder / "run.json",
+                lambda c: (c["localization"]["mean"]["method"]["iobb"]["accuracy"].__setitem__(1, 0.99), recheck(c)),
+            ),
+            r"mean\.method\.iobb\.accuracy\[1\] is 0\.990000, the evidence gives",
+            id="a forged number",
+        ),
+        pytest.param(
+            lambda folder: save_maps(heatmaps(score_table(1), 9.0), folder / "maps.npz"),
+            r"maps\.npz is not the file",
+            id="other heatmaps",
+        ),
+        pytest.param(lambda folder: (folder / "maps.npz").write_bytes(b"x"), "cannot be read", id="no heatmaps"),
+        pytest.param(lambda folder: (folder / "maps.npz").unlink(), "cannot be read", id="heatmaps gone"),
+        pytest.param(
+            lambda folder: shutil.copy(folder / "roc.png", folder / "heatmaps.png"),
+            r"heatmaps\.png does not show this record's heatmaps",
+            id="another figure",
+        ),
+    ],
+)
+def test_localisation_that_does_not_follow_from_its_heatmaps_is_refused(results, damage, message):
+    folder, _ = publish_localized(results, 3.0, name="sam")
+    write_leaderboard(results, results.parent / "leaderboard.md")
+    damage(folder)
+    with pytest.raises(RecordError, match=message):
+        check_leaderboard(results, results.parent / "leaderboard.md")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda m: m._replace(image_id=np.roll(m.image_id, 1)), id="patients of other images"),
+        pytest.param(lambda m: m._replace(box_finding=m.box_finding + 14), id="a finding too many"),
+        pytest.param(lambda m: m._replace(boxes=m.boxes[:10]), id="fewer boxes"),
+    ],
+)
+def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(results, change):
+    folder, _ = publish_localized(results, 3.0, name="sam")
+    maps = change(heatmaps(score_table(1), 3.0))
+    save_maps(maps, folder / "maps.npz")
+    digest = maps_sha256(maps)
+    edit(folder / "run.json", lambda c: (c["localization"].update(sha256=digest), recheck(c)))
+    with pytest.raises(RecordError, match=r"maps\.npz holds"):
+        read(results, results.parent)
+
+
+def test_a_step_is_a_paired_difference_over_common_seeds(results):
+    claim = {"name": "sam", "compared_with": ["ma", "bsl", "nobody"]}
+    publish(results, score_table(1.5, 2), "s1", "Step", seed=1, **claim)
+    publish(results, score_table(3.0, 5), "s2", "Step", seed=2, **claim)
+    rows = make_rows(read(results, results.parent))
+    steps = {step.lower.label: step for step in make_steps(rows)}
+    assert set(steps) == {"Strong"}  # Weak has seed 0 alone
+    assert (steps["Strong"].seeds, steps["Strong"].difference) == (1, 0.0)  # seed 1 of both: the same scores
+    assert (steps["Strong"].low, steps["Strong"].high) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("skill", "examples", "told"),
+    [
+        pytest.param(3.0, 10, "is a gain at equal training", id="better"),
+        pytest.param(0.5, 10, "is no gain that its interval shows, at equal training", id="alike"),
+        pytest.param(3.0, 20, "is a gain that came with more training images", id="better at more"),
+        pytest.param(0.5, 20, "is no gain in spite of more training images", id="alike at more"),
+    ],
+)
+def test_the_sentence_says_what_a_step_shows_and_what_not(results, skill, examples, told):
+    publish(results, score_table(skill, 3), "s0", "Step", name="sam", compared_with=["bsl"], examples=examples)
+    sentence = next(line for line in render(read(results, results.parent)).splitlines() if "In one sentence" in line)
+    assert "Step over Weak (" in sentence
+    assert told in sentence
+    assert "with one seed nothing tells" in sentence
+    assert sentence.endswith("nothing here is about patients.")
+
+
+def test_options_that_both_have_must_be_equal_in_a_step(results):
+    publish(results, score_table(1), "o0", "Lower", name="fam", options={"gates": "open"})
+    about = {"name": "sam", "compared_with": ["fam"]}
+    publish(results, score_table(1), "o1", "Same", options={"gates": "open", "pool": "max"}, **about)
+    publish(results, score_table(1), "o2", "Other", options={"gates": "random"}, **about)
+    steps = make_steps(make_rows(read(results, results.parent)))
+    assert [(step.upper.label, step.lower.label) for step in steps] == [("Same", "Lower")]
+
+
+def test_a_run_on_a_part_of_the_images_is_a_trial_and_comes_last(results):
+    publish(results, score_table(9), "t0", "Partial", split="1" * 64, absent=7, settings={"train.epochs": 1})
+    text = render(read(results, results.parent))
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert titles[1].startswith("## Trial, not a benchmark result: ")

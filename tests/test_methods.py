@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from chxbench import METHODS, MethodError
 from chxbench.benchmark.dataset import FINDINGS
+from chxbench.benchmark.describe import loaded_weights
 from chxbench.benchmark.errors import UserError
 from chxbench.benchmark.options import make
-from chxbench.methods import blocks
+from chxbench.methods import backbones, blocks
 from chxbench.methods.wang2017 import weighted_cross_entropy
 
 ENTRIES = [pytest.param(entry.cls, id=entry.name) for entry in METHODS]
@@ -98,6 +99,42 @@ def test_set_b_is_exactly_the_missed_positives():
     assert hard_positives(labels, probabilities, threshold=0.15).rows.tolist() == [0, 1, 2, 3, 4]
 
 
+LABELS = np.array([[1, 0], [1, 1], [0, 0], [0, 1], [np.nan, 1], [0, 0], [0, 1]], float)
+SCORES = np.array([[2, 0], [-1, -1], [0, 0], [1, 1], [0, -1], [0, 0], [0, 3]], np.float32)  # misses rows 1 and 4
+
+
+@pytest.mark.parametrize("count", ["image", "finding"])
+def test_the_controls_have_mas_budget(count):
+    """`ma_random` adds as many positives as MA, `ma_again` as many images; each a function of the scores."""
+    wanted = len(small(METHODS.get("ma").cls, count=count).stages()[1].select(SCORES, LABELS).rows)
+    for name in ("ma_random", "ma_again"):
+        method = small(METHODS.get(name).cls, count=count)
+        select = method.stages()[1].select
+        selection = select(SCORES, LABELS)
+        assert selection.rows[: len(LABELS)].tolist() == list(range(len(LABELS)))
+        assert len(selection.rows) == wanted
+        assert select(SCORES, LABELS).rows.tolist() == selection.rows.tolist()
+        others = {tuple(select(SCORES + np.float32(1e-3 * k), LABELS).rows) for k in range(10)}
+        assert len(others) > 1
+    plain = small(METHODS.get("ma_again").cls, budget="plain").stages()[1].select(SCORES, LABELS)
+    assert plain.rows.tolist() == list(range(len(LABELS)))
+
+
+@pytest.mark.parametrize("count", ["image", "finding"])
+def test_random_positives_are_positives_drawn_once(count):
+    method = small(METHODS.get("ma_random").cls, count=count)
+    drawn = [method.stages()[1].select(SCORES + np.float32(1e-3 * k), LABELS) for k in range(20)]
+    for selection in drawn:
+        added = selection.rows[len(LABELS) :]
+        assert not selection.hard[LABELS != 1].any()
+        if count == "image":
+            assert len(set(added)) == len(added)
+            assert selection.hard.any(axis=1).nonzero()[0].tolist() == sorted(added)
+        else:
+            assert selection.hard.sum() == len(added)
+    assert set(np.concatenate([selection.rows[len(LABELS) :] for selection in drawn])) == {0, 1, 3, 4, 6}
+
+
 @pytest.mark.parametrize("threshold", [0, 1, -0.5])
 def test_a_threshold_is_a_probability(threshold):
     with pytest.raises(UserError, match="threshold"):
@@ -122,6 +159,26 @@ def test_log_sum_exp_lies_between_mean_and_maximum():
     torch.testing.assert_close(blocks.log_sum_exp(maps, 1e3), maps.amax((2, 3)), atol=5e-3, rtol=0)
 
 
+def test_mean_of_probabilities_stays_finite_in_autocast():
+    """Log-odds of 100 either way, under bfloat16 autocast, in value and in gradient."""
+    features = torch.zeros(1, 3, 7, 7)
+    for bias in (100.0, -100.0):
+        network = blocks.MapClassifier(Passed(), torch.nn.Conv2d(3, 2, 1), blocks.mean_probability)
+        torch.nn.init.constant_(network.head.bias, bias)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(features).logits
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.zeros(1, 2))
+        loss.backward()
+        torch.testing.assert_close(logits, torch.full((1, 2), bias))
+        assert loss.isfinite()
+        assert network.head.bias.grad.isfinite().all()
+
+
+class Passed(torch.nn.Module):
+    def forward_features(self, images):
+        return images
+
+
 def test_averaging_log_odds_makes_space_attention_the_baseline():
     """The reading that the default avoids: W_local f + W_global gap(f), averaged, is (W_local + W_global) gap(f)."""
     torch.manual_seed(0)
@@ -136,6 +193,54 @@ def test_averaging_log_odds_makes_space_attention_the_baseline():
     default = small(METHODS.get("sam").cls).build(FINDINGS, "none").eval()
     default.load_state_dict(sam.state_dict())
     assert (default(images).logits - sam(images).logits).abs().max() > 1e-2
+
+
+def test_the_class_activation_map_averages_to_the_degenerate_readings_logits():
+    """Fig. 4's other side: average pooling between the last stage and the classifier."""
+    torch.manual_seed(0)
+    sam = METHODS.get("sam").cls
+    network = small(sam, pool="mean_logit", heatmap="cam").build(FINDINGS, "none").eval()
+    scores = small(sam, pool="mean_logit").build(FINDINGS, "none").eval()
+    scores.load_state_dict(network.state_dict())
+    images = torch.randn(2, 3, 96, 96)
+    shown, pooled = network(images), scores(images)
+    torch.testing.assert_close(shown.logits, pooled.logits)
+    torch.testing.assert_close(shown.maps.mean((2, 3)), shown.logits, atol=1e-5, rtol=1e-5)
+    assert (shown.maps - pooled.maps).abs().max() > 1e-3
+
+
+def test_heat_is_what_the_method_averages():
+    maps = torch.randn(1, 2, 4, 4)
+    sam = METHODS.get("sam").cls
+    torch.testing.assert_close(small(sam).heat(maps), maps.sigmoid())
+    for options in ({"pool": "max"}, {"heatmap": "cam"}):
+        torch.testing.assert_close(small(sam, **options).heat(maps), maps)
+
+
+def test_parsenet_normalises_each_half_and_scales_each_channel():
+    torch.manual_seed(0)
+    head = blocks.GlobalLocalHead(8, 3, normalize=True)
+    features = torch.rand(2, 8, 5, 4)
+    with torch.no_grad():
+        head.scale.uniform_(1, 2)
+    everywhere = features.mean((2, 3))
+    local = features / features.norm(dim=1, keepdim=True)
+    both = torch.cat([local, (everywhere / everywhere.norm(dim=1, keepdim=True))[:, :, None, None].expand_as(local)], 1)
+    torch.testing.assert_close(head(features), head.classifier(both * head.scale))
+    torch.testing.assert_close(head(features), head(10 * features))  # the brightness of the features is gone
+    assert not torch.allclose(blocks.GlobalLocalHead(8, 3)(features), blocks.GlobalLocalHead(8, 3)(10 * features))
+
+
+def test_the_sharpness_of_lse_reaches_the_pooling():
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 96, 96)
+    networks = [
+        small(METHODS.get("sam").cls, pool="lse", sharpness=r).build(FINDINGS, "none").eval() for r in (1e-3, 1e3)
+    ]
+    networks[1].load_state_dict(networks[0].state_dict())
+    nearly_mean, nearly_maximum = (network(images) for network in networks)
+    torch.testing.assert_close(nearly_mean.logits, nearly_mean.maps.mean((2, 3)), atol=2e-3, rtol=0)
+    torch.testing.assert_close(nearly_maximum.logits, nearly_mean.maps.amax((2, 3)), atol=5e-3, rtol=0)
 
 
 def test_weighted_cross_entropy_of_a_batch_computed_by_hand():
@@ -153,8 +258,8 @@ def test_weighted_cross_entropy_without_positives_is_plain():
 
 
 def test_attention_sits_in_every_residual_block_and_opens():
-    network = blocks.build_backbone("resnet101", "none", attention=True)
-    gates = [module for module in network.modules() if isinstance(module, blocks.SEModule)]
+    network = backbones.build_backbone("resnet101", "none", attention=True)
+    gates = [module for module in network.modules() if isinstance(module, backbones.SEModule)]
     assert len(gates) == 33
     for gate in gates[:3]:
         features = torch.randn(2, gate.fc1.in_channels, 4, 4)
@@ -162,11 +267,116 @@ def test_attention_sits_in_every_residual_block_and_opens():
     assert {gate.fc1.in_channels // gate.fc1.out_channels for gate in gates} == {16}
 
 
+def test_an_attention_block_is_the_papers_two_equations():
+    """z_c is the mean of u_c over its places; channel c is multiplied by sigmoid(W2 relu(W1 z))_c."""
+    network = backbones.build_backbone("resnet50", "none", attention=True, gates="random")
+    gate = network.layer1[0].se
+    u = torch.randn(2, gate.fc1.in_channels, 5, 3)
+    z = u.mean((2, 3))
+    squeezed = torch.relu(z @ gate.fc1.weight.flatten(1).T + gate.fc1.bias)
+    s = torch.sigmoid(squeezed @ gate.fc2.weight.flatten(1).T + gate.fc2.bias)
+    torch.testing.assert_close(gate(u), u * s[:, :, None, None])
+
+
+def test_attention_stands_after_the_last_normalisation_and_before_the_addition():
+    block = backbones.build_backbone("resnet50", "none", attention=True, gates="random").layer1[1].eval()
+    torch.nn.init.ones_(block.bn3.weight)  # begins at zero, which would hide the branch
+    features = torch.rand(1, 256, 4, 4)
+    branch = features
+    for convolution, normalise in ((block.conv1, block.bn1), (block.conv2, block.bn2)):
+        branch = torch.relu(normalise(convolution(branch)))
+    branch = block.bn3(block.conv3(branch))
+    torch.testing.assert_close(block(features), torch.relu(block.se(branch) + features))
+
+
+def test_open_gates_change_a_plain_network_by_a_few_percent_and_random_ones_destroy_it():
+    torch.manual_seed(0)
+    plain = backbones.build_backbone("resnet101", "none").eval()
+    for name, module in plain.named_modules():
+        if name.endswith("bn3"):  # as in a trained network, every branch counts
+            torch.nn.init.constant_(module.weight, 0.3)
+    images = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        wanted = plain.forward_features(images)
+        change = {}
+        for gates in ("open", "random"):
+            network = backbones.build_backbone("resnet101", "none", attention=True, gates=gates).eval()
+            network.load_state_dict(plain.state_dict(), strict=False)
+            change[gates] = float((network.forward_features(images) - wanted).norm() / wanted.norm())
+    assert 0.002 < change["open"] < 0.1
+    assert change["random"] > 0.25
+
+
 def test_a_plain_networks_weights_fit_the_one_with_attention(tmp_path):
-    plain = blocks.build_backbone("resnet18", "none")
+    plain = backbones.build_backbone("resnet18", "none")
     save_file(plain.state_dict(), tmp_path / "plain.safetensors")
-    loaded = blocks.build_backbone("resnet18", str(tmp_path / "plain.safetensors"), attention=True)
+    loaded = backbones.build_backbone("resnet18", str(tmp_path / "plain.safetensors"), attention=True)
     torch.testing.assert_close(loaded.layer4[1].conv2.weight, plain.layer4[1].conv2.weight)
+    source, untouched = loaded_weights(loaded)
+    assert source == "plain.safetensors"
+    assert len(untouched) == 8 * 4  # two layers' weights and biases in each of the 8 blocks
+    assert all(".se.fc" in name for name in untouched)
+
+
+def test_a_whole_method_tells_that_its_head_was_not_loaded(tmp_path):
+    save_file(backbones.build_backbone("resnet18", "none").state_dict(), tmp_path / "plain.safetensors")
+    network = small(METHODS.get("bsl").cls).build(FINDINGS, str(tmp_path / "plain.safetensors"))
+    assert loaded_weights(network) == ("plain.safetensors", ["head.weight", "head.bias"])
+    assert loaded_weights(small(METHODS.get("bsl").cls).build(FINDINGS, "none"))[0] is None
+
+
+def test_a_network_with_gates_of_its_own_takes_them_from_its_weights(tmp_path):
+    options = {"backbone": "legacy_seresnet18", "output_stride": 32}
+    trained = backbones.build_backbone("legacy_seresnet18", "none", attention=True, gates="random")
+    save_file(trained.state_dict(), tmp_path / "legacy.safetensors")
+    network = make(METHODS.get("fam").cls, options, "").build(FINDINGS, str(tmp_path / "legacy.safetensors"))
+    gate = network.backbone.layer1[0].se_module
+    torch.testing.assert_close(gate.fc2.weight, trained.layer1[0].se_module.fc2.weight)
+    opened = make(METHODS.get("fam").cls, options, "").build(FINDINGS, "none")
+    assert opened.backbone.layer1[0].se_module.fc2.bias.unique().tolist() == [backbones.GATE_BIAS]
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet50", "torchvision/alexnet", "torchvision/googlenet", "densenet121"])
+def test_any_backbone_gives_maps_and_leaves_nothing_untrained(name):
+    """The four of Wang et al., and one of another kind."""
+    network = small(METHODS.get("wang2017").cls, backbone=name).build(FINDINGS, "none").eval()
+    output = network(torch.randn(2, 3, 96, 128))
+    assert output.maps.shape[:2] == (2, 14)
+    assert output.maps.shape[2] < output.maps.shape[3]
+    output.logits.sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(("stride", "places"), [(32, 2), (16, 4), (8, 8)])
+def test_the_output_stride_is_the_grid_of_the_maps(stride, places):
+    method = small(METHODS.get("ma").cls, output_stride=stride)
+    assert method.build(FINDINGS, "none").eval()(torch.randn(1, 3, 64, 64)).maps.shape[2:] == (places, places)
+
+
+def test_imagenet_weights_out_of_reach_are_told_at_once(monkeypatch, tmp_path):
+    """Neither in the cache nor to be had: one answer, no retries, and how to go on."""
+
+    def unreachable(url, timeout):
+        assert timeout <= 10
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(backbones, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(backbones.timm, "create_model", lambda *_, **__: pytest.fail("tried to download"))
+    with pytest.raises(MethodError, match=r"no route to host.*model\.weights=none, or =FILE\.safetensors"):
+        backbones.build_backbone("resnet101.tv_in1k", "imagenet")
+
+
+def test_the_full_name_of_imagenet_weights_is_pinned(monkeypatch):
+    plain = backbones.build_backbone("resnet18", "none")
+    create = backbones.timm.create_model
+    monkeypatch.setattr(backbones, "_answers", lambda repository: None)
+    monkeypatch.setattr(
+        backbones.timm, "create_model", lambda name, pretrained, **more: plain if pretrained else create(name, **more)
+    )
+    source, untouched = loaded_weights(backbones.build_backbone("resnet18", "imagenet"))
+    assert source == "timm/resnet18.a1_in1k"
+    assert untouched == []
 
 
 @pytest.mark.parametrize(
@@ -180,19 +390,19 @@ def test_a_plain_networks_weights_fit_the_one_with_attention(tmp_path):
 )
 def test_a_backbone_that_cannot_be_had_is_answered(name, weights, attention, message):
     with pytest.raises(MethodError, match=message):
-        blocks.build_backbone(name, weights, attention=attention)
+        backbones.build_backbone(name, weights, attention=attention)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    save_file(blocks.build_backbone("resnet34", "none").state_dict(), tmp_path / "other.safetensors")
+    save_file(backbones.build_backbone("resnet34", "none").state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(MethodError, match="do not fit the backbone"):
-        blocks.build_backbone("resnet50", str(tmp_path / "other.safetensors"))
+        backbones.build_backbone("resnet50", str(tmp_path / "other.safetensors"))
 
 
 def test_trained_gates_in_a_file_are_kept(tmp_path):
-    trained = blocks.build_backbone("resnet18", "none", attention=True, gates="random")
+    trained = backbones.build_backbone("resnet18", "none", attention=True, gates="random")
     save_file(trained.state_dict(), tmp_path / "trained.safetensors")
-    loaded = blocks.build_backbone("resnet18", str(tmp_path / "trained.safetensors"), attention=True)
+    loaded = backbones.build_backbone("resnet18", str(tmp_path / "trained.safetensors"), attention=True)
     torch.testing.assert_close(loaded.layer1[0].se.fc2.weight, trained.layer1[0].se.fc2.weight)
 
 

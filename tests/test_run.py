@@ -221,3 +221,68 @@ def test_a_plugins_source_is_part_of_the_run(small_order, tmp_path):
         ids.append(plan.run_id)
         METHODS._entries = dict(entries)
     assert ids[0] != ids[1]
+
+
+def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seeded(small_order, tmp_path, monkeypatch):
+    from chxbench.benchmark import train
+
+    asked = []
+
+    def note(rows, setting, *key):
+        asked.append((key, rows.copy()))
+        return shifted(rows, setting, *key)
+
+    shifted = train.shifted_crops
+    monkeypatch.setattr(train, "shifted_crops", note)
+    orders = []
+    for seed, where in ((0, "a"), (0, "b"), (1, "c")):
+        order = small_order(method="ma", seed=seed, results=tmp_path / where / "results", settings={"train.epochs": 1})
+        run(order)
+        plan, ((_, first), (key, second)) = make_plan(order), asked
+        train_rows = set(plan.index.rows("train"))
+        assert set(first) == set(second) == train_rows
+        assert key[:2] == (seed, 1)
+        assert len(second) > len(first)
+        orders.append(second.tolist())
+        asked.clear()
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_a_test_set_with_boxes_is_localised(done):
+    order, record, place = done
+    index = make_plan(order).index
+    found, test = record.localization, set(index.images["image_id"].iloc[index.rows("test")])
+    boxes = index.boxes[index.boxes["image_id"].isin(test)]
+    assert found.heatmap == "the method's maps"
+    assert found.mean.boxes == len(boxes)
+    assert found.images == boxes["image_id"].nunique()
+    for finding, hits in found.findings.items():
+        assert hits.boxes == (boxes["finding"] == finding).sum()
+    assert drawn_from(place / "heatmaps.png") == found.sha256
+
+
+def test_without_boxes_or_maps_a_run_says_that_nothing_is_localised(small_order, tmp_path, monkeypatch, capsys):
+    from chxbench.datasets.phantom import Phantom
+
+    index = Phantom.index
+    monkeypatch.setattr(
+        Phantom, "index", lambda self, folder: replace(index(self, folder), boxes=index(self, folder).boxes[:0])
+    )
+    order = small_order(method="bsl", settings={"train.epochs": 1})
+    record, place = run(order)
+    assert record.localization is None
+    assert "the test split has no boxes" in capsys.readouterr().err
+    assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
+
+
+def test_a_loaded_file_is_told_in_the_record(small_order, tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    from chxbench.methods.backbones import build_backbone
+
+    save_file(build_backbone("resnet18", "none").state_dict(), tmp_path / "plain.safetensors")
+    settings = {"train.epochs": 1, "model.weights": str(tmp_path / "plain.safetensors")}
+    record, _ = run(small_order(method="fam", settings=settings))
+    assert (record.weights.init, record.weights.source) == ("plain.safetensors", "plain.safetensors")
+    assert len(record.weights.untouched) == 8 * 4 + 2
+    assert "34 tensors keep their initial values" in capsys.readouterr().err

@@ -1,0 +1,74 @@
+"""A finished run, ready to be used again: its record, its method, and the network with the weights that were scored."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from . import record as records
+from .describe import weights_sha256
+from .device import Device
+from .errors import UserError
+from .method import Method
+from .options import make
+from .recipe import Pixels
+from .registry import METHODS
+from .schema import Record
+
+WEIGHTS = "weights.safetensors"
+
+
+class Finished(NamedTuple):
+    """Attributes: record; method with the recorded options; its trained network on `device`; how it sees pixels."""
+
+    record: Record
+    method: Method
+    network: nn.Module
+    device: Device
+    pixels: Pixels
+
+
+def load_finished(place: Path, options: Mapping[str, Any]) -> Finished:
+    """A run by its folder under `runs/` or `results/`.
+
+    Args:
+        place: the folder that holds `run.json`.
+        options: options of the method to change, such as which heatmap to show; the weights must still fit.
+
+    Raises:
+        UserError: no record there, its method not registered, weights absent or not those that the record names.
+    """
+    record = records.read(place)
+    if record.method.name not in METHODS and not record.method.built_in:
+        raise UserError(f"the run's method {record.method.name!r} is a plugin: name its file with --plugin FILE.py")
+    method = make(METHODS.get(record.method.name).cls, {**record.method.options, **options}, "")
+    weights = _weights(place, record)
+    network = method.build(list(record.auc), "none")
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights in {place} do not fit {record.method.name} with these options: {error}"
+        ) from error
+    device = Device(record.recipe["compute"]["precision"])
+    pixels = make(Pixels, record.recipe["pixels"], "pixels.")
+    return Finished(record, method, device.place(network), device, pixels)
+
+
+def _weights(place: Path, record: Record) -> dict[str, Tensor]:
+    """The weights that were scored: beside the record of a run, or in the `runs/` beside `results/`."""
+    published = place.resolve().parents
+    places = [place / WEIGHTS] + [published[3] / "runs" / record.run_id / WEIGHTS] * (len(published) > 3)
+    there = next((path for path in places if path.is_file()), None)
+    if there is None:
+        raise UserError(f"the weights of this run are not here ({' or '.join(map(str, places))}): run it again")
+    try:
+        weights = load_file(there)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights {there} cannot be read ({error}): run again with --fresh") from error
+    if weights_sha256(weights) != record.weights.final_sha256:
+        raise UserError(f"weights {there} are not those that the record was made with: run again with --fresh")
+    return weights

@@ -1,0 +1,48 @@
+"""The two backbones of Wang et al. 2017 that timm lacks, from torchvision, without their classifiers.
+
+Both give features of 32 pixels a place; their tensors keep torchvision's names, so that its weight files fit.
+"""
+
+from torch import Tensor, nn
+from torchvision.models import AlexNet, GoogLeNet, get_model_weights
+
+
+class AlexNetTrunk(AlexNet):
+    """Images (B, 3, H, W), sides of 63 pixels or more, to features (B, 256, h, w)."""
+
+    num_features = 256
+
+    def __init__(self, pretrained: bool) -> None:
+        super().__init__()
+        del self.avgpool, self.classifier
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return self.features(images)
+
+
+class GoogLeNetTrunk(GoogLeNet):
+    """Images (B, 3, H, W), normalised as ImageNet, to features (B, 1024, h, w).
+
+    torchvision's weights expect another normalisation; its own transformation to that one is kept where they are used.
+    """
+
+    num_features = 1024
+
+    def __init__(self, pretrained: bool) -> None:
+        super().__init__(aux_logits=False, init_weights=True, transform_input=pretrained)
+        del self.avgpool, self.dropout, self.fc, self.aux1, self.aux2
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        images = self._transform_input(images)
+        for stage in self.children():
+            images = stage(images)
+        return images
+
+
+TRUNKS: dict[str, type[nn.Module]] = {"torchvision/alexnet": AlexNetTrunk, "torchvision/googlenet": GoogLeNetTrunk}
+
+
+def imagenet_weights(name: str) -> tuple[dict[str, Tensor], str]:
+    """torchvision's own weights of a trunk, downloaded once, and the name they are pinned by."""
+    weights = get_model_weights(name.removeprefix("torchvision/")).DEFAULT
+    return weights.get_state_dict(progress=True, check_hash=True), f"torchvision/{weights}"

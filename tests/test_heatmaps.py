@@ -1,0 +1,124 @@
+"""Heatmaps from any network: its own maps, Grad-CAM where it has none, and nothing where nothing can be explained."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from chxbench import METHODS, Method, Output
+from chxbench.benchmark.device import Device
+from chxbench.benchmark.heatmaps import GRAD_CAM, OWN, Reader, read_heatmaps
+from chxbench.benchmark.localization import Crop, highest
+from chxbench.benchmark.options import make
+from chxbench.benchmark.recipe import load_recipe
+
+
+class Bright(nn.Module):
+    """Finding 0 grows with the brightest spot, finding 1 with the darkest; no maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 2, 1), nn.ReLU(inplace=True))
+        self.features[1].weight.data = torch.tensor([1.0, -1.0])[:, None, None, None].expand(2, 3, 1, 1).clone()
+        self.features[1].bias.data.zero_()
+        self.classify = nn.Linear(2, 2)
+        self.classify.weight.data = torch.eye(2)
+
+    def forward(self, images):
+        return Output(self.classify(self.features(images).mean((2, 3))))
+
+
+class Blind(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classify = nn.Linear(3, 2)
+
+    def forward(self, images):
+        return Output(self.classify(images.mean((2, 3))))
+
+
+@dataclass(frozen=True)
+class Plain(Method):
+    title: ClassVar[str] = "Plain"
+
+
+def spots(count=5, side=64):
+    """A bright and a dark square on gray, at places of their own: images, and the centres x, y of both."""
+    images = np.full((count, side, side), 120, np.uint8)
+    centres = np.zeros((2, count, 2))
+    for k in range(count):
+        for finding, (top, left) in enumerate(((8 * k, 16), (8 * (count - k), 40))):
+            images[k, top : top + 8, left : left + 8] = (250, 0)[finding]
+            centres[finding, k] = ((left + 4) / side, (top + 4) / side)
+    return images, centres
+
+
+def test_grad_cam_lights_up_what_decided():
+    images, centres = spots()
+    network = Device("float32").place(Bright())
+    logits, heat = Reader(Device("float32"), Plain(), network, 64).read(torch.from_numpy(images))
+    assert heat.shape == (5, 2, 8, 8)
+    assert not heat.requires_grad
+    torch.testing.assert_close(logits, Device("float32").forward(network, torch.from_numpy(images)).logits.detach())
+    for finding in (0, 1):
+        np.testing.assert_allclose(highest(heat[:, finding].numpy(), Crop(64, 64)), centres[finding], atol=1e-6)
+
+
+def test_grad_cam_leaves_the_network_as_it_was():
+    network = Device("float32").place(Bright().requires_grad_(False))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    reader = Reader(Device("float32"), Plain(), network, 64)
+    reader.read(torch.zeros(1, 64, 64, dtype=torch.uint8))
+    assert reader.kind == GRAD_CAM
+    assert not any(p.requires_grad for p in network.parameters())
+    assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
+    assert network.features[2].inplace
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+
+
+def test_grad_cam_works_on_a_real_backbone_in_bfloat16():
+    method = make(METHODS.get("bsl").cls, {"backbone": "resnet18"}, "")
+    network = method.build(("a", "b", "c"), "none")
+
+    class Mapless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            return Output(self.network(images).logits)
+
+    device = Device("bfloat16")
+    logits, heat = Reader(device, Plain(), device.place(Mapless()), 96).read(torch.randint(255, (3, 96, 96)).byte())
+    assert logits.shape == (3, 3)
+    assert heat.shape == (3, 3, 3, 3)
+    assert heat.isfinite().all()
+
+
+def test_a_network_that_never_sees_places_has_no_heatmap():
+    reader = Reader(Device("float32"), Plain(), Blind(), 32)
+    assert reader.kind is None
+    assert reader.read(torch.zeros(2, 32, 32, dtype=torch.uint8))[1] is None
+    recipe = load_recipe("quick", {"pixels.size": 32, "pixels.crop": 32, "pixels.max_shift": 0})
+    pixels = np.zeros((2, 32, 32), np.uint8)
+    assert read_heatmaps(Device("float32"), Plain(), Blind(), pixels, np.arange(2), recipe) is None
+
+
+@pytest.mark.parametrize("name", ["bsl", "sam"])
+def test_a_methods_own_maps_are_shown_as_its_heat(name):
+    torch.manual_seed(0)
+    method = make(METHODS.get(name).cls, {"backbone": "resnet18"}, "")
+    device = Device("float32")
+    network = device.place(method.build(("a", "b"), "none"))
+    pixels = np.random.default_rng(0).integers(0, 255, (7, 72, 72), np.uint8)
+    recipe = load_recipe("quick", {"evaluate.batch_size": 3})
+    shown = read_heatmaps(device, method, network, pixels, np.array([4, 0, 2, 6]), recipe)
+    assert shown.kind == OWN
+    with torch.inference_mode():
+        output = device.forward(network, torch.from_numpy(pixels[[4, 0, 2, 6], 4:68, 4:68].copy()))
+    np.testing.assert_allclose(shown.maps, method.heat(output.maps), atol=1e-5)
+    np.testing.assert_allclose(shown.logits, output.logits, atol=1e-5)

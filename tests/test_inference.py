@@ -1,0 +1,221 @@
+"""Images from outside through a finished run: same scores as the run's own, files of every kind, honest failures."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from chxbench import UserError
+from chxbench.benchmark.cli import main
+from chxbench.benchmark.dataset import FINDINGS, DataError
+from chxbench.benchmark.finished import load_finished
+from chxbench.benchmark.images import read_image
+from chxbench.benchmark.inference import Question, predict_images
+from chxbench.benchmark.plan import make_plan
+from chxbench.benchmark.run import run
+
+
+@pytest.fixture(scope="module")
+def done(order_in, tmp_path_factory):
+    """A finished run of sam: its plan, its record, its published folder."""
+    order = order_in(tmp_path_factory.mktemp("done"), method="sam", settings={"train.epochs": 1})
+    record, place = run(order)
+    return make_plan(order), record, place
+
+
+@pytest.fixture(scope="module")
+def folder(done, tmp_path_factory):
+    """Four test images as files: two PNG, one JPEG, one DICOM; and a file that is no image."""
+    pydicom = pytest.importorskip("pydicom")
+    plan, *_ = done
+    place = tmp_path_factory.mktemp("images")
+    names = plan.index.images["image_id"].iloc[plan.index.rows("test")[:4]].tolist()
+    grays = [plan.dataset.read(name, None) for name in names]
+    for name, gray in zip(names[:2], grays[:2], strict=True):
+        Image.fromarray(gray).save(place / name)
+    Image.fromarray(grays[2]).save(place / "third.jpg", quality=98)
+    write_dicom(pydicom, place / "fourth.dcm", grays[3])
+    (place / "notes.txt").write_text("no image")
+    return place, names
+
+
+def write_dicom(pydicom, path, gray, inverted=False):
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    data = pydicom.Dataset()
+    data.file_meta = meta
+    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    data.Rows, data.Columns = gray.shape
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit = 1, 16, 12, 11
+    data.PixelRepresentation = 0
+    data.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    values = gray.astype(np.uint16) * 16
+    data.PixelData = ((4080 - values) if inverted else values).astype(np.uint16).tobytes()
+    data.save_as(path, enforce_file_format=True)
+
+
+def rows_of(out):
+    with (out / "predictions.csv").open(newline="") as file:
+        return {row.pop("image"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
+
+
+def recorded(place):
+    table = pd.read_parquet(place / "scores.parquet").set_index("image_id")
+    return 1 / (1 + np.exp(-table[[f"score {finding}" for finding in FINDINGS]]))
+
+
+def test_a_folder_gives_the_runs_own_scores_as_table_json_and_pictures(done, folder, tmp_path):
+    plan, record, place = done
+    images, names = folder
+    predict_images(Question([str(images)], plan.work, tmp_path / "out"))
+    rows = rows_of(tmp_path / "out")
+    assert set(rows) == {*names[:2], "third.jpg", "fourth.dcm"}
+    # bfloat16 rounds batches of another length otherwise; JPEG and the DICOM's stretch change the pixels a little
+    for name, source, close in [
+        (names[0], names[0], 0.02),
+        (names[1], names[1], 0.02),
+        ("third.jpg", names[2], 0.1),
+        ("fourth.dcm", names[3], 0.2),
+    ]:
+        np.testing.assert_allclose(list(rows[name].values()), recorded(place).loc[source], atol=close)
+    stems = sorted(path.stem for path in (tmp_path / "out").glob("*.png"))
+    assert stems == sorted(path.stem for path in (tmp_path / "out").glob("*.json"))
+    assert len(stems) == 4
+    content = json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())
+    assert content["run"] == record.run_id
+    assert list(content["probabilities"]) == list(FINDINGS)
+    truth = plan.index.images.set_index("image_id").loc[names[0], list(FINDINGS)]
+    assert content["labels"] == {finding: int(value) for finding, value in truth.items()}
+    assert set(content["true_boxes"]) == {finding for finding, value in truth.items() if value == 1}
+    unknown = json.loads((tmp_path / "out" / "third.json").read_text())
+    assert (unknown["labels"], unknown["true_boxes"]) == (None, {})
+
+
+def test_published_records_find_their_weights_and_image_ids_need_no_file(done, folder, tmp_path):
+    _, _, place = done
+    _, names = folder
+    first = predict_images(Question(names[:2], place, tmp_path / "out", pictures=False))
+    assert [answer.name for answer in first] == names[:2]
+    assert not list((tmp_path / "out").glob("*.png"))
+    np.testing.assert_allclose(list(first[0].probabilities.values()), recorded(place).loc[names[0]], atol=0.02)
+
+
+def test_the_other_heatmap_of_the_same_weights(done, folder, tmp_path):
+    plan, *_ = done
+    _, names = folder
+    score, cam = (
+        predict_images(Question(names[:1], plan.work, tmp_path / kind, pictures=False, options={"heatmap": kind}))[0]
+        for kind in ("score", "cam")
+    )
+    assert score.probabilities == cam.probabilities
+    assert not np.allclose(score.heat, cam.heat)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(done, folder, tmp_path):
+    plan, *_ = done
+    images, names = folder
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    shutil.copy(images / names[0], tmp_path / names[0])
+    ran = CliRunner().invoke(
+        main, ["predict", str(tmp_path), "--run", str(plan.work), "--out", str(tmp_path / "out"), "--no-pictures"]
+    )
+    assert ran.exit_code == 2
+    assert "1 of 2 images cannot be used: image " in ran.output
+    assert "broken.png cannot be read" in ran.output
+    assert set(rows_of(tmp_path / "out")) == {names[0]}
+
+
+def test_the_command_prints_the_probabilities(done, folder, tmp_path):
+    plan, *_ = done
+    images, names = folder
+    ran = CliRunner().invoke(
+        main, ["predict", str(images / names[0]), "--run", str(plan.work), "--out", str(tmp_path / "out")]
+    )
+    assert ran.exit_code == 0, ran.output
+    probability = rows_of(tmp_path / "out")[names[0]]["Pleural_Thickening"]
+    assert any("Pleural Thickening" in line and f"{probability:.3f}" in line for line in ran.output.splitlines())
+
+
+def test_equal_names_in_two_folders_are_kept_apart(done, folder, tmp_path):
+    plan, *_ = done
+    images, names = folder
+    (tmp_path / "other").mkdir()
+    shutil.copy(images / names[1], tmp_path / "other" / names[0])
+    asked = [str(images / names[0]), str(tmp_path / "other")]
+    predict_images(Question(asked, plan.work, tmp_path / "out", pictures=False))
+    stem = names[0][:-4]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == [f"{stem}-2.json", f"{stem}.json"]
+
+
+def test_many_images_go_through_worker_processes_in_order(done, folder, tmp_path):
+    plan, *_ = done
+    images, names = folder
+    (tmp_path / "many").mkdir()
+    for k in range(60):
+        shutil.copy(images / names[k % 2], tmp_path / "many" / f"{k:02}.png")
+    predict_images(Question([str(tmp_path / "many")], plan.work, tmp_path / "out", pictures=False))
+    rows = rows_of(tmp_path / "out")
+    assert list(rows) == [f"{k:02}.png" for k in range(60)]
+    for k in range(60):
+        np.testing.assert_allclose(
+            list(rows[f"{k:02}.png"].values()), list(rows[f"{k % 2:02}.png"].values()), atol=0.02
+        )
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        pytest.param("nowhere.png", "hold no image: nowhere.png", id="no file"),
+        pytest.param(".", "hold no image", id="folder without images"),
+    ],
+)
+def test_paths_without_images_are_told_before_anything_is_written(done, tmp_path, monkeypatch, asked, message):
+    plan, *_ = done
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        predict_images(Question([asked], plan.work, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
+    plan, *_ = done
+    with pytest.raises(UserError, match=r"run\.json cannot be read"):
+        load_finished(tmp_path, {})
+    shutil.copy(plan.work / "run.json", tmp_path / "run.json")
+    with pytest.raises(UserError, match="weights of this run are not here"):
+        load_finished(tmp_path, {})
+    weights = load_file(plan.work / "weights.safetensors")
+    save_file(
+        {name: value + 1 if value.is_floating_point() else value for name, value in weights.items()},
+        tmp_path / "weights.safetensors",
+    )
+    with pytest.raises(UserError, match="are not those that the record was made with"):
+        load_finished(tmp_path, {})
+    (tmp_path / "weights.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_finished(tmp_path, {})
+
+
+def test_options_that_need_other_weights_are_refused(done):
+    plan, *_ = done
+    with pytest.raises(UserError, match="do not fit sam with these options"):
+        load_finished(plan.work, {"backbone": "resnet34"})
+
+
+def test_dicom_is_read_as_it_is_meant(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for inverted in (False, True):
+        write_dicom(pydicom, tmp_path / "one.dcm", gray, inverted)
+        np.testing.assert_array_equal(read_image(tmp_path / "one.dcm"), gray)
+    (tmp_path / "two.dcm").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"two\.dcm cannot be read"):
+        read_image(tmp_path / "two.dcm")

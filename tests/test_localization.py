@@ -1,0 +1,177 @@
+"""Boxes from heatmaps and what they score: by hand, against references, and through the real pixel path."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from chxbench import Dataset, Index
+from chxbench.benchmark import localization as module
+from chxbench.benchmark.dataset import BOX_COLUMNS, Labels, Split, split_sha256
+from chxbench.benchmark.localization import IOBB, LEVELS, Crop, Truth
+from chxbench.benchmark.pixels import centre_crops, gather, prepare
+from chxbench.benchmark.recipe import Pixels
+
+WHOLE = Crop(size=64, side=64)
+
+
+def truth(*boxes, images=1, patients=None):
+    """Boxes as (image, finding, (x, y, w, h))."""
+    image, finding, rectangles = zip(*boxes, strict=True)
+    named = np.arange(images) if patients is None else np.array(patients)
+    return Truth(np.array(image), np.array(finding), np.array(rectangles, float), named)
+
+
+def lit(*rectangles, side=64, background=0.0):
+    """One map (1, side, side), 1 within rectangles x, y, w, h of pixels."""
+    heat = np.full((1, side, side), background)
+    for x, y, w, h in rectangles:
+        heat[0, y : y + h, x : x + w] = 1
+    return heat
+
+
+def test_overlaps_of_two_boxes_computed_by_hand():
+    predicted, true = np.array([[0.0, 0, 0.5, 0.5]]), np.array([[0.25, 0.25, 0.75, 0.5]])
+    iobb, iou = module.overlaps(predicted, true)
+    assert iobb[0] == pytest.approx(0.0625 / 0.25)  # over the predicted box
+    assert iou[0] == pytest.approx(0.0625 / (0.25 + 0.375 - 0.0625))
+    apart, _ = module.overlaps(predicted, np.array([[0.6, 0.6, 0.1, 0.1]]))
+    assert apart[0] == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (7, 3)])
+def test_enlarging_is_torchs_bilinear(shape):
+    maps = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    wanted = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size=(30, 30), mode="bilinear")[0]
+    np.testing.assert_allclose(module.enlarge(maps, 30), wanted.numpy(), atol=1e-5)
+
+
+def test_each_region_above_each_threshold_has_its_box():
+    heat = lit((8, 16, 8, 4), (40, 40, 16, 8)) * 0.5 + lit((44, 42, 4, 4)) * 0.5
+    boxes = module.predict_boxes(heat, WHOLE).boxes * 64
+    # Above 60: both rectangles. Above 180: the small bright one alone.
+    assert sorted(map(tuple, boxes.round().astype(int))) == [(8, 16, 8, 4), (40, 40, 16, 8), (44, 42, 4, 4)]
+
+
+def test_regions_that_meet_at_a_corner_are_two_and_images_do_not_touch():
+    corner = lit((0, 0, 8, 8), (8, 8, 8, 8))
+    predicted = module.predict_boxes(np.concatenate([corner, lit((0, 0, 8, 8))]), WHOLE)
+    assert np.bincount(predicted.image).tolist() == [4, 2]  # two thresholds each
+
+
+def test_a_map_without_contrast_has_no_box():
+    assert len(module.predict_boxes(np.full((2, 4, 4), 3.0), WHOLE).boxes) == 0
+
+
+def test_the_scale_of_a_map_does_not_matter():
+    heat = np.random.default_rng(0).random((5, 1, 4, 4))
+    boxes = truth((0, 0, (0.1, 0.1, 0.5, 0.5)), (3, 0, (0.5, 0.5, 0.4, 0.4)), images=5)
+    for one, other in zip(module.judge(heat, boxes, WHOLE), module.judge(7 * heat - 30, boxes, WHOLE), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_accuracy_and_false_positives_are_counted_as_wang_et_al_count_them():
+    """Finding 0: one box found whole, one missed. Finding 1: one found by a quarter (IoBB 0.25). Finding 2: no box."""
+    heat = np.zeros((2, 3, 64, 64))
+    heat[0, 0] = lit((16, 16, 16, 16))[0]
+    heat[1, 0] = lit((0, 0, 8, 8))[0]
+    heat[0, 1] = lit((32, 32, 16, 16))[0]
+    heat[:, 2] = lit((0, 0, 4, 4))[0]
+    boxes = truth(
+        (0, 0, (0.25, 0.25, 0.25, 0.25)), (1, 0, (0.5, 0.5, 0.25, 0.25)), (0, 1, (0.625, 0.625, 0.25, 0.25)), images=2
+    )
+    score = module.score(module.judge(heat, boxes, WHOLE), boxes)
+    at = {level: k for k, level in enumerate(IOBB)}
+    assert score.accuracy[:, at[0.1]].tolist()[:2] == [0.5, 1.0]
+    assert score.accuracy[:, at[0.25]].tolist()[:2] == [0.5, 0.0]  # found means above the level
+    assert score.accuracy[0, len(IOBB) + 6] == 0.5  # IoU > 0.7
+    # Each region is boxed at 60 and at 180: two false boxes of finding 0 on image 1; above 0.25 two more of finding 1.
+    assert (score.false_positives[:2, at[0.1]] * 3).tolist() == [2.0, 0.0]
+    assert (score.false_positives[:2, at[0.25]] * 3).tolist() == [2.0, 2.0]
+    assert score.pointing_game[:2].tolist() == [0.5, 0.0]
+    assert all(np.isnan(part[2]).all() for part in score)  # no box: unknown, not 0
+    mean = module.mean_score(score)
+    assert mean.accuracy[at[0.1]] == pytest.approx(0.75)
+    assert mean.pointing_game == pytest.approx(0.25)
+
+
+def test_the_pointing_game_takes_any_box_of_the_finding_and_the_centre_of_the_place():
+    maps = np.zeros((1, 2, 4, 4))
+    maps[0, 0, 3, 0] = maps[0, 1, 0, 0] = 1  # at x 0.125, y 0.875; and at 0.125, 0.125
+    boxes = truth((0, 0, (0.5, 0.5, 0.2, 0.2)), (0, 0, (0.1, 0.8, 0.1, 0.1)), (0, 1, (0.13, 0.1, 0.1, 0.1)))
+    assert module.judge(maps, boxes, WHOLE).pointed.tolist() == [True, True, False]
+
+
+def test_the_floor_of_a_random_map_points_as_often_as_boxes_are_large():
+    generator = np.random.default_rng(1)
+    corners = generator.random((400, 2)) * 0.5
+    boxes = truth(*[(k, k % 2, (*corner, 0.5, 0.25)) for k, corner in enumerate(corners)], images=400)
+    floors = [module.judge_random((8, 8), 2, boxes, WHOLE, seed).pointed.mean() for seed in range(20)]
+    assert np.mean(floors) == pytest.approx(0.125, abs=0.015)
+    assert len(set(floors)) > 1
+
+
+def test_the_floor_of_the_middle_box_is_one_box_an_image():
+    boxes = truth((0, 0, (0.25, 0.25, 0.5, 0.5)), (1, 1, (0.0, 0.0, 0.2, 0.2)), images=2)
+    marks = module.judge_centre(2, boxes)
+    assert marks.found[0].all()
+    assert not marks.found[1].any()
+    assert marks.false.tolist() == [[1] * len(LEVELS), [2] * len(LEVELS)]
+    assert marks.pointed.tolist() == [True, False]
+
+
+def test_intervals_resample_patients():
+    generator = np.random.default_rng(0)
+    where = [(k, 0, (0.25, 0.25, 0.5, 0.5)) for k in range(60)]
+    maps = generator.random((60, 1, 4, 4))
+    alone = truth(*where, images=60)
+    together = truth(*where, images=60, patients=np.arange(60) // 30)
+    marks = module.judge(maps, alone, WHOLE)
+    value = module.mean_score(module.score(marks, alone)).pointing_game
+    low, high = (end.pointing_game for end in module.mean_interval(marks, alone, 500))
+    assert low < value < high
+    wide = [end.pointing_game for end in module.mean_interval(marks, together, 500)]
+    assert set(np.round(wide, 6)) <= {
+        round(float(marks.pointed[:30].mean()), 6),
+        round(float(marks.pointed[30:].mean()), 6),
+    }
+
+
+@dataclass(frozen=True)
+class Squares(Dataset):
+    """Bright squares on black, 1024 pixels wide, as PNG files."""
+
+    title: ClassVar[str] = "Squares"
+
+    def index(self, data_dir):
+        generator = np.random.default_rng(5)
+        rows, boxes = [], []
+        for k in range(6):
+            x, y, w, h = generator.integers((100, 100, 150, 150), (500, 500, 400, 400))
+            image = np.zeros((1024, 1024), np.uint8)
+            image[y : y + h, x : x + w] = 255
+            name = f"{k}.png"
+            Image.fromarray(image).save(data_dir / name)
+            rows.append((name, str(k), str(data_dir / name), ("train", "val", "test")[k % 3], 1.0))
+            boxes.append((name, "Mass", x / 1024, y / 1024, w / 1024, h / 1024))
+        images = pd.DataFrame(rows, columns=["image_id", "patient_id", "path", "split", "Mass"])
+        table = pd.DataFrame(boxes, columns=list(BOX_COLUMNS))
+        return Index(images, table, ("Mass",), Labels("x", "0" * 64, "x"), Split("x", split_sha256(images)))
+
+
+@pytest.mark.parametrize(("size", "crop"), [(256, 224), (128, 128), (75, 60)])
+def test_a_painted_square_is_found_at_every_size_of_cache_and_crop(tmp_path, size, crop):
+    dataset = Squares()
+    dataset.__class__.name = "squares"
+    index = dataset.index(tmp_path)
+    pixels = prepare(dataset, index, size, tmp_path / "cache").pixels
+    seen = gather(pixels, centre_crops(np.arange(6), Pixels(size, crop, 0)), crop).numpy()
+    boxes = Truth(np.arange(6), np.zeros(6, int), index.boxes[["x", "y", "w", "h"]].to_numpy(), np.arange(6))
+    marks = module.judge(seen[:, None].astype(float), boxes, Crop(size, crop))
+    assert marks.found.all()  # up to IoU > 0.7 and IoBB > 0.9
+    shifted = module.judge(seen[:, None].astype(float), boxes, Crop(size, size)) if crop < size else None
+    assert shifted is None or not shifted.found.all()  # the crop's place matters
