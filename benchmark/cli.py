@@ -182,8 +182,8 @@ def prepare(settings: tuple[str, ...], cache: Path | None, **asked) -> None:
 def predict(options: tuple[str, ...], **asked) -> None:
     """Ask a finished run about images: PNG, JPEG or DICOM files, folders of them, or image ids of its dataset.
 
-    Writes predictions.csv, and for each image NAME.json and NAME.png: the X-ray, and the heatmaps of the leading
-    findings over it. Research software: its answers are no diagnosis.
+    Writes predictions.csv, and for each image NAME.json and NAME.heatmaps.png: the X-ray, and the heatmaps of the
+    leading findings over it. Research software: its answers are no diagnosis.
 
     \b
     Examples:

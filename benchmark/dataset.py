@@ -25,6 +25,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from monai.data.image_reader import PILReader
+    from PIL.Image import Image
 
 # The order of the literature (protocol of Wang et al. 2017); every table and every tensor of a 14-finding set uses it.
 FINDINGS = (
@@ -45,6 +46,7 @@ FINDINGS = (
 )
 SPLITS = ("train", "val", "test")
 BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
+BOX_SLACK = 1e-6  # of rounding, beyond the image's edge
 
 
 class DataError(UserError):
@@ -172,6 +174,7 @@ def check(index: Index) -> Index:
             f"{len(shared):,} patients are in two splits, patient {shared[0]} first: "
             "a patient's images must all be in one split"
         )
+    _check_boxes(index)
     for split in SPLITS:
         if not len(index.rows(split)):
             raise DataError(f"the {split} split has no image: check the lists and the image folder")
@@ -182,9 +185,39 @@ def check(index: Index) -> Index:
     return index
 
 
+def _check_boxes(index: Index) -> None:
+    """Boxes lie on known images, are of known findings, and are fractions of the image. Raises DataError."""
+    boxes = index.boxes
+    if boxes.empty:
+        return
+    absent = [column for column in BOX_COLUMNS if column not in boxes]
+    if absent:
+        raise DataError(f"the box table has no column {absent[0]!r}: it needs {', '.join(BOX_COLUMNS)}")
+    x, y, w, h = boxes[["x", "y", "w", "h"]].to_numpy(float).T.reshape(4, -1)
+    inside = (x >= 0) & (y >= 0) & (w > 0) & (h > 0) & (x + w <= 1 + BOX_SLACK) & (y + h <= 1 + BOX_SLACK)
+    for fits, what in (
+        (boxes["image_id"].isin(index.images["image_id"]), "is on an image that is not listed"),
+        (boxes["finding"].isin(index.findings), "is of a finding that is not listed"),
+        (inside, "does not lie in its image: give x, y, w, h as fractions of width and height"),
+        (~boxes.duplicated(list(BOX_COLUMNS)), "stands twice"),
+    ):
+        if not np.all(fits):
+            first = boxes.loc[~np.asarray(fits)].iloc[0]
+            raise DataError(
+                f"{int((~np.asarray(fits)).sum()):,} boxes: {first['finding']} of {first['image_id']} {what}"
+            )
+
+
 @cache
 def _gray_reader() -> "PILReader":
     """MONAI's Pillow reader, as gray, in the orientation Pillow shows: its default swaps the two image axes."""
     from monai.data.image_reader import PILReader
 
-    return PILReader(reverse_indexing=False, converter=lambda image: image.convert("L"))
+    return PILReader(reverse_indexing=False, converter=_to_gray)
+
+
+def _to_gray(image: "Image") -> "Image":
+    """8-bit gray. Deeper images are refused: Pillow would clip them to white."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"it has more than 8 bits a pixel (mode {image.mode}): scale it to 8")
+    return image.convert("L")

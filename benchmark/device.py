@@ -56,7 +56,13 @@ class Device:
             raise MethodError(
                 f"the network must return Output(logits (B, C), maps), not {shape}: see benchmark/method.py"
             )
-        return Output(output.logits.float(), None if output.maps is None else output.maps.float())
+        maps = output.maps
+        if maps is not None and (maps.ndim != 4 or maps.shape[:2] != output.logits.shape):
+            raise MethodError(
+                f"the network's maps are {tuple(maps.shape)} beside logits {tuple(output.logits.shape)}: they must be "
+                "(B, C, h, w), or None"
+            )
+        return Output(output.logits.float(), None if maps is None else maps.float())
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

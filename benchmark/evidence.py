@@ -14,7 +14,7 @@ import pandas as pd
 
 from . import localization, metrics
 from .dataset import Index
-from .localization import IOBB, IOU, THRESHOLDS, Crop, Score, Truth
+from .localization import IOBB, IOU, THRESHOLDS, Boxes, Frame, Score, normalise
 
 LEFT_OUT = "Hernia"  # 86 official test images of 32 patients: one class must not move a mean
 RANDOM_MAPS = 5  # draws that the floor of a random map is averaged over
@@ -25,7 +25,7 @@ class Maps(NamedTuple):
 
     Attributes:
         kind: whose maps they are, in words.
-        maps: float16 (N, C, h, w), of the centre crop.
+        maps: float16 (N, C, h, w), of the centre crop, each from 0 at its lowest to 1 at its highest place.
         image_id, patient_id: (N,) texts.
         box_image, box_finding: int32 (M,), which of the N images and C findings.
         boxes: float64 (M, 4), x, y, w, h as fractions of the whole image.
@@ -39,8 +39,8 @@ class Maps(NamedTuple):
     box_finding: np.ndarray
     boxes: np.ndarray
 
-    def truth(self) -> Truth:
-        return Truth(self.box_image, self.box_finding, self.boxes, self.patient_id)
+    def truth(self) -> Boxes:
+        return Boxes(self.box_image, self.box_finding, self.boxes, self.patient_id)
 
 
 def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
@@ -60,17 +60,19 @@ def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFr
 def boxed_rows(index: Index) -> np.ndarray:
     """Row numbers of the test images that have a box."""
     rows = index.rows("test")
+    if index.boxes.empty:
+        return rows[:0]
     return rows[index.images["image_id"].iloc[rows].isin(index.boxes["image_id"]).to_numpy()]
 
 
 def collect_maps(index: Index, rows: np.ndarray, maps: np.ndarray, kind: str) -> Maps:
-    """Heatmaps (n, C, h, w) of the images `rows` (n,), and the boxes on them."""
+    """Heatmaps (n, C, h, w), on any scale, of the images `rows` (n,), and the boxes on them."""
     images = index.images.iloc[rows]
     position = {name: k for k, name in enumerate(images["image_id"])}
     boxes = index.boxes[index.boxes["image_id"].isin(position)]
     return Maps(
         kind,
-        maps.astype(np.float16),
+        _scaled(maps).astype(np.float16),  # scaled first: a rare finding's probabilities are too small for 16 bits
         images["image_id"].to_numpy(str),
         images["patient_id"].to_numpy(str),
         boxes["image_id"].map(position).to_numpy(np.int32),
@@ -120,12 +122,12 @@ def judge_scores(table: pd.DataFrame, resamples: int, split: str = "test") -> di
 
 def judge_maps(maps: Maps, findings: list[str], pixels: Mapping[str, int], resamples: int) -> dict[str, Any]:
     """The record's localization but for its file; `pixels` is the recipe's section of that name."""
-    truth, crop = maps.truth(), Crop(pixels["size"], pixels["crop"])
-    marks = localization.judge(maps.maps, truth, crop)
+    truth, frame = maps.truth(), Frame(pixels["size"], pixels["crop"])
+    marks = localization.judge(maps.maps, truth, frame)
     grid = maps.maps.shape[2:]
     scores = {
         "method": localization.score(marks, truth),
-        "random": _random_floor(grid, len(findings), crop, _Hashed(truth)),
+        "random": _random_floor(grid, len(findings), frame, _Hashed(truth)),
         "centre": localization.score(localization.judge_centre(len(findings), truth), truth),
     }
     boxes = np.bincount(truth.finding, minlength=len(findings)).tolist()
@@ -159,10 +161,24 @@ def members_sha256(table: pd.DataFrame) -> str:
     return hashlib.sha256(asked.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
+def boxes_sha256(maps: Maps) -> str:
+    """SHA-256 over the boxes, whatever was found on the heatmaps: equal where two runs were asked the same."""
+    boxes = zip(maps.image_id[maps.box_image], maps.box_finding.tolist(), maps.boxes.tolist(), strict=True)
+    return hashlib.sha256(
+        "\n".join(sorted(f"{image} {finding} {box}" for image, finding, box in boxes)).encode()
+    ).hexdigest()
+
+
+def _scaled(maps: np.ndarray) -> np.ndarray:
+    """Each map from 0 to 1, which changes no score; one without contrast is 0."""
+    flat = maps.astype(np.float64).reshape(-1, *maps.shape[2:])
+    return (normalise(flat) / 255).reshape(maps.shape)
+
+
 class _Hashed:
     """Boxes as the key of a cache: the floor under them is the same for every record of a board."""
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, truth: Boxes) -> None:
         self.truth = truth
         self.key = tuple(np.asarray(part).tobytes() for part in truth)
 
@@ -174,10 +190,10 @@ class _Hashed:
 
 
 @lru_cache(maxsize=8)
-def _random_floor(grid: tuple[int, int], findings: int, crop: Crop, hashed: _Hashed) -> Score:
+def _random_floor(grid: tuple[int, int], findings: int, frame: Frame, hashed: _Hashed) -> Score:
     truth = hashed.truth
     draws = [
-        localization.score(localization.judge_random(grid, findings, truth, crop, seed), truth)
+        localization.score(localization.judge_random(grid, findings, truth, frame, seed), truth)
         for seed in range(RANDOM_MAPS)
     ]
     return Score(*(np.mean(parts, axis=0) for parts in zip(*draws, strict=True)))

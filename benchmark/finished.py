@@ -14,6 +14,7 @@ from .device import Device
 from .errors import UserError
 from .method import Method
 from .options import make
+from .progress import say
 from .recipe import Pixels
 from .registry import METHODS
 from .schema import Record
@@ -44,6 +45,8 @@ def load_finished(place: Path, options: Mapping[str, Any]) -> Finished:
     record = records.read(place)
     if record.method.name not in METHODS and not record.method.built_in:
         raise UserError(f"the run's method {record.method.name!r} is a plugin: name its file with --plugin FILE.py")
+    if METHODS.get(record.method.name).source_sha256 != record.method.source_sha256:
+        say(f"method {record.method.name} is not defined as it was when the run was made: its answers may differ")
     method = make(METHODS.get(record.method.name).cls, {**record.method.options, **options}, "")
     weights = _weights(place, record)
     network = method.build(list(record.auc), "none")

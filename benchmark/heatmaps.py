@@ -1,12 +1,12 @@
 """Heatmaps of a trained network: the maps it returns with its scores, or Grad-CAM for one that returns none."""
 
-import copy
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from monai.visualize import GradCAM
+from monai.visualize.class_activation_maps import ModelWithHooks
 from torch import Tensor, nn
 
 from .device import Device
@@ -16,6 +16,7 @@ from .progress import progress
 from .recipe import Recipe
 
 OWN, GRAD_CAM = "the method's maps", "Grad-CAM"
+EXPLAINED_AT_ONCE = 16
 
 
 class Heatmaps(NamedTuple):
@@ -38,14 +39,13 @@ class Reader:
 
     def __init__(self, device: Device, method: Method, network: nn.Module, side: int) -> None:
         self.device, self.method, self.network = device, method, network.eval()
-        self.explained = self.layer = None
+        self.layer = None
         gray = torch.zeros(2, side, side, dtype=torch.uint8)
         with torch.inference_mode():
             output = device.forward(network, gray)
         self.kind: str | None = OWN
         if output.maps is None:
             self.layer = _last_layer_with_places(network, device.images(gray))
-            self.explained = _explained(network)
             self.kind = GRAD_CAM if self.layer else None
 
     def read(self, gray: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -58,12 +58,13 @@ class Reader:
         return logits, None if maps is None else self.method.heat(maps).cpu()
 
     def _explain(self, gray: Tensor, findings: int) -> Tensor:
-        images = self.device.images(gray).contiguous()
-        explain = GradCAM(self.explained, self.layer)
-        with self.device.autocast():
-            return torch.cat(
-                [explain.compute_map(images, class_idx=c).float() for c in range(findings)], dim=1
-            ).detach()
+        """Grad-CAM of every finding; a few images at a time, because their graph is kept."""
+        heat = []
+        for few in gray.split(EXPLAINED_AT_ONCE):
+            explained = _Explained(self.network, self.layer, self.device.images(few))
+            explain = GradCAM(explained, self.layer)
+            heat.append(torch.cat([explain.compute_map(few, class_idx=c).detach() for c in range(findings)], dim=1))
+        return torch.cat(heat)
 
 
 def read_heatmaps(
@@ -87,24 +88,32 @@ def _read(reader: Reader, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe) 
             advance(len(images))
 
 
-class _Logits(nn.Module):
-    """What MONAI's Grad-CAM explains: a network that returns log-odds and nothing else."""
+class _Explained(ModelWithHooks):
+    """What MONAI's Grad-CAM asks for activations and gradients: one forward pass for all findings, in float32.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+    MONAI's own hooks run the network once a finding, stay on it for good, and fail where the network changes the
+    layer's output in place. Here the features are cut out once and handed on as a copy.
+    """
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images).logits
+    def __init__(self, network: nn.Module, layer: str, images: Tensor) -> None:
+        hook = network.get_submodule(layer).register_forward_hook(self._cut)
+        try:
+            with torch.enable_grad():
+                self.logits = network(images).logits
+        finally:
+            hook.remove()
 
+    def __call__(self, x: Tensor, class_idx: int, retain_graph: bool = True) -> tuple[Tensor, tuple, tuple]:
+        (gradient,) = torch.autograd.grad(self.logits[:, class_idx].sum(), self.features, retain_graph=True)
+        return self.logits, (self.features,), (gradient.contiguous(),)
 
-def _explained(network: nn.Module) -> nn.Module:
-    """A copy that Grad-CAM may put its hooks on; its gradients are viewed as (B, D, places), so not channels-last."""
-    return _Logits(copy.deepcopy(network).to(memory_format=torch.contiguous_format).requires_grad_(True)).eval()
+    def _cut(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        self.features = output.detach().contiguous().requires_grad_(True)
+        return self.features.clone()
 
 
 def _last_layer_with_places(network: nn.Module, images: Tensor) -> str | None:
-    """Name (below `_Logits`) of the module that is the last to return features (B, D, h, w) with h w > 1."""
+    """Name of the module that is the last to return features (B, D, h, w) with h w > 1."""
     last = []
 
     def note(name: str):
@@ -119,4 +128,4 @@ def _last_layer_with_places(network: nn.Module, images: Tensor) -> str | None:
         network(images)
     for hook in hooks:
         hook.remove()
-    return f"network.{last[-1]}" if last else None
+    return last[-1] if last else None

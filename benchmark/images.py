@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .dataset import DataError, read_gray
 from .errors import first_few
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 PICTURES, DICOM = (".png", ".jpg", ".jpeg"), (".dcm", ".dicom")
 
@@ -37,18 +41,26 @@ def _is_image(path: Path) -> bool:
 
 
 def _read_dicom(path: Path) -> np.ndarray:
-    """The stored window where there is one, else from the lowest to the highest value; bright is dense."""
+    """The stored window where there is one; else 8 bits as they are, more from the lowest to the highest value."""
     from pydicom import dcmread
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels import apply_modality_lut
 
     try:
         data = dcmread(path)
-        values = np.asarray(apply_voi_lut(apply_modality_lut(data.pixel_array, data), data), np.float64)
-        inverted = data.get("PhotometricInterpretation") == "MONOCHROME1"
+        kind = data.PhotometricInterpretation
+        values = np.asarray(apply_modality_lut(data.pixel_array, data), np.float64)
+        low, high = _window(data, values)
     except Exception as error:  # pydicom's own, and those of the decoders that it calls
         raise DataError(f"image {path} cannot be read ({error}): convert it to PNG, or replace it") from error
-    if values.ndim != 2:
-        raise DataError(f"image {path} is not one gray image but an array {values.shape}: give a single radiograph")
-    low, high = values.min(), values.max()
-    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    return np.round(255 * (1 - scaled if inverted else scaled)).astype(np.uint8)
+    if values.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise DataError(f"image {path} is {kind} {values.shape}, not one gray image: give a single radiograph")
+    scaled = ((values - low) / max(high - low, 1e-9)).clip(0, 1)
+    return np.round(255 * (1 - scaled if kind == "MONOCHROME1" else scaled)).astype(np.uint8)
+
+
+def _window(data: "Dataset", values: np.ndarray) -> tuple[float, float]:
+    """The values that become black and white."""
+    if "WindowCenter" in data and "WindowWidth" in data:
+        centre, width = (np.atleast_1d(data[tag].value)[0] for tag in ("WindowCenter", "WindowWidth"))
+        return float(centre) - float(width) / 2, float(centre) + float(width) / 2
+    return (0.0, 255.0) if data.BitsStored == 8 else (values.min(), values.max())

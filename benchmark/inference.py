@@ -5,9 +5,9 @@ Images stream: one batch is in memory at a time, and what is known of an image i
 
 import csv
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,16 +22,19 @@ from .errors import UserError, first_few
 from .finished import Finished, load_finished
 from .heatmaps import Reader
 from .images import find_images, read_image
-from .localization import Crop, predict_boxes
+from .known import Facts, Known, what_is_known
+from .localization import Frame, predict_boxes
+from .options import describe
 from .overlays import Panel, draw_panels
-from .pixels import Shrink, as_is, centre
+from .pixels import Shrink, as_is, centre, travels
 from .progress import progress, say
 from .registry import load_plugins
-from .truth import Truth, know_truth
 
 BATCH = 16
 FEW = 3 * BATCH  # images up to this number are not worth worker processes
 SHOWN = 512  # the longer side of a radiograph in a picture, pixels
+SAME = 2.0  # mean difference in gray levels up to which two files are the same radiograph (JPEG, DICOM windows)
+NO_BOXES = np.empty((0, 4))
 KEPT = 4  # answers handed back, to be shown
 
 
@@ -61,19 +64,23 @@ class Question:
 
 
 class Source(NamedTuple):
-    """One image to answer: its name, the stem of the files written for it, and how to read it."""
+    """One image to answer: what the user called it, the stem of the files written for it, and where it is.
 
-    name: str
+    `path` is None for an image id of the run's dataset.
+    """
+
+    asked: str
     stem: str
-    read: Callable[[], np.ndarray]
+    path: Path | None
 
 
 class Seen(NamedTuple):
-    """One image as read: shrunk for the network and for the picture; or the sentence that says why not."""
+    """One image as read: shrunk for the network and for the picture, and what the dataset knows; or why not."""
 
     source: Source
     shrunk: np.ndarray | None = None
     shown: np.ndarray | None = None
+    facts: Facts | None = None
     problem: str = ""
 
 
@@ -86,7 +93,7 @@ class Answer(NamedTuple):
 
 
 def predict_images(question: Question) -> list[Answer]:
-    """Write `predictions.csv`, and for each image `<name>.json` and `<name>.png`; the first few answers.
+    """Write `predictions.csv`, and for each image `<name>.json` and `<name>.heatmaps.png`; the first few answers.
 
     Raises:
         UserError: whatever is wrong with the run or the paths, before anything is written; images that cannot be read,
@@ -94,20 +101,21 @@ def predict_images(question: Question) -> list[Answer]:
     """
     load_plugins(question.plugins)
     finished = load_finished(question.run, question.options)
-    truth = know_truth(finished.record, question.data_dir)
-    sources = _sources(question.images, truth)
+    known = what_is_known(finished.record, question.data_dir)
+    sources = _sources(question.images, known)
     question.out.mkdir(parents=True, exist_ok=True)
     first, problems = [], []
     with (question.out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["image", *finished.record.auc])
+        table.writerow(["image", "path", *finished.record.auc])
         with progress("predicting", len(sources)) as advance:
-            for seen, answer in _answers(finished, sources):
+            for seen, answer in _answers(finished, known, sources):
                 if answer is None:
                     problems.append(seen.problem)
                 else:
-                    table.writerow([answer.name, *(f"{value:.6f}" for value in answer.probabilities.values())])
-                    _write(question, finished, truth, seen, answer)
+                    values = (f"{value:.6f}" for value in answer.probabilities.values())
+                    table.writerow([answer.name, seen.source.asked, *values])
+                    _write(question, finished, seen, answer)
                     first = [*first, answer] if len(first) < KEPT else first
                 advance(1)
     say(f"{len(sources) - len(problems):,} images answered, see {question.out}")
@@ -116,41 +124,24 @@ def predict_images(question: Question) -> list[Answer]:
     return first
 
 
-def _sources(asked: Sequence[str], truth: Truth) -> list[Source]:
+def _sources(asked: Sequence[str], known: Known) -> list[Source]:
     """Files and folders as they lie on disk; other names as the dataset's image ids. Equal stems are numbered."""
-    named: list[tuple[str, Callable[[], np.ndarray]]] = []
-    for text in asked:
-        if not Path(text).exists() and truth.knows(text):
-            named.append((text, _Known(truth, text)))
-        else:
-            named += [(path.name, _File(path)) for path in find_images([Path(text)])]
-    taken: Counter[str] = Counter()
+    ids = {text for text in asked if not Path(text).exists() and text in known}
+    found = find_images([Path(text) for text in asked if text not in ids])
+    named = [(text, Path(text).stem, None) for text in asked if text in ids]
+    named += [(str(path), path.stem, path) for path in found]
+    taken: set[str] = set()
     sources = []
-    for name, read in named:
-        stem = Path(name).stem
-        taken[stem] += 1
-        sources.append(Source(name, stem if taken[stem] == 1 else f"{stem}-{taken[stem]}", read))
+    for text, stem, path in named:
+        free = next(name for name in chain([stem], (f"{stem}-{k}" for k in count(2))) if name not in taken)
+        taken.add(free)
+        sources.append(Source(text, free, path))
     return sources
 
 
-class _File(NamedTuple):
-    path: Path
-
-    def __call__(self) -> np.ndarray:
-        return read_image(self.path)
-
-
-class _Known(NamedTuple):
-    truth: Truth
-    image_id: str
-
-    def __call__(self) -> np.ndarray:
-        return self.truth.read(self.image_id)
-
-
 class _Images(torch.utils.data.Dataset):
-    def __init__(self, sources: Sequence[Source], size: int) -> None:
-        self.sources, self.shrink = sources, Shrink(size)
+    def __init__(self, sources: Sequence[Source], known: Known, size: int) -> None:
+        self.sources, self.known, self.shrink = sources, known, Shrink(size)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -158,79 +149,98 @@ class _Images(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> Seen:
         source = self.sources[position]
         try:
-            gray = source.read()
+            gray = read_image(source.path) if source.path else self.known.read(source.asked)
         except DataError as error:
             return Seen(source, problem=str(error))
+        shrunk = self.shrink(gray)
         picture = Image.fromarray(gray)
         picture.thumbnail((SHOWN, SHOWN))
-        return Seen(source, self.shrink(gray), np.asarray(picture))
+        return Seen(source, shrunk, np.asarray(picture), self._facts(source, shrunk))
+
+    def _facts(self, source: Source, shrunk: np.ndarray) -> Facts | None:
+        """A file's name proves nothing: other datasets use the same names, so the pixels must agree as well."""
+        name = source.path.name if source.path else source.asked
+        if name not in self.known:
+            return None
+        if source.path is not None:
+            there = self.shrink(self.known.read(name)).astype(float)
+            if np.abs(there - shrunk).mean() > SAME:
+                return None
+        return self.known.facts(name)
 
 
-def _answers(finished: Finished, sources: Sequence[Source]) -> Iterator[tuple[Seen, Answer | None]]:
+def _answers(finished: Finished, known: Known, sources: Sequence[Source]) -> Iterator[tuple[Seen, Answer | None]]:
     """Each image with its answer, None where it could not be read, in the order of the sources."""
     setting, findings = finished.pixels, list(finished.record.auc)
     reader = Reader(finished.device, finished.method, finished.network, setting.crop)
-    workers = cores() if len(sources) > FEW else 0
-    images = _Images(sources, setting.size)
-    for batch in DataLoader(images, batch_size=BATCH, collate_fn=as_is, num_workers=workers):
-        readable = [seen for seen in batch if seen.shrunk is not None]
-        answers = iter(())
+    parallel = len(sources) > FEW and (known.dataset is None or travels(known.dataset))
+    images = _Images(sources, known, setting.size)
+    for batch in DataLoader(images, batch_size=BATCH, collate_fn=as_is, num_workers=cores() if parallel else 0):
+        readable = [k for k, seen in enumerate(batch) if seen.shrunk is not None]
+        answers: dict[int, Answer] = {}
         if readable:
-            crops = np.stack([centre(seen.shrunk, setting) for seen in readable])
+            crops = np.stack([centre(batch[k].shrunk, setting) for k in readable])
             logits, heat = reader.read(torch.from_numpy(crops))
-            heats = [None] * len(readable) if heat is None else heat.numpy()
-            answers = iter(
-                [
-                    Answer(seen.source.name, dict(zip(findings, values, strict=True)), one)
-                    for seen, values, one in zip(readable, logits.sigmoid().tolist(), heats, strict=True)
-                ]
-            )
-        yield from ((seen, None if seen.shrunk is None else next(answers)) for seen in batch)
+            for row, k in enumerate(readable):
+                source = batch[k].source
+                name = source.path.name if source.path else source.asked
+                probabilities = dict(zip(findings, logits[row].sigmoid().tolist(), strict=True))
+                answers[k] = Answer(name, probabilities, None if heat is None else heat[row].numpy())
+        yield from ((seen, answers.get(k)) for k, seen in enumerate(batch))
 
 
-def _write(question: Question, finished: Finished, truth: Truth, seen: Seen, answer: Answer) -> None:
-    crop = Crop(finished.pixels.size, finished.pixels.crop)
-    leading = _leading(question, truth, answer)
+def _write(question: Question, finished: Finished, seen: Seen, answer: Answer) -> None:
+    record, facts = finished.record, seen.facts
+    frame = Frame(finished.pixels.size, finished.pixels.crop)
+    leading = _leading(question, facts, answer)
     content = {
         "image": answer.name,
-        "run": finished.record.run_id,
-        "method": finished.record.method.name,
+        "path": seen.source.asked,
+        "run": record.run_id,
+        "method": {"name": record.method.name, "options": describe(finished.method)},
         "probabilities": answer.probabilities,
-        "labels": truth.labels(answer.name),
-        "boxes": {finding: _found(finished, answer, finding, crop).tolist() for finding in leading},
-        "true_boxes": {finding: boxes.tolist() for finding, boxes in truth.boxes(answer.name).items()},
+        "boxes": {finding: _found(finished, answer, finding, frame).tolist() for finding in leading},
+        "known": None,
     }
-    stem = question.out / seen.source.stem
-    stem.with_name(f"{stem.name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if facts is not None:
+        boxes = {finding: part.tolist() for finding, part in facts.boxes.items()}
+        content["known"] = {
+            "dataset": record.dataset.name,
+            "split": facts.split,
+            "labels": facts.labels,
+            "boxes": boxes,
+        }
+    stem = seen.source.stem
+    (question.out / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if question.pictures:
-        panels = _panels(finished, truth, seen, answer, leading)
-        title = f"{answer.name}: {finished.record.method.title}, run {finished.record.run_id}"
-        draw_panels(panels, crop, stem.with_name(f"{stem.name}.png"), title, columns=len(panels), side=3.4)
+        panels = _panels(finished, seen, answer, leading)
+        changed = "".join(f", {key}={value}" for key, value in question.options.items())
+        title = f"{answer.name}: {record.method.title}{changed}, run {record.run_id}"
+        draw_panels(panels, frame, question.out / f"{stem}.heatmaps.png", title, columns=len(panels), side=3.4)
 
 
-def _leading(question: Question, truth: Truth, answer: Answer) -> list[str]:
+def _leading(question: Question, facts: Facts | None, answer: Answer) -> list[str]:
     """The findings to show: the likeliest ones, and those that the image is known to have."""
     likeliest = sorted(answer.probabilities, key=lambda finding: -answer.probabilities[finding])
-    labels = truth.labels(answer.name) or {}
-    known = [finding for finding in likeliest[question.leading :] if labels.get(finding) == 1]
-    return likeliest[: question.leading] + known[: question.leading]
+    missed = [finding for finding in likeliest[question.leading :] if facts and facts.labels[finding] == 1]
+    return likeliest[: question.leading] + missed[: question.leading]
 
 
-def _found(finished: Finished, answer: Answer, finding: str, crop: Crop) -> np.ndarray:
+def _found(finished: Finished, answer: Answer, finding: str, frame: Frame) -> np.ndarray:
     if answer.heat is None:
-        return np.empty((0, 4))
-    return predict_boxes(answer.heat[None, list(finished.record.auc).index(finding)], crop).boxes
+        return NO_BOXES
+    return predict_boxes(answer.heat[None, list(finished.record.auc).index(finding)], frame).boxes
 
 
-def _panels(finished: Finished, truth: Truth, seen: Seen, answer: Answer, leading: Sequence[str]) -> list[Panel]:
-    labels, boxes = truth.labels(answer.name), truth.boxes(answer.name)
-    positive = [finding.replace("_", " ") for finding, label in (labels or {}).items() if label == 1]
-    told = "labels unknown" if labels is None else "labels: " + (", ".join(positive) or "no finding")
-    nothing = np.empty((0, 4))
-    panels = [Panel(told, seen.shown, None, np.concatenate([nothing, *boxes.values()]))]
+def _panels(finished: Finished, seen: Seen, answer: Answer, leading: Sequence[str]) -> list[Panel]:
+    """The X-ray alone, then with the heatmap of each leading finding."""
+    labels, boxes = (seen.facts.labels, seen.facts.boxes) if seen.facts else ({}, {})
+    positive = [finding.replace("_", " ") for finding, label in labels.items() if label == 1]
+    told = f"{seen.facts.split}: {', '.join(positive) or 'no finding'}" if seen.facts else "labels unknown"
+    panels = [Panel(told, seen.shown, None, np.concatenate([NO_BOXES, *boxes.values()]))]
     for finding in leading:
         heat = None if answer.heat is None else answer.heat[list(finished.record.auc).index(finding)]
-        label = {None: "", 1: " (labelled)", 0: " (not labelled)"}.get((labels or {}).get(finding), "")
+        label = {1: " (labelled)", 0: " (not labelled)"}.get(labels.get(finding), "")
         title = f"{finding.replace('_', ' ')} {answer.probabilities[finding]:.2f}{label}"
-        panels.append(Panel(title, seen.shown, heat, boxes.get(finding, nothing)))
+        panels.append(Panel(title, seen.shown, heat, boxes.get(finding, NO_BOXES)))
     return panels

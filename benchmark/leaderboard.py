@@ -93,9 +93,10 @@ def read_runs(results: Path, base: Path) -> list[Run]:
         named = (record.dataset.name, record.method.name, record.run_id)
         if folder.parts[-3:] != named:
             raise RecordError(f"{folder} holds the record of {'/'.join(named)}: move it to that folder")
-        table = records.verify(folder, record)
+        table, maps = records.verify(folder, record)
         place = folder.relative_to(base.resolve()).as_posix()
-        runs.append(Run(record, place, evidence.members_sha256(table), table))
+        boxes = None if maps is None else evidence.boxes_sha256(maps)
+        runs.append(Run(record, place, evidence.members_sha256(table), boxes, table))
     return runs
 
 
@@ -127,6 +128,10 @@ def _refuse_strangers(board: list[Run]) -> None:
             raise RecordError(
                 f"{run.place} and {first.place} claim one split, but were scored on other images or labels"
             )
+    boxed = {run.boxes: run for run in board if run.boxes}
+    if len(boxed) > 1:
+        one, other, *_ = (run.place for run in boxed.values())
+        raise RecordError(f"{one} and {other} claim one split, but were localised against other boxes")
     for row in make_rows(board):
         seeds = [run.record.seed for run in row.runs]
         if len(set(seeds)) < len(seeds):

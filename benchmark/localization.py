@@ -4,9 +4,13 @@ Pure functions of arrays; they know no file, no torch and no screen. Boxes are r
 corner, as fractions of the whole image. A heatmap covers the crop that the network saw; what is found on it is brought
 back to the whole image, so that a box outside the crop counts as missed and not as absent.
 
-Chosen where the paper is silent: maps are enlarged bilinearly to the crop's pixels before they are normalised, and
-pixels touch by their sides only. The pointing game (Zhang et al. 2016) asks whether the centre of the highest place
-lies in a box of the finding, without tolerance.
+Chosen where the paper is silent: maps are enlarged bilinearly to the crop's pixels before they are normalised; pixels
+touch by their sides only; a region that is the same at both thresholds is one box. The pointing game (Zhang et al.
+2016) asks of each finding on each image whether the centre of the highest place lies in one of its boxes, without
+tolerance; a map without contrast points nowhere.
+
+Elementwise arithmetic in float64 alone: sums that a library may order as it likes could move a pixel across a threshold
+on another machine, and a record would no longer follow from its heatmaps.
 """
 
 from collections.abc import Callable
@@ -25,7 +29,7 @@ CHUNK = 256  # maps enlarged at a time: 51 MB at 224 pixels
 NEIGHBOURS = np.array([np.zeros((3, 3)), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.zeros((3, 3))])
 
 
-class Truth(NamedTuple):
+class Boxes(NamedTuple):
     """M boxes on N images.
 
     Attributes:
@@ -40,8 +44,8 @@ class Truth(NamedTuple):
     patients: np.ndarray
 
 
-class Crop(NamedTuple):
-    """The centre square that a network saw: sides of the shrunk image and of the crop, in pixels."""
+class Frame(NamedTuple):
+    """Where the centre crop lies in its image: sides of the shrunk image and of the crop, in pixels."""
 
     size: int
     side: int
@@ -65,7 +69,7 @@ class Marks(NamedTuple):
     Attributes:
         found: bool (M, 12), whether a box was found at each T(IoBB), then at each T(IoU).
         false: int (C, 12), predicted boxes of each finding, on all images, that meet none of its boxes so well.
-        pointed: bool (M,), whether the highest place lies in a box of that finding on that image.
+        pointed: bool (M,), whether the highest place lies in a box of that finding on that image: in any of them.
     """
 
     found: np.ndarray
@@ -79,7 +83,7 @@ class Score(NamedTuple):
     Attributes:
         accuracy: (..., 12) found boxes / boxes of the finding.
         false_positives: (..., 12) false boxes / boxes of all findings, as Wang et al. 2017 count them.
-        pointing_game: (...) boxes whose finding's highest place lies right / boxes of the finding.
+        pointing_game: (...) images with the finding's highest place in one of its boxes / images with such a box.
     """
 
     accuracy: np.ndarray
@@ -87,33 +91,33 @@ class Score(NamedTuple):
     pointing_game: np.ndarray
 
 
-def judge(maps: np.ndarray, truth: Truth, crop: Crop) -> Marks:
+def judge(maps: np.ndarray, truth: Boxes, frame: Frame) -> Marks:
     """Judge heatmaps (N, C, h, w) of the crop, on any scale, against the boxes."""
-    peaks = np.stack([highest(maps[:, c], crop) for c in range(maps.shape[1])], axis=1)
-    return _judge(lambda c: predict_boxes(maps[:, c], crop), peaks, truth)
+    peaks = np.stack([highest(maps[:, c], frame) for c in range(maps.shape[1])], axis=1)
+    return _judge(lambda c: predict_boxes(maps[:, c], frame), peaks, truth)
 
 
-def judge_random(grid: tuple[int, int], findings: int, truth: Truth, crop: Crop, seed: int = 0) -> Marks:
+def judge_random(grid: tuple[int, int], findings: int, truth: Boxes, frame: Frame, seed: int = 0) -> Marks:
     """What maps of independent uniform noise on the same grid (h, w) would get: the floor under every heatmap."""
     noise = np.random.default_rng(seed).random((len(truth.patients), findings, *grid), np.float32)
-    return judge(noise, truth, crop)
+    return judge(noise, truth, frame)
 
 
-def judge_centre(findings: int, truth: Truth) -> Marks:
+def judge_centre(findings: int, truth: Boxes) -> Marks:
     """What the same box would get on every image, in its middle and half as wide and high."""
     images = len(truth.patients)
     everywhere = Predicted(np.arange(images), np.tile(CENTRE, (images, 1)))
     return _judge(lambda c: everywhere, np.full((images, findings, 2), 0.5), truth)
 
 
-def score(marks: Marks, truth: Truth) -> Score:
+def score(marks: Marks, truth: Boxes) -> Score:
     """Rates of each finding, (C, ...)."""
     findings = len(marks.false)
-    boxes = np.bincount(truth.finding, minlength=findings)[:, None]
-    known = np.where(boxes > 0, 1.0, np.nan)
-    hits = np.zeros((findings, 1 + len(LEVELS)))
-    np.add.at(hits, truth.finding, np.column_stack([marks.pointed, marks.found]))
-    rates = known * hits / np.maximum(boxes, 1)
+    known = np.where(np.bincount(truth.finding, minlength=findings) > 0, 1.0, np.nan)[:, None]
+    hits, weights = np.zeros((2, findings, 1 + len(LEVELS)))
+    np.add.at(hits, truth.finding, _hits(marks) * _weights(truth))
+    np.add.at(weights, truth.finding, _weights(truth))
+    rates = known * hits / np.where(weights > 0, weights, 1)
     return Score(rates[:, 1:], known * marks.false / len(truth.finding), rates[:, 0])
 
 
@@ -122,7 +126,7 @@ def mean_score(scores: Score) -> Score:
     return Score(*(np.nanmean(part, axis=0) for part in scores))
 
 
-def mean_interval(marks: Marks, truth: Truth, resamples: int, seed: int = 0) -> tuple[Score, Score]:
+def mean_interval(marks: Marks, truth: Boxes, resamples: int, seed: int = 0) -> tuple[Score, Score]:
     """Ends of the 95 % intervals of the mean accuracies and of the mean pointing game; false positives have none.
 
     Patients are drawn whole. A finding without a box in a draw is left out of that draw's mean.
@@ -130,37 +134,42 @@ def mean_interval(marks: Marks, truth: Truth, resamples: int, seed: int = 0) -> 
     _, owner = np.unique(truth.patients, return_inverse=True)
     drawn = np.random.default_rng(seed).integers(0, owner.max() + 1, (resamples, owner.max() + 1))
     times = np.stack([np.bincount(draw, minlength=owner.max() + 1) for draw in drawn])[:, owner[truth.image]]
-    hits = np.column_stack([marks.pointed, marks.found]).astype(float)
+    weights = _weights(truth)
+    hits = _hits(marks) * weights
     rates = []
     for c in np.unique(truth.finding):
         mine = truth.finding == c
-        boxes = times[:, mine].sum(axis=1)[:, None]
-        rates.append(np.where(boxes > 0, times[:, mine] @ hits[mine] / np.maximum(boxes, 1), np.nan))
+        drawn_weights = times[:, mine] @ weights[mine]
+        there = drawn_weights > 0
+        rates.append(np.where(there, times[:, mine] @ hits[mine] / np.where(there, drawn_weights, 1), np.nan))
     ends = np.nanquantile(np.nanmean(rates, axis=0), [0.025, 0.975], axis=0)
     nothing = np.full(len(LEVELS), np.nan)
     low, high = (Score(end[1:], nothing, end[0]) for end in ends)
     return low, high
 
 
-def predict_boxes(maps: np.ndarray, crop: Crop) -> Predicted:
+def predict_boxes(maps: np.ndarray, frame: Frame) -> Predicted:
     """Boxes around the connected regions above 60 and above 180, both sets, of one finding's maps (N, h, w)."""
     images, boxes = [np.empty(0, int)], [np.empty((0, 4))]
     for first in range(0, len(maps), CHUNK):
-        heat = normalise(enlarge(maps[first : first + CHUNK], crop.side))
+        heat = normalise(enlarge(maps[first : first + CHUNK], frame.side))
         for threshold in THRESHOLDS:
             regions, _ = ndimage.label(heat > threshold, NEIGHBOURS)
             found = np.array([[s.start for s in r] + [s.stop for s in r] for r in ndimage.find_objects(regions)])
             if len(found):
                 image, top, left, _, bottom, right = found.T
                 images.append(first + image)
-                boxes.append(np.column_stack([left, top, right - left, bottom - top]) / crop.side)
-    return Predicted(np.concatenate(images), crop.to_image(np.concatenate(boxes)))
+                boxes.append(np.column_stack([left, top, right - left, bottom - top]))
+    union = np.unique(np.column_stack([np.concatenate(images), np.concatenate(boxes)]), axis=0)
+    return Predicted(union[:, 0].astype(int), frame.to_image(union[:, 1:] / frame.side))
 
 
 def enlarge(maps: np.ndarray, side: int) -> np.ndarray:
     """Maps (N, h, w) to (N, side, side), bilinearly: a place's value stands at its centre, edges continue outwards."""
-    rows, columns = (_bilinear(places, side) for places in maps.shape[1:])
-    return rows @ maps.astype(np.float32) @ columns.T
+    maps = maps.astype(np.float64)
+    (top, down), (left, across) = (_between(places, side) for places in maps.shape[1:])
+    rows = maps[:, top] * (1 - down)[:, None] + maps[:, np.minimum(top + 1, maps.shape[1] - 1)] * down[:, None]
+    return rows[:, :, left] * (1 - across) + rows[:, :, np.minimum(left + 1, maps.shape[2] - 1)] * across
 
 
 def normalise(heat: np.ndarray) -> np.ndarray:
@@ -169,12 +178,17 @@ def normalise(heat: np.ndarray) -> np.ndarray:
     return 255 * (heat - low) / np.where(high > low, high - low, 1)
 
 
-def highest(maps: np.ndarray, crop: Crop) -> np.ndarray:
-    """The centre of each map's highest place, the first of equals: (N, h, w) to x, y (N, 2) of the whole image."""
+def highest(maps: np.ndarray, frame: Frame) -> np.ndarray:
+    """The centre of each map's highest place, the first of equals: (N, h, w) to x, y (N, 2) of the whole image.
+
+    NaN for a map without contrast, which has no highest place.
+    """
     _, height, width = maps.shape
-    y, x = np.divmod(maps.reshape(len(maps), -1).argmax(axis=1), width)
+    places = maps.reshape(len(maps), -1)
+    y, x = np.divmod(places.argmax(axis=1), width)
     points = np.column_stack([(x + 0.5) / width, (y + 0.5) / height, np.zeros((len(maps), 2))])
-    return crop.to_image(points)[:, :2]
+    points[places.max(axis=1) == places.min(axis=1)] = np.nan
+    return frame.to_image(points)[:, :2]
 
 
 def overlaps(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,7 +200,7 @@ def overlaps(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
     return shared / areas[0], shared / (areas[0] + areas[1] - shared)
 
 
-def _judge(predict: Callable[[int], Predicted], peaks: np.ndarray, truth: Truth) -> Marks:
+def _judge(predict: Callable[[int], Predicted], peaks: np.ndarray, truth: Boxes) -> Marks:
     """Marks from the predicted boxes of each finding and the highest places x, y (N, C, 2)."""
     findings = peaks.shape[1]
     found = np.zeros((len(truth.boxes), len(LEVELS)), bool)
@@ -194,7 +208,7 @@ def _judge(predict: Callable[[int], Predicted], peaks: np.ndarray, truth: Truth)
     for c in np.unique(truth.finding):  # a finding that nobody boxed has no accuracy and no false boxes
         mine = truth.finding == c
         found[mine], false[c] = _match(predict(c), truth.image[mine], truth.boxes[mine])
-    return Marks(found, false, _pointed(peaks[truth.image, truth.finding], truth, findings))
+    return Marks(found, false, _pointed(peaks[truth.image, truth.finding], truth))
 
 
 def _match(predicted: Predicted, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -209,19 +223,31 @@ def _match(predicted: Predicted, image: np.ndarray, boxes: np.ndarray) -> tuple[
     return found, (~right).sum(axis=0)
 
 
-def _pointed(peaks: np.ndarray, truth: Truth, findings: int) -> np.ndarray:
+def _pointed(peaks: np.ndarray, truth: Boxes) -> np.ndarray:
     """Whether each box's highest place (M, 2) lies in it, or in another box of that finding on that image."""
     inside = ((peaks >= truth.boxes[:, :2]) & (peaks < truth.boxes[:, :2] + truth.boxes[:, 2:])).all(axis=1)
-    _, pair = np.unique(truth.image * findings + truth.finding, return_inverse=True)
+    pair = _pair(truth)
     return np.bincount(pair, inside)[pair] > 0
 
 
-def _bilinear(places: int, side: int) -> np.ndarray:
-    """The matrix (side, places) that reads values, which stand at the centres of equal steps, at pixels' centres."""
+def _hits(marks: Marks) -> np.ndarray:
+    return np.column_stack([marks.pointed, marks.found]).astype(float)
+
+
+def _weights(truth: Boxes) -> np.ndarray:
+    """How much each box counts (M, 13): in the pointing game the boxes of a finding on an image are one together."""
+    pair = _pair(truth)
+    return np.column_stack([1 / np.bincount(pair)[pair], np.ones((len(pair), len(LEVELS)))])
+
+
+def _pair(truth: Boxes) -> np.ndarray:
+    """A number (M,) for each image and finding that occur together."""
+    pairs = np.column_stack([truth.image, truth.finding])
+    return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _between(places: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `side` pixels' centres, the place before it and how far it is to the next: centres of equal steps."""
     at = ((np.arange(side) + 0.5) * places / side - 0.5).clip(0, places - 1)
-    left = np.minimum(at.astype(int), max(places - 2, 0))
-    weights = np.zeros((side, places), np.float32)
-    weights[np.arange(side), left] = 1 - (at - left)
-    if places > 1:
-        weights[np.arange(side), left + 1] = at - left
-    return weights
+    before = at.astype(int)
+    return before, at - before

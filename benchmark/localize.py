@@ -7,7 +7,8 @@ from . import evidence
 from .device import Device
 from .evidence import Maps
 from .heatmaps import Heatmaps, read_heatmaps
-from .localization import Crop
+from .localization import Frame
+from .method import MethodError
 from .overlays import Panel, draw_panels
 from .plan import Plan
 from .progress import say
@@ -23,6 +24,8 @@ def localize(plan: Plan, device: Device, network: nn.Module, pixels: np.ndarray)
     if heatmaps is None:
         say(f"localisation is not scored: {plan.method.name} has neither maps nor layers that Grad-CAM could explain")
         return None
+    if not np.isfinite(heatmaps.maps).all():
+        raise MethodError(f"method {plan.method.name} gives heatmaps that are not numbers: see its heat() and maps")
     maps = evidence.collect_maps(plan.index, rows, heatmaps.maps, heatmaps.kind)
     _draw_examples(plan, heatmaps, maps, pixels[rows])
     return maps
@@ -38,11 +41,11 @@ def _draw_examples(plan: Plan, heatmaps: Heatmaps, maps: Maps, pixels: np.ndarra
             probability = 1 / (1 + np.exp(-heatmaps.logits[image, c]))
             mine = boxed[maps.box_image[boxed] == image]
             title = f"{finding.replace('_', ' ')} {probability:.2f}"
-            panels.append(Panel(title, pixels[image], heatmaps.maps[image, c], maps.boxes[mine]))
-    crop = Crop(plan.recipe.pixels.size, plan.recipe.pixels.crop)
+            panels.append(Panel(title, pixels[image], maps.maps[image, c], maps.boxes[mine]))
+    frame = Frame(plan.recipe.pixels.size, plan.recipe.pixels.crop)
     title = (
         f"{plan.method.title}, recipe {plan.recipe.name}, seed {plan.order.seed} ({heatmaps.kind}): "
         "of each finding the boxed test image it is surest of, and the probability"
     )
     key = evidence.maps_sha256(maps)
-    draw_panels(panels, crop, plan.work / "heatmaps.png", title, columns=min(5, len(panels)), key=key)
+    draw_panels(panels, frame, plan.work / "heatmaps.png", title, columns=min(5, len(panels)), key=key)

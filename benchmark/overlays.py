@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .figures import KEY
-from .localization import Crop, enlarge, normalise, predict_boxes
+from .localization import Frame, enlarge, normalise, predict_boxes
 from .text import plain
 
 TRUE, FOUND = "#ff2bd6", "white"  # a colour that no heat has
@@ -40,7 +40,13 @@ class Panel(NamedTuple):
 
 
 def draw_panels(
-    panels: Sequence[Panel], crop: Crop, path: Path, title: str, columns: int, side: float = 2.4, key: str | None = None
+    panels: Sequence[Panel],
+    frame: Frame,
+    path: Path,
+    title: str,
+    columns: int,
+    side: float = 2.4,
+    key: str | None = None,
 ) -> None:
     """Draw the panels, `side` inches wide, in rows of `columns`, with one legend for all.
 
@@ -52,7 +58,7 @@ def draw_panels(
     )
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, panel in zip(axes, panels, strict=False):
-        _draw(axis, panel, crop)
+        _draw(axis, panel, frame)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     figure.suptitle(plain(title), fontsize=10, parse_math=False)
@@ -72,25 +78,25 @@ def _save(figure: Figure, path: Path, key: str | None) -> None:
     part.replace(path)
 
 
-def _draw(axis: Axes, panel: Panel, crop: Crop) -> None:
+def _draw(axis: Axes, panel: Panel, frame: Frame) -> None:
     axis.set_axis_off()
     axis.set_title(plain(panel.title), fontsize=9, parse_math=False)
     axis.imshow(panel.gray, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0), aspect="auto")
     axis.set_box_aspect(panel.gray.shape[0] / panel.gray.shape[1])
     if panel.map is not None:
-        heat = normalise(enlarge(panel.map[None], crop.side))[0] / 255
+        heat = normalise(enlarge(panel.map[None], frame.side))[0] / 255
         colours = matplotlib.colormaps[COLOURS](heat)
         colours[..., 3] = OPACITY * heat
-        x, y, w, h = crop.to_image(np.array([[0.0, 0, 1, 1]]))[0]
+        x, y, w, h = frame.to_image(np.array([[0.0, 0, 1, 1]]))[0]
         axis.imshow(colours, extent=(x, x + w, y + h, y), aspect="auto", interpolation="bilinear")
-        for box in predict_boxes(panel.map[None], crop).boxes:
-            _frame(axis, box, FOUND, "--")
+        for box in predict_boxes(panel.map[None], frame).boxes:
+            _outline(axis, box, FOUND, "--")
     for box in panel.boxes:
-        _frame(axis, box, TRUE, "-")
+        _outline(axis, box, TRUE, "-")
     axis.set(xlim=(0, 1), ylim=(1, 0))
 
 
-def _frame(axis: Axes, box: np.ndarray, colour: str, style: str) -> None:
+def _outline(axis: Axes, box: np.ndarray, colour: str, style: str) -> None:
     x, y, w, h = box
     axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linestyle=style, linewidth=1.3))
 

@@ -166,7 +166,7 @@ def as_is(batch: Any) -> Any:
 def _decode(
     dataset: Dataset, index: Index, pixels: np.memmap, stamps: np.memmap, expected: np.ndarray, todo: np.ndarray
 ) -> None:
-    workers = cores() if len(todo) > 4 * CHUNK and _travels(dataset) else 0
+    workers = cores() if len(todo) > 4 * CHUNK and travels(dataset) else 0
     source = _Shrunk(dataset, index, pixels.shape[1], todo)
     bad = []
     with progress("decoding", len(todo)) as advance:
@@ -247,7 +247,7 @@ def _key(dataset: Dataset, index: Index, size: int) -> str:
     return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
-def _travels(dataset: Dataset) -> bool:
+def travels(dataset: Dataset) -> bool:
     """Whether worker processes can have the dataset: a plugin from a single file is known to forked ones alone."""
     single_file = type(dataset).__module__.startswith(PLUGIN_PREFIX)
     return not single_file or multiprocessing.get_start_method() == "fork"

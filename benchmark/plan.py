@@ -146,6 +146,7 @@ def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: 
     everything = {
         "method": [method.name, describe(method)],
         "dataset": [dataset.name, describe(dataset), *index.labels, *index.split],
+        "boxes": hashlib.sha256(index.boxes.to_csv(index=False, lineterminator="\n").encode()).hexdigest(),
         "recipe": identity(as_table(recipe)),
         "seed": seed,
         "plugins": list(foreign),

@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -91,8 +91,15 @@ def read_maps(folder: Path, record: Record) -> Maps | None:
     return maps
 
 
-def verify(folder: Path, record: Record) -> pd.DataFrame:
-    """Compute every score and interval again; the score table. Raises RecordError where the record says otherwise."""
+class Evidence(NamedTuple):
+    """What a record's numbers follow from; no maps where nothing was localised."""
+
+    table: pd.DataFrame
+    maps: Maps | None
+
+
+def verify(folder: Path, record: Record) -> Evidence:
+    """Compute every score and interval again; the evidence. Raises RecordError where the record says otherwise."""
     table = read_scores(folder, record)
     _check_rows(folder, record, table)
     resamples = make(Evaluate, record.recipe["evaluate"], "evaluate.").resamples
@@ -104,7 +111,7 @@ def verify(folder: Path, record: Record) -> pd.DataFrame:
         pixels = make(Pixels, record.recipe["pixels"], "pixels.")
         localized = evidence.judge_maps(maps, list(record.auc), vars(pixels), resamples)
         _compare(folder, record.localization.model_dump(exclude={"file", "sha256"}), localized)
-    return table
+    return Evidence(table, maps)
 
 
 def find(results: Path) -> list[Path]:
@@ -154,7 +161,7 @@ def _check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -
     fits = maps.maps.shape[:2] == (images, findings) and maps.maps.ndim == 4 and maps.boxes.shape == (boxes, 4)
     for which, most in ((maps.box_image, images), (maps.box_finding, findings)):
         fits = fits and which.shape == (boxes,) and (which >= 0).all() and (which < most).all()
-    if not fits or not np.isfinite(maps.maps).all():
+    if not fits or not np.isfinite(maps.maps).all() or not ((maps.boxes >= 0) & (maps.boxes <= 1)).all():
         raise RecordError(f"{folder / 'maps.npz'} holds arrays that do not fit together: run again")
 
 

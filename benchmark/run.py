@@ -51,7 +51,7 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
         else:
             say(f"this run is finished: {plan.work} (--fresh trains again)")
         record = records.read(plan.work)
-        draw_roc(record, records.verify(plan.work, record), plan.work / "roc.png")
+        draw_roc(record, records.verify(plan.work, record).table, plan.work / "roc.png")
         with FileLock(plan.work.with_name("publish.lock")):  # two seeds may finish at the same time
             place, done = records.publish(plan.work, record, order.results)
             say(f"{done} {place}")

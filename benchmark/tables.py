@@ -26,12 +26,14 @@ class Run(NamedTuple):
         record: the record.
         place: its folder, relative to the leaderboard.
         members: the digest of the images and labels it was scored on.
+        boxes: the digest of the boxes it was localised against; None without.
         table: its scores.
     """
 
     record: Record
     place: str
     members: str
+    boxes: str | None
     table: pd.DataFrame
 
 
@@ -64,15 +66,33 @@ class Step(NamedTuple):
 
     upper: Row
     lower: Row
-    seeds: int
-    difference: float
+    by_seed: list[float]
     low: float
     high: float
+
+    @property
+    def difference(self) -> float:
+        """The mean over the seeds that both have."""
+        return float(np.mean(self.by_seed))
 
     @property
     def work(self) -> float:
         """How many times the other's training images the upper row had."""
         return self.upper.images() / self.lower.images()
+
+    @property
+    def effort(self) -> str:
+        """The same in words; 5 % more or less are equal."""
+        if abs(self.work - 1) <= 0.05:
+            return "at equal training"
+        return "with more training images" if self.work > 1 else "with fewer training images"
+
+    @property
+    def outcome(self) -> str:
+        """What the interval says."""
+        if self.low > 0:
+            return "a gain"
+        return "a loss" if self.high < 0 else "no difference that its interval shows"
 
 
 def make_rows(runs: Iterable[Run]) -> list[Row]:
@@ -116,27 +136,26 @@ def ladder(steps: list[Step]) -> str:
             step.upper.label,
             step.lower.label,
             f"{step.difference:+.3f} [{step.low:+.3f}, {step.high:+.3f}]",
-            step.seeds,
+            ", ".join(f"{value:+.3f}" for value in step.by_seed),
             f"{step.work:.2f}",
         ]
         for step in steps
     ]
-    headers = ["Method", "Against", "Difference in mean AUC", "Common seeds", "Training images, times the other's"]
-    return make_table(headers, table, "lllrr")
+    headers = ["Method", "Against", "Difference in mean AUC", "Seed by seed", "Training images, times the other's"]
+    return make_table(headers, table, "llllr")
 
 
 def in_words(steps: list[Step], caveat: str) -> str:
     """What the differences show, and what not, in one sentence."""
-    equal = [step for step in steps if step.work < 1.05]
-    parts = [
-        ("a gain at equal training", [step for step in equal if step.low > 0]),
-        ("no gain that its interval shows, at equal training", [step for step in equal if step.low <= 0]),
-        ("a gain that came with more training images, which may be all of it", _costly(steps, gained=True)),
-        ("no gain in spite of more training images", _costly(steps, gained=False)),
-    ]
-    told = [f"{_pairs(found)} {'is' if len(found) == 1 else 'are each'} {what}" for what, found in parts if found]
-    few = "with one seed nothing tells how much of a difference is the luck of its initial weights"
-    if steps and min(step.seeds for step in steps) > 1:
+    told = []
+    for effort in ("at equal training", "with more training images", "with fewer training images"):
+        for outcome in ("a gain", "no difference that its interval shows", "a loss"):
+            found = [step for step in steps if (step.effort, step.outcome) == (effort, outcome)]
+            more = ", which may be all of it" if outcome == "a gain" and "more" in effort else ""
+            if found:
+                told.append(f"{_pairs(found)} {'is' if len(found) == 1 else 'are each'} {outcome} {effort}{more}")
+    few = "a difference from one seed may be the luck of its initial weights"
+    if min(len(step.by_seed) for step in steps) > 1:
         few = ""
     ends = [text for text in (few, escape(caveat)) if text]
     return "**In one sentence:** " + "; ".join(told) + (f"; but {', and '.join(ends)}" if ends else "") + "."
@@ -236,8 +255,10 @@ def _step(upper: Row, lower: Row) -> list[Step]:
         return []
     upper, lower = (Row(row.label, [run for run in row.runs if run.record.seed in seeds]) for row in (upper, lower))
     drawn = np.mean([_draws(run) for run in upper.runs], axis=0) - np.mean([_draws(run) for run in lower.runs], axis=0)
+    if np.isnan(drawn).all():
+        return []
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return [Step(upper, lower, len(seeds), upper.mean("mean_auc") - lower.mean("mean_auc"), low, high)]
+    return [Step(upper, lower, (upper.values("mean_auc") - lower.values("mean_auc")).tolist(), low, high)]
 
 
 def _draws(run: Run) -> np.ndarray:
@@ -246,10 +267,6 @@ def _draws(run: Run) -> np.ndarray:
     scores, labels = (test[[f"{kind} {f}" for f in findings]].to_numpy(float) for kind in ("score", "label"))
     resamples = run.record.recipe["evaluate"]["resamples"]
     return mean_auc_draws(scores, labels, test["patient_id"].to_numpy(), resamples)
-
-
-def _costly(steps: list[Step], gained: bool) -> list[Step]:
-    return [step for step in steps if step.work >= 1.05 and (step.low > 0) == gained]
 
 
 def _pairs(steps: list[Step]) -> str:

@@ -45,7 +45,7 @@ def build_backbone(
             does not take.
     """
     pretrained = _imagenet(name) if weights == "imagenet" else None  # first: what cannot be had is told at once
-    backbone = _create(name, attention, output_stride, weights)
+    backbone = _create(name, attention, output_stride)
     if attention and gates == "open":
         open_gates(backbone)
     if weights != "none":  # after the gates: a file that holds trained ones keeps them
@@ -64,14 +64,16 @@ def open_gates(network: nn.Module) -> None:
             nn.init.constant_(module.fc2.bias, GATE_BIAS)
 
 
-def _create(name: str, attention: bool, output_stride: int, weights: str) -> nn.Module:
+def _create(name: str, attention: bool, output_stride: int) -> nn.Module:
     stride = {"output_stride": output_stride} if output_stride != 32 else {}
     if name in TRUNKS:
-        backbone = None if stride else TRUNKS[name](pretrained=weights == "imagenet")
+        backbone = None if stride else TRUNKS[name]()
     else:
         backbone = _try(name, **stride, **({"block_args": {"attn_layer": "se"}} if attention else {}))
     if backbone is None and attention and name not in TRUNKS:
         backbone = _try(name, **stride)  # a network that takes no block_args may have its gates built in
+    if backbone is None and not stride:
+        raise MethodError(f"backbone {name!r} cannot be built without a classifier: choose another of timm's")
     if backbone is None:
         raise MethodError(
             f"backbone {name!r} takes no output_stride={output_stride}: set output_stride=32 "
@@ -135,14 +137,16 @@ def _from_file(path: str) -> tuple[dict[str, Tensor], str]:
 
 def _load(backbone: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Copy the weights in; only attention blocks may stay as they are, only a classifier may be left over."""
+    stages = {name for name, module in backbone.named_children() if not isinstance(module, nn.Identity)}
     wanted = backbone.state_dict()
     spared = tuple(f"{name}." for name, module in backbone.named_modules() if isinstance(module, GATES))
     absent = [key for key in wanted if key not in weights and not key.startswith(spared) and not _counts(key)]
     misfits = [key for key in wanted if key in weights and weights[key].shape != wanted[key].shape]
-    if absent or misfits:
+    left_over = [key for key in weights if key not in wanted and key.split(".")[0] in stages and not _counts(key)]
+    if absent or misfits or left_over:
         raise MethodError(
-            f"weights {source} do not fit the backbone: {len(absent)} of its tensors are not there and "
-            f"{len(misfits)} have another shape, {(absent + misfits)[0]} first"
+            f"weights {source} do not fit the backbone: {len(absent)} of its tensors are not there, {len(misfits)} "
+            f"have another shape, {len(left_over)} have no place in it; {(absent + misfits + left_over)[0]} first"
         )
     there = {key: value for key, value in weights.items() if key in wanted}
     backbone.load_state_dict(there, strict=False)

@@ -12,7 +12,7 @@ class AlexNetTrunk(AlexNet):
 
     num_features = 256
 
-    def __init__(self, pretrained: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
         del self.avgpool, self.classifier
 
@@ -23,13 +23,14 @@ class AlexNetTrunk(AlexNet):
 class GoogLeNetTrunk(GoogLeNet):
     """Images (B, 3, H, W), normalised as ImageNet, to features (B, 1024, h, w).
 
-    torchvision's weights expect another normalisation; its own transformation to that one is kept where they are used.
+    torchvision's weights expect another normalisation; its own transformation to that one is kept, whatever the
+    weights, so that a network with trained weights is the same wherever these came from.
     """
 
     num_features = 1024
 
-    def __init__(self, pretrained: bool) -> None:
-        super().__init__(aux_logits=False, init_weights=True, transform_input=pretrained)
+    def __init__(self) -> None:
+        super().__init__(aux_logits=False, init_weights=True, transform_input=True)
         del self.avgpool, self.dropout, self.fc, self.aux1, self.aux2
 
     def forward_features(self, images: Tensor) -> Tensor:

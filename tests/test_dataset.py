@@ -68,3 +68,27 @@ def test_the_hash_of_a_split_is_of_its_members_alone(index):
     assert split_sha256(images.iloc[::-1]) == split_sha256(images)
     assert split_sha256(images.iloc[:3]) != split_sha256(images)
     assert split_sha256(images.assign(split=["train", "train", "test", "val"])) != split_sha256(images)
+
+
+BOX = {"image_id": "d", "finding": "Mass", "x": 0.2, "y": 0.1, "w": 0.8, "h": 0.5}
+
+
+def test_a_box_on_a_listed_image_passes(index):
+    check(replace(index, boxes=pd.DataFrame([BOX, {**BOX, "x": 0.0}])))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        pytest.param([{**BOX, "x": 205, "w": 300}], "1 boxes: Mass of d does not lie in its image", id="pixels"),
+        pytest.param([BOX, {**BOX, "w": 0}], "1 boxes: .* does not lie", id="no width"),
+        pytest.param([{**BOX, "y": np.nan}], "does not lie", id="NaN"),
+        pytest.param([{**BOX, "finding": "Mas"}], "is of a finding that is not listed", id="finding"),
+        pytest.param([{**BOX, "image_id": "e"}], "is on an image that is not listed", id="image"),
+        pytest.param([BOX, BOX], "1 boxes: Mass of d stands twice", id="twice"),
+        pytest.param([{key: value for key, value in BOX.items() if key != "h"}], "no column 'h'", id="column"),
+    ],
+)
+def test_boxes_that_no_heatmap_could_be_scored_against_are_refused(index, boxes, message):
+    with pytest.raises(DataError, match=message):
+        check(replace(index, boxes=pd.DataFrame(boxes)))

@@ -11,7 +11,7 @@ from torch import nn
 from chxbench import METHODS, Method, Output
 from chxbench.benchmark.device import Device
 from chxbench.benchmark.heatmaps import GRAD_CAM, OWN, Reader, read_heatmaps
-from chxbench.benchmark.localization import Crop, highest
+from chxbench.benchmark.localization import Frame, highest
 from chxbench.benchmark.options import make
 from chxbench.benchmark.recipe import load_recipe
 
@@ -64,7 +64,7 @@ def test_grad_cam_lights_up_what_decided():
     assert not heat.requires_grad
     torch.testing.assert_close(logits, Device("float32").forward(network, torch.from_numpy(images)).logits.detach())
     for finding in (0, 1):
-        np.testing.assert_allclose(highest(heat[:, finding].numpy(), Crop(64, 64)), centres[finding], atol=1e-6)
+        np.testing.assert_allclose(highest(heat[:, finding].numpy(), Frame(64, 64)), centres[finding], atol=1e-6)
 
 
 def test_grad_cam_leaves_the_network_as_it_was():
@@ -78,6 +78,40 @@ def test_grad_cam_leaves_the_network_as_it_was():
     assert network.features[2].inplace
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, before[name])
+
+
+def test_grad_cam_is_the_formula_of_selvaraju_et_al():
+    """Activations weighted by the mean gradient of the score, and ReLU; here the gradient is known."""
+    images, _ = spots()
+    network = Device("float32").place(Bright())
+    device = Device("float32")
+    _, heat = Reader(device, Plain(), network, 64).read(torch.from_numpy(images))
+    with torch.no_grad():
+        activations = network.features(device.images(torch.from_numpy(images)))
+    # d logit_c / d activation_d is 1/64 for c = d, else 0.
+    torch.testing.assert_close(heat, activations / 64)
+
+
+def test_grad_cam_explains_a_network_that_works_in_place():
+    """torchvision's DenseNet applies ReLU in place to the very features that are explained."""
+    from torchvision.models import densenet121
+
+    class CheXNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = densenet121(num_classes=2)
+
+        def forward(self, images):
+            return Output(self.network(images))
+
+    torch.manual_seed(0)
+    device = Device("float32")
+    reader = Reader(device, Plain(), device.place(CheXNet()), 64)
+    assert reader.layer == "network.features"
+    _, heat = reader.read(torch.randint(255, (20, 64, 64)).byte())  # more than are explained at once
+    assert heat.shape == (20, 2, 2, 2)
+    assert heat.isfinite().all()
+    assert heat.abs().sum() > 0
 
 
 def test_grad_cam_works_on_a_real_backbone_in_bfloat16():

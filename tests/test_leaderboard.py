@@ -15,7 +15,7 @@ from chxbench.benchmark.evidence import Maps, maps_sha256, save_maps
 from chxbench.benchmark.figures import draw_roc
 from chxbench.benchmark.leaderboard import MARK, check_leaderboard, render, write_leaderboard
 from chxbench.benchmark.leaderboard import read_runs as read
-from chxbench.benchmark.localization import Crop
+from chxbench.benchmark.localization import Frame
 from chxbench.benchmark.overlays import Panel, draw_panels
 from chxbench.benchmark.recipe import as_table, load_recipe
 from chxbench.benchmark.record import RecordError
@@ -104,7 +104,7 @@ def publish(results, table, *about, maps=None, **changes):
     draw_roc(record, table, folder / "roc.png")
     if maps is not None:
         panel = Panel("one", np.zeros((8, 8), np.uint8), maps.maps[0, 0], maps.boxes[:1])
-        draw_panels([panel], Crop(72, 64), folder / "heatmaps.png", "one", columns=1, key=maps_sha256(maps))
+        draw_panels([panel], Frame(72, 64), folder / "heatmaps.png", "one", columns=1, key=maps_sha256(maps))
     return folder, record
 
 
@@ -382,6 +382,14 @@ def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(r
         read(results, results.parent)
 
 
+def test_runs_that_were_localised_against_other_boxes_do_not_share_a_board(results):
+    maps = heatmaps(score_table(1), 3.0)
+    publish(results, score_table(1, 7), "l0", "Maps", maps=maps, name="sam")
+    publish(results, score_table(1, 8), "l1", "Maps", maps=maps._replace(boxes=maps.boxes / 2), name="sam", seed=1)
+    with pytest.raises(RecordError, match="were localised against other boxes"):
+        render(read(results, results.parent))
+
+
 def test_a_step_is_a_paired_difference_over_common_seeds(results):
     claim = {"name": "sam", "compared_with": ["ma", "bsl", "nobody"]}
     publish(results, score_table(1.5, 2), "s1", "Step", seed=1, **claim)
@@ -389,7 +397,7 @@ def test_a_step_is_a_paired_difference_over_common_seeds(results):
     rows = make_rows(read(results, results.parent))
     steps = {step.lower.label: step for step in make_steps(rows)}
     assert set(steps) == {"Strong"}  # Weak has seed 0 alone
-    assert (steps["Strong"].seeds, steps["Strong"].difference) == (1, 0.0)  # seed 1 of both: the same scores
+    assert steps["Strong"].by_seed == [0.0]  # seed 1 of both: the same scores
     assert (steps["Strong"].low, steps["Strong"].high) == (0.0, 0.0)
 
 
@@ -397,9 +405,10 @@ def test_a_step_is_a_paired_difference_over_common_seeds(results):
     ("skill", "examples", "told"),
     [
         pytest.param(3.0, 10, "is a gain at equal training", id="better"),
-        pytest.param(0.5, 10, "is no gain that its interval shows, at equal training", id="alike"),
-        pytest.param(3.0, 20, "is a gain that came with more training images", id="better at more"),
-        pytest.param(0.5, 20, "is no gain in spite of more training images", id="alike at more"),
+        pytest.param(0.5, 10, "is no difference that its interval shows at equal training", id="alike"),
+        pytest.param(-1.0, 10, "is a loss at equal training", id="worse"),
+        pytest.param(3.0, 20, "is a gain with more training images, which may be all of it", id="better at more"),
+        pytest.param(3.0, 5, "is a gain with fewer training images", id="better at less"),
     ],
 )
 def test_the_sentence_says_what_a_step_shows_and_what_not(results, skill, examples, told):
@@ -407,7 +416,7 @@ def test_the_sentence_says_what_a_step_shows_and_what_not(results, skill, exampl
     sentence = next(line for line in render(read(results, results.parent)).splitlines() if "In one sentence" in line)
     assert "Step over Weak (" in sentence
     assert told in sentence
-    assert "with one seed nothing tells" in sentence
+    assert "a difference from one seed" in sentence
     assert sentence.endswith("nothing here is about patients.")
 
 

@@ -12,18 +12,18 @@ from PIL import Image
 from chxbench import Dataset, Index
 from chxbench.benchmark import localization as module
 from chxbench.benchmark.dataset import BOX_COLUMNS, Labels, Split, split_sha256
-from chxbench.benchmark.localization import IOBB, LEVELS, Crop, Truth
+from chxbench.benchmark.localization import IOBB, LEVELS, Boxes, Frame
 from chxbench.benchmark.pixels import centre_crops, gather, prepare
 from chxbench.benchmark.recipe import Pixels
 
-WHOLE = Crop(size=64, side=64)
+WHOLE = Frame(size=64, side=64)
 
 
 def truth(*boxes, images=1, patients=None):
     """Boxes as (image, finding, (x, y, w, h))."""
     image, finding, rectangles = zip(*boxes, strict=True)
     named = np.arange(images) if patients is None else np.array(patients)
-    return Truth(np.array(image), np.array(finding), np.array(rectangles, float), named)
+    return Boxes(np.array(image), np.array(finding), np.array(rectangles, float), named)
 
 
 def lit(*rectangles, side=64, background=0.0):
@@ -60,7 +60,7 @@ def test_each_region_above_each_threshold_has_its_box():
 def test_regions_that_meet_at_a_corner_are_two_and_images_do_not_touch():
     corner = lit((0, 0, 8, 8), (8, 8, 8, 8))
     predicted = module.predict_boxes(np.concatenate([corner, lit((0, 0, 8, 8))]), WHOLE)
-    assert np.bincount(predicted.image).tolist() == [4, 2]  # two thresholds each
+    assert np.bincount(predicted.image).tolist() == [2, 1]
 
 
 def test_a_map_without_contrast_has_no_box():
@@ -89,9 +89,9 @@ def test_accuracy_and_false_positives_are_counted_as_wang_et_al_count_them():
     assert score.accuracy[:, at[0.1]].tolist()[:2] == [0.5, 1.0]
     assert score.accuracy[:, at[0.25]].tolist()[:2] == [0.5, 0.0]  # found means above the level
     assert score.accuracy[0, len(IOBB) + 6] == 0.5  # IoU > 0.7
-    # Each region is boxed at 60 and at 180: two false boxes of finding 0 on image 1; above 0.25 two more of finding 1.
-    assert (score.false_positives[:2, at[0.1]] * 3).tolist() == [2.0, 0.0]
-    assert (score.false_positives[:2, at[0.25]] * 3).tolist() == [2.0, 2.0]
+    # A region that is the same at 60 and at 180 is one box: one false one on image 1; above 0.25 that of finding 1 too.
+    assert (score.false_positives[:2, at[0.1]] * 3).tolist() == [1.0, 0.0]
+    assert (score.false_positives[:2, at[0.25]] * 3).tolist() == [1.0, 1.0]
     assert score.pointing_game[:2].tolist() == [0.5, 0.0]
     assert all(np.isnan(part[2]).all() for part in score)  # no box: unknown, not 0
     mean = module.mean_score(score)
@@ -102,8 +102,20 @@ def test_accuracy_and_false_positives_are_counted_as_wang_et_al_count_them():
 def test_the_pointing_game_takes_any_box_of_the_finding_and_the_centre_of_the_place():
     maps = np.zeros((1, 2, 4, 4))
     maps[0, 0, 3, 0] = maps[0, 1, 0, 0] = 1  # at x 0.125, y 0.875; and at 0.125, 0.125
-    boxes = truth((0, 0, (0.5, 0.5, 0.2, 0.2)), (0, 0, (0.1, 0.8, 0.1, 0.1)), (0, 1, (0.13, 0.1, 0.1, 0.1)))
+    two, one = [(0, 0, (0.5, 0.5, 0.2, 0.2)), (0, 0, (0.1, 0.8, 0.1, 0.1))], (0, 1, (0.13, 0.1, 0.1, 0.1))
+    boxes = truth(*two, one)
     assert module.judge(maps, boxes, WHOLE).pointed.tolist() == [True, True, False]
+    # Two boxes of a finding on an image are one question: beside another image where it is missed, half of two.
+    more = truth(*two, (1, 0, (0.1, 0.1, 0.1, 0.1)), images=2)
+    twice = np.concatenate([maps, maps])
+    assert module.score(module.judge(twice, more, WHOLE), more).pointing_game[0] == 0.5
+    low, high = module.mean_interval(module.judge(twice, more, WHOLE), more, 200)
+    assert (low.pointing_game, high.pointing_game) == (0.0, 1.0)
+
+
+def test_a_map_without_contrast_points_nowhere():
+    boxes = truth((0, 0, (0.0, 0.0, 1.0, 1.0)))
+    assert not module.judge(np.zeros((1, 1, 4, 4)), boxes, WHOLE).pointed.any()
 
 
 def test_the_floor_of_a_random_map_points_as_often_as_boxes_are_large():
@@ -170,8 +182,8 @@ def test_a_painted_square_is_found_at_every_size_of_cache_and_crop(tmp_path, siz
     index = dataset.index(tmp_path)
     pixels = prepare(dataset, index, size, tmp_path / "cache").pixels
     seen = gather(pixels, centre_crops(np.arange(6), Pixels(size, crop, 0)), crop).numpy()
-    boxes = Truth(np.arange(6), np.zeros(6, int), index.boxes[["x", "y", "w", "h"]].to_numpy(), np.arange(6))
-    marks = module.judge(seen[:, None].astype(float), boxes, Crop(size, crop))
+    boxes = Boxes(np.arange(6), np.zeros(6, int), index.boxes[["x", "y", "w", "h"]].to_numpy(), np.arange(6))
+    marks = module.judge(seen[:, None].astype(float), boxes, Frame(size, crop))
     assert marks.found.all()  # up to IoU > 0.7 and IoBB > 0.9
-    shifted = module.judge(seen[:, None].astype(float), boxes, Crop(size, size)) if crop < size else None
+    shifted = module.judge(seen[:, None].astype(float), boxes, Frame(size, size)) if crop < size else None
     assert shifted is None or not shifted.found.all()  # the crop's place matters

@@ -347,6 +347,22 @@ def test_any_backbone_gives_maps_and_leaves_nothing_untrained(name):
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
+def test_googlenet_is_the_same_network_wherever_its_weights_came_from(monkeypatch):
+    name = "torchvision/googlenet"
+    first = backbones.build_backbone(name, "none").eval()
+    monkeypatch.setattr(backbones, "imagenet_weights", lambda _: (first.state_dict(), "torchvision/GoogLeNet"))
+    loaded = backbones.build_backbone(name, "imagenet").eval()
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(loaded.forward_features(images), first.forward_features(images))
+    assert loaded_weights(loaded) == ("torchvision/GoogLeNet", [])
+
+
+def test_weights_with_attention_do_not_fit_a_network_without(tmp_path):
+    save_file(backbones.build_backbone("resnet18", "none", attention=True).state_dict(), tmp_path / "se.safetensors")
+    with pytest.raises(MethodError, match="32 have no place in it"):
+        backbones.build_backbone("resnet18", str(tmp_path / "se.safetensors"))
+
+
 @pytest.mark.parametrize(("stride", "places"), [(32, 2), (16, 4), (8, 8)])
 def test_the_output_stride_is_the_grid_of_the_maps(stride, places):
     method = small(METHODS.get("ma").cls, output_stride=stride)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from chxbench import METHODS, Output, Selection, Stage, UserError
 from chxbench.benchmark import checkpoint
@@ -273,6 +274,34 @@ def test_without_boxes_or_maps_a_run_says_that_nothing_is_localised(small_order,
     assert record.localization is None
     assert "the test split has no boxes" in capsys.readouterr().err
     assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
+
+
+def test_a_method_without_maps_or_places_is_scored_all_the_same(small_order, monkeypatch, capsys):
+    from chxbench.methods.bsl import Baseline
+
+    class Blind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classify = nn.Linear(3 * 32 * 32, 14)
+
+        def forward(self, images):
+            return Output(self.classify(images.flatten(1)))
+
+    monkeypatch.setattr(Baseline, "build", lambda *_: Blind())
+    record, _ = run(small_order(method="bsl", settings={"train.epochs": 1}))
+    assert record.localization is None
+    assert "has neither maps nor layers that Grad-CAM could explain" in capsys.readouterr().err
+
+
+def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(small_order, monkeypatch):
+    from chxbench.methods.bsl import Baseline
+
+    monkeypatch.setattr(Baseline, "heat", lambda self, maps: maps * np.nan)
+    order = small_order(method="bsl", settings={"train.epochs": 1})
+    with pytest.raises(UserError, match="heatmaps that are not numbers"):
+        run(order)
+    assert not order.results.exists()
+    assert not (make_plan(order).work / "run.json").exists()
 
 
 def test_a_loaded_file_is_told_in_the_record(small_order, tmp_path, capsys):

@@ -1,0 +1,72 @@
+"""What a run's dataset knows of an image: its pixels, its split, labels and boxes."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .dataset import Dataset, Index
+from .errors import UserError
+from .options import make
+from .plan import read_index
+from .registry import DATASETS
+from .schema import Record
+
+
+class Facts(NamedTuple):
+    """What is known of one image.
+
+    Attributes:
+        split: train, val or test.
+        labels: of each finding: 1, 0 or None for unknown.
+        boxes: true boxes (n, 4) of each finding that has any, as fractions of the image.
+    """
+
+    split: str
+    labels: dict[str, int | None]
+    boxes: dict[str, np.ndarray]
+
+
+class Known:
+    """A dataset and its index, or neither; nothing is known then."""
+
+    def __init__(self, dataset: Dataset | None = None, index: Index | None = None) -> None:
+        self.dataset, self._index = dataset, index
+
+    def __contains__(self, name: str) -> bool:
+        return self._index is not None and name in self._images.index
+
+    def read(self, name: str) -> np.ndarray:
+        """Pixels of an image that is known, uint8 (H, W). Raises DataError if it cannot be decoded."""
+        return self.dataset.read(name, self._images.at[name, "path"])
+
+    def facts(self, name: str) -> Facts:
+        """What is known of an image that is known."""
+        row = self._images.loc[name]
+        labels = {f: None if np.isnan(row[f]) else int(row[f]) for f in self._index.findings}
+        boxes = {}
+        if not self._index.boxes.empty:
+            mine = self._index.boxes[self._index.boxes["image_id"] == name]
+            boxes = {finding: part[["x", "y", "w", "h"]].to_numpy(float) for finding, part in mine.groupby("finding")}
+        return Facts(row["split"], labels, boxes)
+
+    @cached_property
+    def _images(self) -> pd.DataFrame:
+        return self._index.images.set_index("image_id")
+
+
+def what_is_known(record: Record, data_dir: Path | None) -> Known:
+    """The images of a run's dataset; none where its folder or its plugin would have to be named and was not.
+
+    Raises:
+        UserError: the folder named holds other labels or another split than the run was made with.
+    """
+    if data_dir is None and (record.dataset.name not in DATASETS or DATASETS.get(record.dataset.name).cls.needs_folder):
+        return Known()
+    dataset = make(DATASETS.get(record.dataset.name).cls, record.dataset.options, "dataset.")
+    index = read_index(dataset, data_dir)
+    if (index.labels.sha256, index.split.sha256) != (record.dataset.labels.sha256, record.dataset.split.sha256):
+        raise UserError(f"{data_dir or dataset.name} has other labels or another split than the run was made with")
+    return Known(dataset, index)
