@@ -216,7 +216,7 @@ def _write(question: Question, finished: Finished, seen: Seen, answer: Answer) -
         panels = _panels(finished, seen, answer, leading)
         changed = "".join(f", {key}={value}" for key, value in question.options.items())
         title = f"{answer.name}: {record.method.title}{changed}, run {record.run_id}"
-        draw_panels(panels, frame, question.out / f"{stem}.heatmaps.png", title, columns=len(panels), side=3.4)
+        draw_panels(panels, frame, question.out / f"{stem}.heatmaps.png", title, columns=min(len(panels), 4), side=3.4)
 
 
 def _leading(question: Question, facts: Facts | None, answer: Answer) -> list[str]:

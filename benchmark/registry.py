@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     @property
     def built_in(self) -> bool:
         """Whether the file belongs to this package, whose commit or version tells what ran."""
-        return Path(self.file).is_relative_to(Path(__file__).resolve().parents[1])
+        return Path(self.file).resolve().is_relative_to(Path(__file__).resolve().parents[1])
 
 
 class Registry:
