@@ -13,7 +13,7 @@ from .leaderboard import leaderboard_path
 from .options import as_typed, describe
 from .recipe import SECTIONS, load_recipe, recipe_names
 from .registry import DATASETS, METHODS, Registry
-from .schema import Interval, Record
+from .schema import Interval, LocalizationPart, Record
 from .text import plain
 
 
@@ -34,14 +34,30 @@ def report_run(record: Record, place: Path, results: Path) -> None:
     without = record.mean_auc_without_hernia
     table.add_row("Mean without Hernia", f"of {without.findings}", *_texts(without))
     console.print(table)
-    places = {
-        "record": place / "run.json",
-        "scores": place / "scores.parquet",
-        "ROC curves": place / "roc.png",
-        "leaderboard": leaderboard_path(results),
-    }
+    places = {"record": place / "run.json", "scores": place / "scores.parquet", "ROC curves": place / "roc.png"}
+    if record.localization:
+        console.print(_localization(record.localization))
+        places["heatmaps"] = place / "heatmaps.png"
+    places["leaderboard"] = leaderboard_path(results)
     for name, path in places.items():
         console.print(f"{name:<12} {path}", markup=False, soft_wrap=True)
+
+
+def _localization(found: LocalizationPart) -> Table:
+    """How the boxes were found, beside what noise and a box in the middle of every image would find."""
+    mean = found.mean
+    table = Table(f"Localisation of {mean.boxes:,} boxes of {mean.findings} findings")
+    for heading in ("Heatmaps", "95 % interval", "Random maps", "Middle box"):
+        table.add_column(heading, justify="right")
+    levels = found.t_iobb.index(0.25), found.t_iou.index(0.3)
+    for name, read in (
+        ("Pointing game", lambda hits: hits.pointing_game),
+        ("Accuracy, IoBB > 0.25", lambda hits: hits.iobb.accuracy[levels[0]]),
+        ("Accuracy, IoU > 0.3", lambda hits: hits.iou.accuracy[levels[1]]),
+    ):
+        value, low, high, *floors = map(read, (mean.method, mean.low, mean.high, mean.random, mean.centre))
+        table.add_row(name, f"{value:.3f}", f"{low:.3f} to {high:.3f}", *(f"{floor:.3f}" for floor in floors))
+    return table
 
 
 def report_answers(answers: Sequence[Answer], out: Path) -> None:

@@ -124,6 +124,7 @@ def test_the_recorded_command_asks_for_the_same_run(done):
     assert "this run is finished" in again.output
     assert record.run_id in again.output
     assert "Mean without Hernia" in again.output
+    assert f"{record.localization.mean.method.pointing_game:.3f}" in again.output.split("Pointing game")[1]
 
 
 def test_run_ids_tell_different_orders_apart(small_order):
