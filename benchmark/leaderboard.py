@@ -193,9 +193,10 @@ def _localization_facts(record: Record) -> str:
         f"{found.mean.boxes:,} boxes of {found.mean.findings} findings on {found.images:,} test images; means over "
         "these findings. Heatmaps are normalised per image and cut at 60 and 180 of 255; each connected region is a "
         "box (Wang et al. 2017). Acc: the share of true boxes that a found box meets so well; IoBB is the intersection "
-        "over the found box. AFP: found boxes that meet none, over all true boxes. Pointing game: the share of boxes "
-        "that hold the highest place of their heatmap. A heatmap is worth what it scores above the floors. All levels "
-        "stand in the records."
+        "over the found box. AFP: found boxes that meet none, over all true boxes. Pointing game: of the images with "
+        "boxes of a finding, the share where the highest place of its heatmap lies in one of them. Brackets hold 95 % "
+        "intervals from resampled patients. A heatmap is worth what it scores above the floors. All levels stand in "
+        "the records."
     )
 
 

@@ -201,7 +201,7 @@ def localization_by_finding(rows: list[Row]) -> str:
         each = [[run.record.localization.findings[finding].method for run in row.runs] for row in rows]
         means = [float(np.mean([one.iobb.accuracy[level] for one in row])) for row in each]
         floors = [f"{floor.iobb.accuracy[level]:.3f}" for floor in (hits.random, hits.centre)]
-        table.append([_spoken(finding), hits.boxes, *best_in_bold(means), *floors])
+        table.append([_spoken(finding), hits.boxes, *(f"{mean:.3f}" for mean in means), *floors])
     headers = ["Finding", "Boxes", *(row.label for row in rows), "Floor: random", "Floor: middle"]
     return make_table(headers, table, "lr" + "r" * (len(rows) + 2))
 
