@@ -219,5 +219,6 @@ def _gray_reader() -> "PILReader":
 def _to_gray(image: "Image") -> "Image":
     """8-bit gray. Deeper images are refused: Pillow would clip them to white."""
     if image.mode.startswith(("I", "F")):
+        image.close()
         raise ValueError(f"it has more than 8 bits a pixel (mode {image.mode}): scale it to 8")
     return image.convert("L")

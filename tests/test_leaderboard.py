@@ -412,7 +412,7 @@ def test_a_step_is_a_paired_difference_over_common_seeds(results):
     ],
 )
 def test_the_sentence_says_what_a_step_shows_and_what_not(results, skill, examples, told):
-    publish(results, score_table(skill, 3), "s0", "Step", name="sam", compared_with=["bsl"], examples=examples)
+    publish(results, score_table(skill, 5), "s0", "Step", name="sam", compared_with=["bsl"], examples=examples)
     sentence = next(line for line in render(read(results, results.parent)).splitlines() if "In one sentence" in line)
     assert "Step over Weak (" in sentence
     assert told in sentence
