@@ -126,6 +126,7 @@ def test_random_positives_are_positives_drawn_once(count):
     drawn = [method.stages()[1].select(SCORES + np.float32(1e-3 * k), LABELS) for k in range(20)]
     for selection in drawn:
         added = selection.rows[len(LABELS) :]
+        assert len(added) == (2 if count == "image" else 3)  # as many as MA's B, always
         assert not selection.hard[LABELS != 1].any()
         if count == "image":
             assert len(set(added)) == len(added)

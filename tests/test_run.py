@@ -244,7 +244,9 @@ def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seed
         train_rows = set(plan.index.rows("train"))
         assert set(first) == set(second) == train_rows
         assert key[:2] == (seed, 1)
-        assert len(second) > len(first)
+        row, times = np.unique(second, return_counts=True)
+        assert times.max() == 2
+        assert (plan.index.targets()[row[times == 2]] == 1).any(axis=1).all()  # B is made of positives
         orders.append(second.tolist())
         asked.clear()
     assert orders[0] == orders[1] != orders[2]
