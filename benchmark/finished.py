@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import record as records
 from .describe import weights_sha256
 from .device import Device
-from .errors import UserError
+from .errors import UserError, first_few
 from .method import Method
 from .options import make
 from .progress import say
@@ -42,12 +42,18 @@ def load_finished(place: Path, options: Mapping[str, Any]) -> Finished:
     Raises:
         UserError: no record there, its method not registered, weights absent or not those that the record names.
     """
+    if not (place / "run.json").is_file():
+        raise UserError(f"{place} is no finished run: {_finished_runs(place)}")
     record = records.read(place)
     if record.method.name not in METHODS and not record.method.built_in:
         raise UserError(f"the run's method {record.method.name!r} is a plugin: name its file with --plugin FILE.py")
     if METHODS.get(record.method.name).source_sha256 != record.method.source_sha256:
         say(f"method {record.method.name} is not defined as it was when the run was made: its answers may differ")
     method = make(METHODS.get(record.method.name).cls, {**record.method.options, **options}, "")
+    fixed = sorted(set(options) - set(method.display_options) & set(record.method.options))
+    if fixed:
+        may = ", ".join(method.display_options) or "none"
+        raise UserError(f"option {fixed[0]} is part of what was trained and scored; what may be changed here: {may}")
     weights = _weights(place, record)
     network = method.build(list(record.auc), "none")
     try:
@@ -61,13 +67,21 @@ def load_finished(place: Path, options: Mapping[str, Any]) -> Finished:
     return Finished(record, method, device.place(network), device, pixels)
 
 
+def _finished_runs(place: Path) -> str:
+    """What there is instead, in words."""
+    if (place / "stage1").is_dir():
+        return "it was interrupted; the command that began it goes on"
+    runs = sorted(path.parent.name for path in Path("runs").glob("*/run.json"))
+    return f"runs/ has {first_few(runs)}" if runs else "give the folder below runs/ that `chxbench run` named"
+
+
 def _weights(place: Path, record: Record) -> dict[str, Tensor]:
     """The weights that were scored: beside the record of a run, or in the `runs/` beside `results/`."""
     published = place.resolve().parents
     places = [place / WEIGHTS] + [published[3] / "runs" / record.run_id / WEIGHTS] * (len(published) > 3)
     there = next((path for path in places if path.is_file()), None)
     if there is None:
-        raise UserError(f"the weights of this run are not here ({' or '.join(map(str, places))}): run it again")
+        raise UserError(f"the weights of this run are not here ({' or '.join(map(str, places))}): run {record.command}")
     try:
         weights = load_file(there)
     except (SafetensorError, OSError) as error:

@@ -58,12 +58,17 @@ class Reader:
         return logits, None if maps is None else self.method.heat(maps).cpu()
 
     def _explain(self, gray: Tensor, findings: int) -> Tensor:
-        """Grad-CAM of every finding; a few images at a time, because their graph is kept."""
+        """Grad-CAM of every finding, with its sign; a few images at a time, because their graph is kept.
+
+        Grad-CAM keeps what speaks for a finding. Rare findings have negative log-odds nearly everywhere, and nothing
+        would be left of them; a method's own maps keep their sign too. What speaks for the finding, less what speaks
+        against it, is the whole map.
+        """
         heat = []
         for few in gray.split(EXPLAINED_AT_ONCE):
-            explained = _Explained(self.network, self.layer, self.device.images(few))
-            explain = GradCAM(explained, self.layer)
-            heat.append(torch.cat([explain.compute_map(few, class_idx=c).detach() for c in range(findings)], dim=1))
+            explain = GradCAM(_Explained(self.network, self.layer, self.device.images(few)), self.layer)
+            maps = [explain.compute_map(few, c) - explain.compute_map(few, c, against=True) for c in range(findings)]
+            heat.append(torch.cat(maps, dim=1).detach())
         return torch.cat(heat)
 
 
@@ -103,8 +108,11 @@ class _Explained(ModelWithHooks):
         finally:
             hook.remove()
 
-    def __call__(self, x: Tensor, class_idx: int, retain_graph: bool = True) -> tuple[Tensor, tuple, tuple]:
-        (gradient,) = torch.autograd.grad(self.logits[:, class_idx].sum(), self.features, retain_graph=True)
+    def __call__(
+        self, x: Tensor, class_idx: int, retain_graph: bool = True, against: bool = False
+    ) -> tuple[Tensor, tuple, tuple]:
+        score = self.logits[:, class_idx].sum()
+        (gradient,) = torch.autograd.grad(-score if against else score, self.features, retain_graph=True)
         return self.logits, (self.features,), (gradient.contiguous(),)
 
     def _cut(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:

@@ -25,7 +25,10 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         found += inside
     if absent:
         known = ", ".join(PICTURES + DICOM)
-        raise DataError(f"{len(absent)} of the paths named hold no image: {first_few(absent)} (images end in {known})")
+        raise DataError(
+            f"no image there: {first_few(absent)}; name files or folders that exist, with images that end in {known}, "
+            "or image ids of the run's dataset"
+        )
     return found
 
 

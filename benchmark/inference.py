@@ -103,6 +103,8 @@ def predict_images(question: Question) -> list[Answer]:
     finished = load_finished(question.run, question.options)
     known = what_is_known(finished.record, question.data_dir)
     sources = _sources(question.images, known)
+    trained = f"{finished.record.dataset.title}, recipe {finished.record.recipe['name']}"
+    say(f"{finished.record.method.title}, trained on {trained}; note that {finished.record.dataset.caveat}")
     question.out.mkdir(parents=True, exist_ok=True)
     first, problems = [], []
     with (question.out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
@@ -118,7 +120,7 @@ def predict_images(question: Question) -> list[Answer]:
                     _write(question, finished, seen, answer)
                     first = [*first, answer] if len(first) < KEPT else first
                 advance(1)
-    say(f"{len(sources) - len(problems):,} images answered, see {question.out}")
+    say(f"answered: {len(sources) - len(problems):,} of {len(sources):,} images, see {question.out}")
     if problems:
         raise UserError(f"{len(problems):,} of {len(sources):,} images cannot be used: {first_few(problems)}")
     return first
@@ -198,6 +200,11 @@ def _write(question: Question, finished: Finished, seen: Seen, answer: Answer) -
         "path": seen.source.asked,
         "run": record.run_id,
         "method": {"name": record.method.name, "options": describe(finished.method)},
+        "trained_on": {
+            "dataset": record.dataset.name,
+            "recipe": record.recipe["name"],
+            "caveat": record.dataset.caveat,
+        },
         "probabilities": answer.probabilities,
         "boxes": {finding: _found(finished, answer, finding, frame).tolist() for finding in leading},
         "known": None,
@@ -215,7 +222,7 @@ def _write(question: Question, finished: Finished, seen: Seen, answer: Answer) -
     if question.pictures:
         panels = _panels(finished, seen, answer, leading)
         changed = "".join(f", {key}={value}" for key, value in question.options.items())
-        title = f"{answer.name}: {record.method.title}{changed}, run {record.run_id}"
+        title = f"{answer.name}: {record.method.title}{changed}, trained on {record.dataset.title}, run {record.run_id}"
         draw_panels(panels, frame, question.out / f"{stem}.heatmaps.png", title, columns=min(len(panels), 4), side=3.4)
 
 

@@ -178,6 +178,7 @@ def _board(rows: list[Row]) -> list[str]:
     sections += ["### AUC by finding", tables.by_finding(rows, first)]
     if localized := [row for row in rows if all(run.record.localization for run in row.runs)]:
         sections += ["### Localisation", _localization_facts(localized[0].first), tables.localization(localized)]
+        sections += [tables.localization_in_words(localized)]
         sections += ["Acc at IoBB > 0.25 by finding:", tables.localization_by_finding(localized)]
     return [*sections, "### Runs", tables.run_table(rows)]
 

@@ -13,6 +13,8 @@ from .overlays import Panel, draw_panels
 from .plan import Plan
 from .progress import say
 
+FLAT = 0.05  # the share of heatmaps without contrast beyond which the user is told
+
 
 def localize(plan: Plan, device: Device, network: nn.Module, pixels: np.ndarray) -> Maps | None:
     """Heatmaps of the test images that have boxes, drawn to `heatmaps.png`; None without boxes or without maps."""
@@ -26,6 +28,9 @@ def localize(plan: Plan, device: Device, network: nn.Module, pixels: np.ndarray)
         return None
     if not np.isfinite(heatmaps.maps).all():
         raise MethodError(f"method {plan.method.name} gives heatmaps that are not numbers: see its heat() and maps")
+    flat = float((heatmaps.maps.max((2, 3)) == heatmaps.maps.min((2, 3))).mean())
+    if flat > FLAT:
+        say(f"{100 * flat:.0f} % of the heatmaps have no contrast: they find nothing and point nowhere")
     maps = evidence.collect_maps(plan.index, rows, heatmaps.maps, heatmaps.kind)
     _draw_examples(plan, heatmaps, maps, pixels[rows])
     return maps

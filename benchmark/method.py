@@ -92,6 +92,7 @@ class Method:
         reported: the key of the paper's own numbers in literature.csv, or None.
         compared_with: names of the methods that this one claims to better: its last step down, its controls. The
             leaderboard shows the paired difference to each.
+        display_options: names of the options that change no score, and may differ when a finished run is asked again.
     """
 
     name: ClassVar[str]
@@ -99,6 +100,7 @@ class Method:
     paper: ClassVar[str] = ""
     reported: ClassVar[str | None] = None
     compared_with: ClassVar[tuple[str, ...]] = ()
+    display_options: ClassVar[tuple[str, ...]] = ()
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
         """A network: images (B, 3, H, W), normalised as ImageNet, to Output.

@@ -41,6 +41,8 @@ def report_run(record: Record, place: Path, results: Path) -> None:
     places["leaderboard"] = leaderboard_path(results)
     for name, path in places.items():
         console.print(f"{name:<12} {path}", markup=False, soft_wrap=True)
+    ask = f"chxbench predict IMAGE --run {leaderboard_path(results).with_name('runs') / record.run_id}"
+    console.print(f"to ask it    {ask}", markup=False, soft_wrap=True)
 
 
 def _localization(found: LocalizationPart) -> Table:
@@ -69,7 +71,9 @@ def report_answers(answers: Sequence[Answer], out: Path) -> None:
     for finding in answers[0].probabilities if answers else ():
         table.add_row(finding.replace("_", " "), *(f"{answer.probabilities[finding]:.3f}" for answer in answers))
     console.print(table)
-    console.print(f"probabilities of all images: {out / 'predictions.csv'}", markup=False, soft_wrap=True)
+    console.print(
+        f"the first {len(answers)}; all probabilities: {out / 'predictions.csv'}", markup=False, soft_wrap=True
+    )
 
 
 def report_plugins() -> None:

@@ -189,6 +189,24 @@ def localization(rows: list[Row]) -> str:
     return make_table(headers, table, "lll" + "r" * (len(headers) - 3))
 
 
+def localization_in_words(rows: list[Row]) -> str:
+    """Which intervals lie above which floors, in one sentence."""
+    told = []
+    for name, read in (
+        ("the pointing game", lambda hits: hits.pointing_game),
+        (f"Acc at IoBB > {AFP_AT:g}", lambda hits: hits.iobb.accuracy[IOBB.index(AFP_AT)]),
+    ):
+        places: dict[str, list[str]] = {"above both floors": [], "above one floor only": [], "above neither floor": []}
+        for row in rows:
+            means = [run.record.localization.mean for run in row.runs]
+            low = np.mean([read(mean.low) for mean in means])
+            beaten = sum(low > read(floor) for floor in (means[0].random, means[0].centre))
+            places[list(places)[2 - beaten]].append(row.label)
+        parts = [f"{place} for {', '.join(labels)}" for place, labels in places.items() if labels]
+        told.append(f"in {name} the whole interval lies {', '.join(parts)}")
+    return "**In one sentence:** " + "; ".join(told) + "."
+
+
 def localization_by_finding(rows: list[Row]) -> str:
     """Acc at T(IoBB) = 0.25 of each finding that has boxes, beside its floors."""
     table = []

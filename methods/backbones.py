@@ -76,8 +76,8 @@ def _create(name: str, attention: bool, output_stride: int) -> nn.Module:
         raise MethodError(f"backbone {name!r} cannot be built without a classifier: choose another of timm's")
     if backbone is None:
         raise MethodError(
-            f"backbone {name!r} takes no output_stride={output_stride}: set output_stride=32 "
-            "(--option output_stride=32), or choose a ResNet of timm's"
+            f"backbone {name!r} takes no output_stride={output_stride} (recipe quick asks for 16): "
+            "add --option output_stride=32, or choose a ResNet of timm's"
         )
     if attention and not any(isinstance(module, GATES) for module in backbone.modules()):
         raise MethodError(f"backbone {name!r} takes no squeeze-and-excitation blocks: choose a ResNet of timm's")
@@ -111,7 +111,8 @@ def _imagenet(name: str) -> tuple[dict[str, Tensor], str]:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MethodError(
             f"the ImageNet weights of {name} cannot be had ({cause}): "
-            "use --set model.weights=none, or =FILE.safetensors with a copy of them"
+            "without network, copy the cache of Hugging Face here (HF_HOME) or give a copy of them with "
+            "--set model.weights=FILE.safetensors; --set model.weights=none is another experiment"
         ) from error
 
 

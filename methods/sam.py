@@ -33,6 +33,7 @@ class SpaceAttention(FeatureAttention):
 
     title: ClassVar[str] = "BSL + FAM + SAM"
     reported: ClassVar[str | None] = "sam"
+    display_options: ClassVar[tuple[str, ...]] = ("heatmap",)
     compared_with: ClassVar[tuple[str, ...]] = ("fam",)
 
     pool: Pool = "mean_probability"

@@ -81,7 +81,7 @@ def test_grad_cam_leaves_the_network_as_it_was():
 
 
 def test_grad_cam_is_the_formula_of_selvaraju_et_al():
-    """Activations weighted by the mean gradient of the score, and ReLU; here the gradient is known."""
+    """Activations weighted by the mean gradient of the score; here the gradient is known."""
     images, _ = spots()
     network = Device("float32").place(Bright())
     device = Device("float32")
@@ -90,6 +90,19 @@ def test_grad_cam_is_the_formula_of_selvaraju_et_al():
         activations = network.features(device.images(torch.from_numpy(images)))
     # d logit_c / d activation_d is 1/64 for c = d, else 0.
     torch.testing.assert_close(heat, activations / 64)
+
+
+def test_grad_cam_of_a_finding_that_nothing_speaks_for_still_has_contrast():
+    """All log-odds negative, as those of rare findings are: without their sign all maps would be zero."""
+
+    class Against(Bright):
+        def forward(self, images):
+            return Output(-super().forward(images).logits)
+
+    images, centres = spots()
+    _, heat = Reader(Device("float32"), Plain(), Device("float32").place(Against()), 64).read(torch.from_numpy(images))
+    assert (heat <= 0).all()
+    np.testing.assert_allclose(highest(-heat[:, 0].numpy(), Frame(64, 64)), centres[0], atol=1e-6)
 
 
 def test_grad_cam_explains_a_network_that_works_in_place():

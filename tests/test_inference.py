@@ -96,6 +96,8 @@ def test_a_folder_gives_the_runs_own_scores_as_table_json_and_pictures(done, fol
     content = json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())
     assert content["run"] == record.run_id
     assert list(content["probabilities"]) == list(FINDINGS)
+    assert content["trained_on"]["dataset"] == "phantom"
+    assert "drawn" in content["trained_on"]["caveat"]
     truth = plan.index.images.set_index("image_id").loc[names[0], list(FINDINGS)]
     assert content["known"]["split"] == "test"
     assert content["known"]["labels"] == {finding: int(value) for finding, value in truth.items()}
@@ -190,8 +192,8 @@ def test_many_images_go_through_worker_processes_in_order(done, folder, tmp_path
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        pytest.param("nowhere.png", "hold no image: nowhere.png", id="no file"),
-        pytest.param(".", "hold no image", id="folder without images"),
+        pytest.param("nowhere.png", "no image there: nowhere.png", id="no file"),
+        pytest.param(".", "no image there", id="folder without images"),
     ],
 )
 def test_paths_without_images_are_told_before_anything_is_written(done, tmp_path, monkeypatch, asked, message):
@@ -204,7 +206,7 @@ def test_paths_without_images_are_told_before_anything_is_written(done, tmp_path
 
 def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
     plan, *_ = done
-    with pytest.raises(UserError, match=r"run\.json cannot be read"):
+    with pytest.raises(UserError, match="is no finished run"):
         load_finished(tmp_path, {})
     shutil.copy(plan.work / "run.json", tmp_path / "run.json")
     with pytest.raises(UserError, match="weights of this run are not here"):
@@ -221,10 +223,13 @@ def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
         load_finished(tmp_path, {})
 
 
-def test_options_that_need_other_weights_are_refused(done):
+@pytest.mark.parametrize("options", [{"backbone": "resnet34"}, {"pool": "max"}])
+def test_options_that_were_trained_are_not_changed_afterwards(done, options):
     plan, *_ = done
-    with pytest.raises(UserError, match="do not fit sam with these options"):
-        load_finished(plan.work, {"backbone": "resnet34"})
+    with pytest.raises(UserError, match="is part of what was trained and scored; what may be changed here: heatmap"):
+        load_finished(plan.work, options)
+    with pytest.raises(UserError, match="did you mean heatmap"):
+        load_finished(plan.work, {"heatmapp": "cam"})
 
 
 def test_dicom_is_read_as_it_is_meant(tmp_path):

@@ -310,6 +310,13 @@ def test_publishing_replaces_whole_folders(tmp_path):
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]
 
 
+def test_heatmaps_of_noise_lie_above_no_floor(results):
+    publish_localized(results, 0.0, name="sam")
+    assert "in the pointing game the whole interval lies above neither floor for Maps" in render(
+        read(results, results.parent)
+    )
+
+
 def publish_localized(results, brightness, run_id="l0", **about):
     return publish(results, score_table(1, 7), run_id, "Maps", maps=heatmaps(score_table(1), brightness), **about)
 
@@ -328,6 +335,7 @@ def test_localisation_stands_on_the_board_above_its_floors(results):
         "  ", " "
     )
     assert "Floor: random maps of 4x4 places" in text
+    assert "in the pointing game the whole interval lies above both floors for Maps;" in text
     assert "heatmaps.png)" in text
 
 
