@@ -18,6 +18,14 @@ from .text import code, escape, plain
 NOTHING = "–"
 SHOWN_IOBB, AFP_AT, SHOWN_IOU = (0.1, 0.25, 0.5), 0.25, (0.1, 0.3, 0.5)  # levels of overlap on the board
 
+# Floors of localisation that lie below an interval: of random maps, of the box in the middle.
+BEATEN = {
+    (True, True): "above both floors",
+    (True, False): "above random maps alone",
+    (False, True): "above the middle box alone",
+    (False, False): "above neither floor",
+}
+
 
 class Run(NamedTuple):
     """A verified record.
@@ -196,13 +204,12 @@ def localization_in_words(rows: list[Row]) -> str:
         ("the pointing game", lambda hits: hits.pointing_game),
         (f"Acc at IoBB > {AFP_AT:g}", lambda hits: hits.iobb.accuracy[IOBB.index(AFP_AT)]),
     ):
-        places: dict[str, list[str]] = {"above both floors": [], "above one floor only": [], "above neither floor": []}
+        places: dict[tuple[bool, bool], list[str]] = {beaten: [] for beaten in BEATEN}
         for row in rows:
             means = [run.record.localization.mean for run in row.runs]
             low = np.mean([read(mean.low) for mean in means])
-            beaten = sum(low > read(floor) for floor in (means[0].random, means[0].centre))
-            places[list(places)[2 - beaten]].append(row.label)
-        parts = [f"{place} for {', '.join(labels)}" for place, labels in places.items() if labels]
+            places[bool(low > read(means[0].random)), bool(low > read(means[0].centre))].append(row.label)
+        parts = [f"{BEATEN[beaten]} for {', '.join(labels)}" for beaten, labels in places.items() if labels]
         told.append(f"in {name} the whole interval lies {', '.join(parts)}")
     return "**In one sentence:** " + "; ".join(told) + "."
 
