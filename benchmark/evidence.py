@@ -3,6 +3,7 @@
 The same functions make a record and check it afterwards.
 """
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -121,8 +122,21 @@ def judge_scores(table: pd.DataFrame, resamples: int, split: str = "test") -> di
 
 
 def judge_maps(maps: Maps, findings: list[str], pixels: Mapping[str, int], resamples: int) -> dict[str, Any]:
-    """The record's localization but for its file; `pixels` is the recipe's section of that name."""
-    truth, frame = maps.truth(), Frame(pixels["size"], pixels["crop"])
+    """The record's localization but for its file; `pixels` is the recipe's section of that name.
+
+    Equal heatmaps are judged once in a process: a run judges its own when it writes, publishes and ranks them.
+    """
+    key = (maps_sha256(maps), tuple(findings), pixels["size"], pixels["crop"], resamples)
+    if key not in _judged:
+        _judged[key] = _judge_maps(maps, findings, Frame(pixels["size"], pixels["crop"]), resamples)
+    return copy.deepcopy(_judged[key])
+
+
+_judged: dict[tuple, dict[str, Any]] = {}
+
+
+def _judge_maps(maps: Maps, findings: list[str], frame: Frame, resamples: int) -> dict[str, Any]:
+    truth = maps.truth()
     marks = localization.judge(maps.maps, truth, frame)
     grid = maps.maps.shape[2:]
     scores = {

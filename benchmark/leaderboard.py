@@ -7,10 +7,12 @@ options; seeds of a row are averaged. What papers report stands in tables of its
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import evidence, tables
 from . import record as records
+from .environment import cores
 from .errors import UserError
 from .figures import draw_roc, drawn_from
 from .literature import literature_sections
@@ -87,17 +89,18 @@ def read_runs(results: Path, base: Path) -> list[Run]:
     """All records under `results`, each verified against its scores; places are relative to `base`."""
     if not results.is_dir():
         raise UserError(f"there is no results folder {results}: say where the records lie with --results DIR")
-    runs = []
-    for folder in records.find(results.resolve()):
-        record = records.read(folder)
-        named = (record.dataset.name, record.method.name, record.run_id)
-        if folder.parts[-3:] != named:
-            raise RecordError(f"{folder} holds the record of {'/'.join(named)}: move it to that folder")
-        table, maps = records.verify(folder, record)
-        place = folder.relative_to(base.resolve()).as_posix()
-        boxes = None if maps is None else evidence.boxes_sha256(maps)
-        runs.append(Run(record, place, evidence.members_sha256(table), boxes, table))
-    return runs
+    with ThreadPoolExecutor(cores()) as pool:  # in order, so that the first record that lies is the one that is named
+        return list(pool.map(lambda folder: _read_run(folder, base), records.find(results.resolve())))
+
+
+def _read_run(folder: Path, base: Path) -> Run:
+    record = records.read(folder)
+    named = (record.dataset.name, record.method.name, record.run_id)
+    if folder.parts[-3:] != named:
+        raise RecordError(f"{folder} holds the record of {'/'.join(named)}: move it to that folder")
+    table, maps = records.verify(folder, record)
+    boxes = None if maps is None else evidence.boxes_sha256(maps)
+    return Run(record, folder.relative_to(base.resolve()).as_posix(), evidence.members_sha256(table), boxes, table)
 
 
 def _check_heatmaps(run: Run, folder: Path) -> None:
