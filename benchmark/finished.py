@@ -37,10 +37,11 @@ def load_finished(place: Path, options: Mapping[str, Any]) -> Finished:
 
     Args:
         place: the folder that holds `run.json`.
-        options: options of the method to change, such as which heatmap to show; the weights must still fit.
+        options: options of the method to change: those that change no score, such as which heatmap to show.
 
     Raises:
-        UserError: no record there, its method not registered, weights absent or not those that the record names.
+        UserError: no record there, its method not registered, an option that was trained, weights absent or not those
+            that the record names.
     """
     if not (place / "run.json").is_file():
         raise UserError(f"{place} is no finished run: {_finished_runs(place)}")

@@ -25,7 +25,6 @@ from .text import code, escape
 
 MARK = "<!-- Written by `chxbench leaderboard` from the records under results/. Do not edit. -->"
 
-
 STEPS = (
     "Paired differences of the mean AUC, on the same draws of patients; brackets hold their 95 % intervals, over the "
     "test set and not over seeds. A gain that comes with more training images is no evidence for a method."

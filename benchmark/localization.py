@@ -24,7 +24,7 @@ IOBB = (0.1, 0.25, 0.5, 0.75, 0.9)
 IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 LEVELS = np.array(IOBB + IOU)
 CENTRE = (0.25, 0.25, 0.5, 0.5)  # the box of the floor that looks at nothing
-CHUNK = 256  # maps enlarged at a time: 51 MB at 224 pixels
+CHUNK = 256  # maps enlarged at a time: 103 MB at 224 pixels
 # Neighbours within a map share a side; maps that are stacked to be labelled at once do not touch.
 NEIGHBOURS = np.array([np.zeros((3, 3)), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.zeros((3, 3))])
 

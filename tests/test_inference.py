@@ -123,6 +123,19 @@ def test_published_records_find_their_weights_and_image_ids_need_no_file(done, f
     np.testing.assert_allclose(list(first[0].probabilities.values()), recorded(place).loc[names[0]], atol=1e-5)
 
 
+def test_a_broken_copy_in_the_dataset_leaves_the_users_file_answered(done, folder, tmp_path, monkeypatch):
+    plan, *_ = done
+    images, names = folder
+
+    def broken(*_):
+        raise DataError("broken")
+
+    monkeypatch.setattr(type(plan.dataset), "read", broken)
+    (answer,) = predict_images(Question([str(images / names[0])], plan.work, tmp_path / "out", pictures=False))
+    assert answer.name == names[0]
+    assert json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())["known"] is None
+
+
 def test_the_other_heatmap_of_the_same_weights(done, folder, tmp_path):
     plan, *_ = done
     _, names = folder
