@@ -145,7 +145,8 @@ def _refuse_strangers(board: list[Run]) -> None:
 
 def _introduction(count: int) -> str:
     return (
-        f"{count} run{'s' if count != 1 else ''}, every number computed again from its `scores.parquet`. "
+        f"{count} run{'s' if count != 1 else ''}, every number computed again from its `scores.parquet` and "
+        "`maps.npz`. "
         "A board ranks only runs on the same images, labels, split and recipe. AUC is the area under the ROC curve on "
         "the test split; brackets hold 95 % intervals from resampled patients (with several seeds: the mean of their "
         "bounds). A finding without positives or without negatives in the test split has no AUC and is left out of "
