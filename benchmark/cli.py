@@ -1,6 +1,5 @@
 """The commands: parse, call, print. Nothing heavy is imported before a command runs, so that `--help` is instant."""
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,15 +117,15 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
       chxbench run --method ma
       chxbench run --method ma --dataset chestxray14 --data-dir ~/nih --seed 1
       chxbench run --method sam --option pool=lse --set train.epochs=3
+      torchrun --nproc-per-node 4 -m chxbench run --method ma    (four GPUs, each a share of every batch)
     """
+    from .device import leave_processes
     from .options import parse_pairs
     from .pixels import cache_folder
     from .plan import Order
     from .report import report_run
     from .run import run as run_order
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("several processes were started, but a run takes one: start it without torchrun or accelerate")
     order = Order(
         settings=parse_pairs(settings, "--set"),
         options=parse_pairs(options, "--option"),
@@ -134,6 +133,7 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
         **asked,
     )
     run_order(order, tell=lambda record, place: report_run(record, place, order.results))
+    leave_processes()
 
 
 @main.command()

@@ -63,11 +63,11 @@ def describe_outcome(
     }
 
 
-def describe_environment(device: Device) -> dict[str, Any]:
+def describe_environment(plan: Plan, device: Device) -> dict[str, Any]:
     """The record's `environment`, as it is now."""
     return {
         "versions": versions(),
-        "hardware": device.describe(),
+        "hardware": {**device.describe(), "batch_norm": device.batch_norm(plan.recipe.train.batch_norm)},
         "precision": device.precision,
         "layout": device.layout,
         "code": code_state(),

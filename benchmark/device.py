@@ -1,45 +1,86 @@
-"""Where the arithmetic happens: device, precision and memory layout, the same for every method."""
+"""Where the arithmetic happens: device, precision, memory layout and processes, the same for every method.
+
+Devices and processes are accelerate's: one process unless the program was started several times together, by `torchrun`
+or `accelerate launch`. The first of them, `main`, is the one that speaks and writes.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from .environment import cores, has_bfloat16_instructions, processor
+from .batches import Share
+from .environment import cores, processor
+from .errors import UserError
 from .method import MethodError, Output
+from .precision import fastest_precision
 
 # Of the images that ImageNet weights were trained on: red, green, blue, as fractions of full brightness.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PATIENCE = timedelta(hours=6)  # one process may read heatmaps or decode while the others wait
+
+BatchNorm = Literal["auto", "own", "frozen"]
+
+
+def join_processes(on_cpu: bool = False) -> PartialState:
+    """The processes that were started together, this one among them; alone, if it was."""
+    return PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=PATIENCE)
+
+
+def leave_processes() -> None:
+    """Part from the others, as the last thing that a process does: their connections end in order."""
+    PartialState().destroy_process_group()
 
 
 class Device:
     """The device that accelerate found, and how networks run on it.
 
+    Args:
+        precision: "bfloat16" (autocast), "float32", or "auto": the faster one, measured once on this machine.
+        kind: "cpu", "cuda", or "auto": a GPU where there is one.
+        cache: the folder where the measurement is kept.
+
     Attributes:
-        accelerator: places networks and optimisers, runs backward.
-        precision: "bfloat16" (autocast) or "float32".
+        torch_device: the device of this process.
+        precision: "bfloat16" or "float32".
         layout: the memory layout of images and weights.
+        share: which of the processes this is.
+        main: whether it is the one that speaks and writes.
+
+    Raises:
+        UserError: no such device here.
     """
 
     layout = "channels_last"
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str = "auto", kind: str = "auto", cache: Path | None = None) -> None:
+        if kind not in ("auto", "cpu") and not (kind == "cuda" and torch.cuda.is_available()):
+            raise UserError(f"there is no device {kind!r} here: take cpu, or leave it to the program with auto")
         # Autocast is ours: the poolings choose their own precision, and two runs in one process may differ.
-        self.accelerator = Accelerator(mixed_precision="no")
+        state = join_processes(on_cpu=kind == "cpu")
+        self.accelerator = Accelerator(mixed_precision="no", cpu=state._cpu)
         self.torch_device = self.accelerator.device
+        self.share = Share(self.accelerator.process_index, self.accelerator.num_processes)
+        self.main = self.accelerator.is_main_process
         torch.backends.cudnn.allow_tf32 = precision != "float32"  # float32 is what the record then says
-        self.precision = self._fastest() if precision == "auto" else precision
+        self.precision, self.bfloat16_speedup = precision, None
+        if precision == "auto":
+            self.precision, self.bfloat16_speedup = self.agree(fastest_precision(self.torch_device, cache))
         scale = 255 * torch.tensor(IMAGENET_STD, device=self.torch_device).view(1, 3, 1, 1)
         self._scale = 1 / scale
         self._shift = -255 * torch.tensor(IMAGENET_MEAN, device=self.torch_device).view(1, 3, 1, 1) / scale
 
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, in its layout."""
-        return self.accelerator.prepare_model(network.to(memory_format=torch.channels_last))
+        return network.to(self.torch_device, memory_format=torch.channels_last)
 
     def images(self, gray: Tensor) -> Tensor:
         """Gray bytes (B, h, w) to the network's input (B, 3, h, w): three equal channels, normalised as ImageNet."""
@@ -70,24 +111,52 @@ class Device:
         with torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             yield
 
-    def describe(self) -> dict[str, str | int]:
+    def for_training(self, network: nn.Module, batch_norm: BatchNorm = "auto", compiled: bool = False) -> nn.Module:
+        """The placed network as training calls it: it shares the weights, and adds up gradients over the processes."""
+        if self.batch_norm(batch_norm) == "synchronised":
+            network = convert_sync_batchnorm(network)
+        if self.share.count > 1:
+            self.accelerator.free_memory()  # a stage before this one left its hooks on the same weights
+            network = self.accelerator.prepare_model(network)
+        return torch.compile(network) if compiled else network
+
+    def batch_norm(self, asked: BatchNorm) -> str:
+        """What BatchNorm's statistics are taken over: "frozen", "own" (this process's images) or "synchronised"."""
+        if asked == "auto":
+            return "synchronised" if self.share.count > 1 and self.torch_device.type == "cuda" else "own"
+        return asked
+
+    def backward(self, loss: Tensor, network: nn.Module, last: bool) -> None:
+        """Add a part's gradients to the parameters; with the `last` part of a step they are summed over processes."""
+        held_back = nullcontext() if last else self.accelerator.no_sync(network)
+        with held_back:
+            self.accelerator.backward(loss * self.share.count)  # accelerate averages, and losses of parts add up
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, in each of them."""
+        return self.accelerator.reduce(value, "sum")
+
+    def collect(self, items: list[Any]) -> list[Any]:
+        """The lists of all processes joined, in each of them."""
+        return gather_object(items)
+
+    def agree(self, value: Any) -> Any:
+        """The main process's value, in every process; none goes on before it has come so far."""
+        return broadcast_object_list([value])[0]
+
+    def describe(self) -> dict[str, str | int | float]:
         """For the record: what computed, and how."""
         on_gpu = self.torch_device.type == "cuda"
+        measured = {"bfloat16_speedup": round(self.bfloat16_speedup, 2)} if self.bfloat16_speedup else {}
         return {
             "device": torch.cuda.get_device_name() if on_gpu else processor(),
             "kind": self.torch_device.type,
             "cores": cores(),
+            "processes": self.share.count,
             "precision": self.precision,
             "layout": self.layout,
+            **measured,
         }
-
-    def _fastest(self) -> str:
-        kind = self.torch_device.type
-        if kind == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = kind == "cpu" and has_bfloat16_instructions()
-        return "bfloat16" if fast else "float32"
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:

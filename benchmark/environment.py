@@ -37,11 +37,6 @@ def processor() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def has_bfloat16_instructions() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself; without, autocast on a CPU only costs time."""
-    return bool({"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()))
-
-
 def code_state() -> dict[str, str | bool | None]:
     """The commit of the harness and whether its code was changed since; nulls where it is not a git checkout.
 

@@ -9,9 +9,9 @@ from monai.visualize import GradCAM
 from monai.visualize.class_activation_maps import ModelWithHooks
 from torch import Tensor, nn
 
+from .batches import centre_crops, read_batches, split_batches
 from .device import Device
 from .method import Method
-from .pixels import batches, centre_crops
 from .progress import progress
 from .recipe import Recipe
 
@@ -88,9 +88,10 @@ def _read(reader: Reader, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe) 
     nothing = np.empty((len(pixels), 0), np.float32)
     crop = centre_crops(rows, recipe.pixels)
     with progress("heatmaps of the boxed test images", len(rows)) as advance:
-        for images, _ in batches(pixels, nothing, crop, recipe.pixels.crop, recipe.evaluate.batch_size):
-            yield reader.read(images)
-            advance(len(images))
+        spans = split_batches(len(rows), recipe.evaluate.batch_size)
+        for batch in read_batches(pixels, nothing, crop, recipe.pixels.crop, spans):
+            yield reader.read(batch.images)
+            advance(len(batch.images))
 
 
 class _Explained(ModelWithHooks):

@@ -16,6 +16,7 @@ import torch
 from monai.data import DataLoader
 from PIL import Image
 
+from .batches import centre
 from .dataset import DataError
 from .environment import cores
 from .errors import UserError, first_few
@@ -26,7 +27,7 @@ from .known import Facts, Known, what_is_known
 from .localization import Frame, predict_boxes
 from .options import describe
 from .overlays import Panel, draw_panels
-from .pixels import Shrink, as_is, centre, travels
+from .pixels import Shrink, as_is, travels
 from .progress import progress, say
 from .registry import load_plugins
 

@@ -114,11 +114,30 @@ class Method:
         """
         raise NotImplementedError
 
-    def loss(self, output: Output, targets: Tensor) -> Tensor:
-        """Binary cross-entropy, mean over the batch's known labels: a float32 scalar; targets (B, C), NaN unknown."""
+    def label_weights(self, targets: Tensor) -> Tensor:
+        """How much each label of a step's batch counts in the loss; the default: all known ones alike, 1 together.
+
+        A step may be computed in parts (`train.micro_batch`, several devices). What depends on the whole batch
+        therefore stands here, and `loss` is a sum over images.
+
+        Args:
+            targets: of the whole batch (B, C): 1, 0, or NaN for unknown.
+
+        Returns:
+            Weights (B, C), 0 for unknown labels, on the same device.
+        """
         known = ~torch.isnan(targets)
+        return known / known.sum().clamp(min=1)
+
+    def loss(self, output: Output, targets: Tensor, weights: Tensor) -> Tensor:
+        """Binary cross-entropy, the weighted sum over labels: a float32 scalar.
+
+        Args:
+            output: of some images of the batch, all or a part.
+            targets, weights: their labels and label weights (b, C). The losses of the parts add up to the batch's.
+        """
         each = F.binary_cross_entropy_with_logits(output.logits.float(), targets.nan_to_num(), reduction="none")
-        return (each * known).sum() / known.sum().clamp(min=1)
+        return (each * weights).sum()
 
     def heat(self, maps: Tensor) -> Tensor:
         """What a heatmap shows of the maps (B, C, h, w): log-odds, or what else the method averages over the places.

@@ -1,4 +1,4 @@
-"""Decode and shrink every image once, into one uint8 memory map; read batches of crops from it.
+"""Decode and shrink every image once, into one uint8 memory map; batches.py reads from it.
 
 A cache folder holds `pixels.u8` (N, size, size), `stamps.u64` (N) and `manifest.json`. A row of the map is valid when
 its stamp equals the one its source has now: so preparing can stop anywhere and go on, a second call does nothing, and
@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import shutil
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +19,11 @@ import torch
 from filelock import FileLock
 from monai.data import DataLoader
 from monai.transforms import Resize
-from torch import Tensor
 
 from .dataset import DataError, Dataset, Index
 from .environment import cores
 from .errors import first_few
 from .progress import progress, say
-from .recipe import Pixels
 from .registry import PLUGIN_PREFIX
 
 VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
@@ -73,93 +70,8 @@ def prepare(dataset: Dataset, index: Index, size: int, cache: Path) -> Decoded:
         return Decoded(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=pixels.shape), _sha256_in(manifest))
 
 
-class Crop(NamedTuple):
-    """Rows of the map and the upper left corners of their crops, in pixels: three int arrays (B,)."""
-
-    rows: np.ndarray
-    tops: np.ndarray
-    lefts: np.ndarray
-
-
-def centre_crops(rows: np.ndarray, setting: Pixels) -> Crop:
-    """The crops of evaluation: the middle of each image."""
-    corner = np.full(len(rows), (setting.size - setting.crop) // 2)
-    return Crop(np.asarray(rows), corner, corner)
-
-
-def centre(image: np.ndarray, setting: Pixels) -> np.ndarray:
-    """The crop of evaluation of one image (size, size): (crop, crop)."""
-    corner = (setting.size - setting.crop) // 2
-    return image[corner : corner + setting.crop, corner : corner + setting.crop]
-
-
-def shifted_crops(rows: np.ndarray, setting: Pixels, *key: int) -> Crop:
-    """The crops of training: shifts uniform in -max_shift..max_shift, a function of the key and the position alone.
-
-    Args:
-        rows: row numbers (N,), repeats allowed; each position has a shift of its own.
-        setting: size, crop, max_shift.
-        key: counts that name the pass (seed, stage, epoch).
-    """
-    shifts = np.random.default_rng(key).integers(-setting.max_shift, setting.max_shift + 1, (2, len(rows)))
-    corner = (setting.size - setting.crop) // 2
-    return Crop(np.asarray(rows), corner + shifts[0], corner + shifts[1])
-
-
-def gather(pixels: np.ndarray, crop: Crop, side: int) -> Tensor:
-    """Copy the crops out of the map: uint8 (B, side, side)."""
-    batch = np.empty((len(crop.rows), side, side), np.uint8)
-    for k, (row, top, left) in enumerate(zip(*crop, strict=True)):
-        batch[k] = pixels[row, top : top + side, left : left + side]
-    return torch.from_numpy(batch)
-
-
-def batches(pixels: np.ndarray, targets: np.ndarray, crop: Crop, side: int, batch_size: int) -> DataLoader:
-    """A MONAI loader over the crops in their order.
-
-    Args:
-        pixels: the map (N, size, size).
-        targets: labels of all images, float32 (N, C).
-        crop: which crops, in the order in which they are wanted.
-        side: the crops' side in pixels.
-        batch_size: crops a batch.
-
-    Returns:
-        A loader of (images uint8 (B, side, side), targets float32 (B, C)) on the CPU.
-    """
-    bounds = np.cumsum([0, *batch_sizes(len(crop.rows), batch_size)])
-    spans = [range(first, last) for first, last in pairwise(bounds)]
-    return DataLoader(_Crops(pixels, targets, crop, side), batch_sampler=spans, collate_fn=as_is, num_workers=0)
-
-
-def batch_sizes(total: int, most: int) -> list[int]:
-    """Lengths of consecutive batches of `most` that cover `total`; a rest of one joins the batch before it.
-
-    Alone it would leave BatchNorm without a variance wherever the last map is 1x1.
-    """
-    full, rest = divmod(total, most)
-    sizes = [most] * full + ([rest] if rest else [])
-    if len(sizes) > 1 and sizes[-1] == 1:
-        sizes[-2:] = [sizes[-2] + 1]
-    return sizes
-
-
-class _Crops(torch.utils.data.Dataset):
-    """Hands the loader a whole batch at once (`__getitems__`) instead of one image at a time."""
-
-    def __init__(self, pixels: np.ndarray, targets: np.ndarray, crop: Crop, side: int) -> None:
-        self.pixels, self.targets, self.crop, self.side = pixels, targets, crop, side
-
-    def __len__(self) -> int:
-        return len(self.crop.rows)
-
-    def __getitems__(self, positions: range) -> tuple[Tensor, Tensor]:
-        chosen = Crop(*(part[positions.start : positions.stop] for part in self.crop))
-        return gather(self.pixels, chosen, self.side), torch.from_numpy(self.targets[chosen.rows])
-
-
 def as_is(batch: Any) -> Any:
-    """The loaders' collation: batches are whole already, or stay lists."""
+    """The loader's collation: a list stays one."""
     return batch
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .batches import centre_crops, deal_batches, read_batches
 from .device import Device
-from .pixels import batches, centre_crops
 from .progress import progress
 from .recipe import Recipe
 
@@ -13,14 +13,19 @@ from .recipe import Recipe
 def predict(
     device: Device, network: nn.Module, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe, title: str
 ) -> np.ndarray:
-    """Log-odds of every finding for the images `rows` (n,) of the map: float32 (n, C), in the order of `rows`."""
+    """Log-odds of every finding for the images `rows` (n,) of the map: float32 (n, C), in the order of `rows`.
+
+    Several processes share the batches; each of them gets all scores.
+    """
     crop = centre_crops(rows, recipe.pixels)
     nothing = np.empty((len(pixels), 0), np.float32)
-    loader = batches(pixels, nothing, crop, recipe.pixels.crop, recipe.evaluate.batch_size)
+    spans = deal_batches(len(rows), recipe.evaluate.batch_size, device.share)
+    loader = read_batches(pixels, nothing, crop, recipe.pixels.crop, spans, device.torch_device.type == "cuda")
     network.eval()
     scores = []
-    with torch.inference_mode(), progress(title, len(rows)) as advance:
-        for images, _ in loader:
-            scores.append(device.forward(network, images).logits.cpu())
-            advance(len(images))
-    return torch.cat(scores).numpy()
+    with torch.inference_mode(), progress(title, sum(len(span.mine) for span in spans)) as advance:
+        for span, batch in zip(spans, loader, strict=True):
+            scores.append((span.mine.start, device.forward(network, batch.images).logits))
+            advance(len(batch.images))
+    fetched = [(start, part.cpu().numpy()) for start, part in scores]
+    return np.concatenate([part for _, part in sorted(device.collect(fetched), key=lambda item: item[0])])

@@ -1,5 +1,6 @@
 """What long work shows, on standard error: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,14 @@ PLAIN_INTERVAL = 10.0  # seconds between two plain lines
 Advance = Callable[[int], None]
 
 
+def speaks() -> bool:
+    """Whether this process is the one, of several on the same work, that tells the user anything."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def console() -> Console:
     """Standard error as it is now (tests and notebooks replace it)."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=not speaks())
 
 
 def say(text: str) -> None:

@@ -19,6 +19,10 @@ from .options import describe, keys, make
 
 RECIPES = Path(__file__).parent / "recipes"
 
+# Settings that came after the first records, and the values at which they change nothing: a recipe without them is the
+# same recipe, and its runs keep their ids.
+ADDITIONS = {"train.micro_batch": 0, "train.batch_norm": "auto", "compute.compile": False}
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -62,7 +66,12 @@ class Train:
 
     Attributes:
         epochs: passes over the stage's examples.
-        batch_size: images a step.
+        batch_size: images a step, over all processes.
+        micro_batch: images computed at a time; their gradients add up to those of the step, so that the same batch fits
+            a smaller device. 0 computes the batch whole. BatchNorm then takes its statistics from so many images, which
+            is another training, unless it is frozen.
+        batch_norm: whose statistics BatchNorm uses in training: "auto" those of the batch, synchronised over several
+            GPUs; "own" those of each process's part; "frozen" the ones that the network began with.
         optimizer: "sgd" (with momentum) or "adamw".
         lr, momentum, weight_decay: as the optimiser names them; momentum is used by sgd alone.
         schedule: "step" multiplies the rate by `drop_factor` after each epoch number in `drop_after`; "one_cycle" rises
@@ -83,6 +92,8 @@ class Train:
     drop_factor: Annotated[float, Field(gt=0, le=1)]
     select: Literal["best_validation_auc", "last"]
     shuffle_labels: bool = False
+    micro_batch: NonNegativeInt = 0
+    batch_norm: Literal["auto", "own", "frozen"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -95,9 +106,15 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Compute:
-    """Attributes: precision: "auto" takes bfloat16 autocast where the device has the instructions, else float32."""
+    """With what, rather than what.
+
+    Attributes:
+        precision: "auto" takes bfloat16 autocast where the device trains faster so, which is measured once.
+        compile: train through `torch.compile`: minutes at first, faster steps afterwards on a GPU.
+    """
 
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,8 +172,12 @@ def as_table(recipe: Recipe) -> dict[str, Any]:
 
 def identity(table: Mapping[str, Any]) -> str:
     """SHA-256 of a recorded recipe's sections: equal when two runs were asked for the same, whatever it was called."""
-    sections = {section: table[section] for section in SECTIONS}
+    sections = {section: _without_additions(section, table[section]) for section in SECTIONS}
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
+
+
+def _without_additions(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if ADDITIONS.get(f"{section}.{key}", ...) != value}
 
 
 def _tables(name: str, within: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:

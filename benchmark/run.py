@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import record as records
 from .describe import describe_environment, describe_order, describe_outcome, loaded_weights
-from .device import Device, save_weights
+from .device import Device, join_processes, save_weights
 from .errors import UserError, first_few
 from .evidence import score_table
 from .figures import draw_roc
@@ -28,7 +28,7 @@ from .stages import train_stages
 from .train import copy_weights
 
 
-def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path]:
+def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path] | None:
     """Train and score a method as ordered, publish the record, regenerate the leaderboard.
 
     Args:
@@ -36,20 +36,24 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
         tell: called with the record and its place as soon as it is published.
 
     Returns:
-        The record, and the folder it was published to.
+        The record, and the folder it was published to; None in a process that only helps the main one.
 
     Raises:
         UserError: whatever the user can mend. Nothing is published then, unless only the leaderboard could not be
             written because another record under `results` is refused.
     """
-    plan = make_plan(order)
-    board = leaderboard_path(order.results)
-    refuse_foreign(board)
-    with _alone(plan):
-        if not (plan.work / "run.json").exists():
-            train_and_score(plan)
+    with join_processes().main_process_first():  # what is refused is told once
+        plan = make_plan(order)
+        board = leaderboard_path(order.results)
+        refuse_foreign(board)
+    device = Device(plan.recipe.compute.precision, cache=order.cache)
+    with _alone(plan) if device.main else nullcontext():
+        if not device.agree((plan.work / "run.json").exists()):
+            train_and_score(plan, device)
         else:
             say(f"this run is finished: {plan.work} (--fresh trains again)")
+        if not device.main:
+            return None
         record = records.read(plan.work)
         draw_roc(record, records.verify(plan.work, record).table, plan.work / "roc.png")
         with FileLock(plan.work.with_name("publish.lock")):  # two seeds may finish at the same time
@@ -61,17 +65,20 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
     return record, place
 
 
-def train_and_score(plan: Plan) -> None:
+def train_and_score(plan: Plan, device: Device) -> None:
     """The costly part of a run: from initial weights to a record and its scores in the run's folder."""
-    device = Device(plan.recipe.compute.precision)
-    environment = describe_environment(device)  # of the code as it starts: by the end it may have been edited
-    network, initial = build_network(plan)
+    environment = describe_environment(plan, device)  # of the code as it starts: by the end it may have been edited
+    with device.accelerator.main_process_first():  # pretrained weights are downloaded once
+        network, initial = build_network(plan)
     where = f"{device.describe()['device']} in {device.precision}"
+    where += f", {device.share.count} processes" if device.share.count > 1 else ""
     say(f"{plan.method.title} on {plan.dataset.title}, recipe {plan.recipe.name}, seed {plan.order.seed}, {where}")
     say(f"working in {plan.work}")
     decoded = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
     stages = train_stages(plan, device, network, initial, decoded.pixels)
     rows, scores = score(plan, device, network, stages[-1].trained.weights, decoded.pixels)
+    if not device.main:
+        return
     maps = localize(plan, device, network, decoded.pixels)
     fields = {
         **describe_order(plan, decoded.sha256),
@@ -95,7 +102,8 @@ def score(
     plan: Plan, device: Device, network: nn.Module, weights: dict[str, Tensor], pixels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the validation and test images, and their log-odds under the chosen weights, which are kept."""
-    save_weights(weights, plan.work / "weights.safetensors")
+    if device.main:
+        save_weights(weights, plan.work / "weights.safetensors")
     rows = np.concatenate([plan.index.rows("val"), plan.index.rows("test")])
     scores = predict(device, network, pixels, rows, plan.recipe, "scoring validation and test")
     if not np.isfinite(scores).all():

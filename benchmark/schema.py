@@ -97,7 +97,7 @@ class StagePart(_Part):
 
 class EnvironmentPart(_Part):
     versions: dict[str, str]
-    hardware: dict[str, str | int]
+    hardware: dict[str, str | int | float]
     precision: Literal["bfloat16", "float32"]
     layout: str
     code: dict[str, str | bool | None]  # git commit, and whether the code was changed since

@@ -58,17 +58,20 @@ def make_material(plan: Plan, device: Device, pixels: np.ndarray) -> Material:
 def _select(material: Material, stage: Stage, network: nn.Module | None, rows: np.ndarray, kept: Path) -> Selection:
     """The stage's examples as positions in `rows`, chosen with the network as the stage before left it, once.
 
-    A stage that goes on must go on with the same examples: they are kept, because scoring again need not give the same
-    bits on every device.
+    A stage that goes on must go on with the same examples, and so must every process: one chooses, and the choice is
+    kept, because scoring again need not give the same bits on every device.
     """
     if stage.select is None:
         return Selection(np.arange(len(rows)))
     if network is None:
         raise MethodError(f"stage {stage.name!r} selects by scores, but no stage has been trained before it")
-    if not kept.exists():
+    device = material.device
+    if not device.agree(kept.exists()):
         title = f"scoring the training set for {stage.name}"
-        scores = predict(material.device, network, material.pixels, rows, material.recipe, title)
-        _keep(_checked(stage, stage.select(scores, material.targets[rows]), len(rows)), kept)
+        scores = predict(device, network, material.pixels, rows, material.recipe, title)
+        if device.main:
+            _keep(_checked(stage, stage.select(scores, material.targets[rows]), len(rows)), kept)
+        device.accelerator.wait_for_everyone()
     with np.load(kept, allow_pickle=False) as file:
         return Selection(file["rows"], file.get("hard"))
 

@@ -1,4 +1,4 @@
-"""One stage of training: the loop, the schedule, and the rule that picks the epoch.
+"""One stage of training: the loop over epochs, and the rule that picks one (step.py is what happens to a batch).
 
 Randomness is counted, not consumed: the order of the examples, the shift of each crop and the seed of dropout are
 functions of (seed, stage, epoch), so a stage that was interrupted goes on as if it had not been; to the bit on a CPU,
@@ -6,24 +6,24 @@ up to the order in which sums are taken on a GPU.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import checkpoint
+from .batches import Batch, batch_sizes, read_batches, shifted_crops, split_batches
 from .device import Device
 from .errors import UserError
-from .method import Method, MethodError
+from .method import Method
 from .metrics import mean_auc
-from .pixels import batch_sizes, batches, shifted_crops
 from .predict import predict
 from .progress import progress, say
-from .recipe import Recipe, Train
+from .recipe import Recipe
+from .step import Learner, learn, make_learner
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,23 @@ def train_stage(
     Raises:
         UserError: if the loss is no longer a number.
     """
+    recipe, device = material.recipe, material.device
     network.load_state_dict(start)
-    network = material.device.place(network)
-    optimizer, scheduler = make_optimizer(network, material.recipe.train, len(rows))
-    trained = _resume(work / "checkpoint.pt", network, optimizer, scheduler)
-    epochs = material.recipe.train.epochs
+    learner = make_learner(device, network, recipe, len(batch_sizes(len(rows), recipe.train.batch_size)))
+    trained = _resume(device, work / "checkpoint.pt", learner)
+    epochs = recipe.train.epochs
     if trained.loss:
         say(f"{title}: goes on after epoch {len(trained.loss)} of {epochs}")
     for epoch in range(len(trained.loss), epochs):
         begun = time.perf_counter()
         name = f"{title}, epoch {epoch + 1}/{epochs}"
-        trained.loss.append(_train_epoch(material, network, optimizer, scheduler, (stage, epoch), rows, name))
+        trained.loss.append(train_epoch(material, learner, (stage, epoch), rows, name))
         trained.seconds += time.perf_counter() - begun
         trained.images += len(rows)
         auc = _validate(material, network, trained)
         say(f"{name}: loss {trained.loss[-1]:.4f}, validation AUC {'undefined' if auc is None else f'{auc:.3f}'}")
-        _save(work / "checkpoint.pt", network, optimizer, scheduler, trained)
+        if device.main:
+            _save(work / "checkpoint.pt", learner, trained)
     return trained
 
 
@@ -130,42 +131,41 @@ def deal_labels_anew(targets: np.ndarray, patients: np.ndarray, key: Sequence[in
     return dealt
 
 
-def _train_epoch(
-    material: Material,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    count: tuple[int, int],
-    rows: np.ndarray,
-    title: str,
-) -> float:
-    """One pass over the rows in an order drawn for it; the mean loss over its images."""
+def train_epoch(material: Material, learner: Learner, count: tuple[int, int], rows: np.ndarray, title: str) -> float:
+    """One pass over the rows in an order drawn for it; the mean loss over its images.
+
+    Args:
+        material: what the stages share.
+        learner: what is trained.
+        count: the stage's and the epoch's number, from 0; with the seed they decide the order and the shifts.
+        rows: row numbers to train on, repeats allowed.
+        title: what the progress bar says.
+
+    Raises:
+        UserError: if the loss is no longer a number.
+    """
     recipe, device = material.recipe, material.device
-    order = np.random.default_rng([material.seed, *count, 0]).permutation(rows)
-    crop = shifted_crops(order, recipe.pixels, material.seed, *count, 1)
     torch.manual_seed(_torch_seed(material.seed, *count))
     total = torch.zeros((), device=device.torch_device)
-    network.train()
+    learner.train()
     with progress(title, len(rows)) as advance:
-        for images, targets in batches(
-            material.pixels, material.targets, crop, recipe.pixels.crop, recipe.train.batch_size
-        ):
-            output = device.forward(network, images)
-            if output.logits.shape != targets.shape:
-                raise MethodError(
-                    f"the network gives logits {tuple(output.logits.shape)} for {tuple(targets.shape)} labels"
-                )
-            loss = material.method.loss(output, targets.to(device.torch_device, non_blocking=True))
-            optimizer.zero_grad()
-            device.accelerator.backward(loss)
-            optimizer.step()
-            scheduler.step()
-            total += loss.detach() * len(images)
-            advance(len(images))
-    mean = float(total) / len(rows)
+        for batch in _epoch_batches(material, count, rows):
+            loss = learn(device, material.method, learner, batch, recipe.train.micro_batch)
+            total += loss * len(batch.targets)
+            advance(len(batch.targets))
+    mean = float(device.total(total)) / len(rows)
     if not np.isfinite(mean):
         raise UserError(f"the loss is {mean} in {title}: lower the rate with --set train.lr={recipe.train.lr / 10:g}")
     return mean
+
+
+def _epoch_batches(material: Material, count: tuple[int, int], rows: np.ndarray) -> Iterator[Batch]:
+    recipe, device = material.recipe, material.device
+    order = np.random.default_rng([material.seed, *count, 0]).permutation(rows)
+    crop = shifted_crops(order, recipe.pixels, material.seed, *count, 1)
+    spans = split_batches(len(rows), recipe.train.batch_size, device.share)
+    on_gpu = device.torch_device.type == "cuda"
+    return read_batches(material.pixels, material.targets, crop, recipe.pixels.crop, spans, pin=on_gpu)
 
 
 def _validate(material: Material, network: nn.Module, trained: Trained) -> float | None:
@@ -182,39 +182,24 @@ def _validate(material: Material, network: nn.Module, trained: Trained) -> float
     return value
 
 
-def make_optimizer(
-    network: nn.Module, train: Train, examples: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The recipe's optimiser, and its schedule in steps, for stages of `examples` images an epoch."""
-    steps = len(batch_sizes(examples, train.batch_size))
-    if train.optimizer == "sgd":
-        optimizer = torch.optim.SGD(
-            network.parameters(), train.lr, train.momentum, weight_decay=train.weight_decay, fused=True
-        )
-    else:
-        optimizer = torch.optim.AdamW(network.parameters(), train.lr, weight_decay=train.weight_decay, fused=True)
-    if train.schedule == "one_cycle":
-        cycle = torch.optim.lr_scheduler.OneCycleLR
-        return optimizer, cycle(optimizer, train.lr, total_steps=train.epochs * steps, cycle_momentum=False)
-    drops = [epoch * steps for epoch in train.drop_after]
-    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, train.drop_factor)
-
-
-def _resume(path: Path, network: nn.Module, optimizer: Any, scheduler: Any) -> Trained:
+def _resume(device: Device, path: Path, learner: Learner) -> Trained:
+    """What is trained already, and the learner as it was then. Raises UserError where processes see other files."""
+    if device.agree(path.exists()) and not path.exists():
+        raise UserError(f"{path} is not to be seen from every machine: put --results where all of them see it")
     state = checkpoint.load(path)
     if state is None:
         return Trained()
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
+    learner.network.load_state_dict(state["network"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.scheduler.load_state_dict(state["scheduler"])
     return Trained(**state["trained"])
 
 
-def _save(path: Path, network: nn.Module, optimizer: Any, scheduler: Any, trained: Trained) -> None:
+def _save(path: Path, learner: Learner, trained: Trained) -> None:
     state = {
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
+        "network": learner.network.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "scheduler": learner.scheduler.state_dict(),
         "trained": vars(trained),
     }
     checkpoint.save(path, state)

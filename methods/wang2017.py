@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..benchmark.method import Method, Output
 from ..benchmark.registry import METHODS
@@ -47,8 +45,8 @@ class Wang2017(Method):
         backbone = build_backbone(self.backbone, weights, output_stride=self.output_stride)
         return _TransitionNet(backbone, self.transition, len(findings), self.sharpness)
 
-    def loss(self, output: Output, targets: Tensor) -> Tensor:
-        return weighted_cross_entropy(output.logits, targets, self.reduction)
+    def label_weights(self, targets: Tensor) -> Tensor:
+        return balanced_weights(targets, self.reduction)
 
 
 class _TransitionNet(nn.Module):
@@ -65,20 +63,19 @@ class _TransitionNet(nn.Module):
             return Output(self.prediction(pooled).flatten(1), self.prediction(activations))
 
 
-def weighted_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """W-CEL: positives weighted by (|P|+|N|)/|P|, negatives by (|P|+|N|)/|N|, counted over the batch's label matrix.
+def balanced_weights(targets: Tensor, reduction: str = "mean") -> Tensor:
+    """W-CEL: positives weigh (|P|+|N|)/|P|, negatives (|P|+|N|)/|N|, counted over the batch's label matrix.
 
     Args:
-        logits: (B, C) log-odds.
         targets: (B, C) 1, 0 or NaN for unknown, which counts nowhere.
-        reduction: "sum" as in the paper, or "mean" over the known labels.
+        reduction: "sum" as in the paper, or "mean", over the known labels.
 
     Returns:
-        A scalar, float32; a class without members adds nothing.
+        (B, C) float32; a class without members gets nothing.
     """
     positive, negative = (targets == 1).float(), (targets == 0).float()
     known = positive.sum() + negative.sum()
-    of_positives = known / positive.sum().clamp(min=1) * positive * F.softplus(-logits.float())
-    of_negatives = known / negative.sum().clamp(min=1) * negative * F.softplus(logits.float())
-    total = torch.sum(of_positives + of_negatives)
+    of_positives = known / positive.sum().clamp(min=1) * positive
+    of_negatives = known / negative.sum().clamp(min=1) * negative
+    total = of_positives + of_negatives
     return total if reduction == "sum" else total / known.clamp(min=1)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from chxbench import METHODS, MethodError
+from chxbench import METHODS, MethodError, Output
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.describe import loaded_weights
 from chxbench.benchmark.errors import UserError
 from chxbench.benchmark.options import make
 from chxbench.methods import backbones, blocks
-from chxbench.methods.wang2017 import weighted_cross_entropy
+from chxbench.methods.wang2017 import Wang2017
 
 ENTRIES = [pytest.param(entry.cls, id=entry.name) for entry in METHODS]
 SMALL = {"backbone": "resnet18"}
@@ -37,7 +37,7 @@ def test_method_keeps_the_contract(cls):
         output = network(images)
         assert output.logits.shape == (4, len(FINDINGS))
         assert output.logits.isfinite().all()
-        loss = method.loss(output, targets)
+        loss = method.loss(output, targets, method.label_weights(targets))
         assert loss.shape == ()
         assert loss.isfinite()
         optimizer.zero_grad()
@@ -248,14 +248,17 @@ def test_weighted_cross_entropy_of_a_batch_computed_by_hand():
     logits, targets = torch.tensor([[0.0, 2.0], [-1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, torch.nan]])
     # One positive and two negatives known: weights 3 and 3/2.
     wanted = 3 * np.log(2) + 1.5 * (np.log1p(np.exp(2.0)) + np.log1p(np.exp(-1.0)))
-    assert weighted_cross_entropy(logits, targets, "sum").item() == pytest.approx(wanted, rel=1e-6)
-    assert weighted_cross_entropy(logits, targets).item() == pytest.approx(wanted / 3, rel=1e-6)
+    for reduction, factor in (("sum", 1), ("mean", 1 / 3)):
+        method = Wang2017(reduction=reduction)
+        loss = method.loss(Output(logits), targets, method.label_weights(targets))
+        assert loss.item() == pytest.approx(wanted * factor, rel=1e-6)
 
 
 def test_weighted_cross_entropy_without_positives_is_plain():
     logits, targets = torch.tensor([[0.5, -0.5]]), torch.zeros(1, 2)
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
-    torch.testing.assert_close(weighted_cross_entropy(logits, targets), wanted)
+    method = Wang2017()
+    torch.testing.assert_close(method.loss(Output(logits), targets, method.label_weights(targets)), wanted)
 
 
 def test_attention_sits_in_every_residual_block_and_opens():

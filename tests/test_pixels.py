@@ -1,4 +1,4 @@
-"""The pixel map: decoded once, the same pixels as Pillow's, resumable, tied to its sources; crops as counted."""
+"""The pixel map: decoded once, the same pixels as Pillow's, resumable, tied to its sources."""
 
 import hashlib
 import os
@@ -13,8 +13,7 @@ from PIL import Image
 
 from chxbench.benchmark import pixels as module
 from chxbench.benchmark.dataset import DataError, Dataset, Index, Labels, Split
-from chxbench.benchmark.pixels import batch_sizes, batches, centre_crops, gather, prepare, shifted_crops
-from chxbench.benchmark.recipe import Pixels
+from chxbench.benchmark.pixels import prepare
 
 
 @dataclass(frozen=True)
@@ -158,34 +157,3 @@ def test_too_little_space_is_told_before_anything_is_written(paths, tmp_path, mo
     with pytest.raises(DataError, match=r"GB free: choose another --cache"):
         prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
     assert not list(tmp_path.glob("cache/*/pixels.u8"))
-
-
-def test_training_crops_lie_around_the_centre_and_depend_on_the_count_alone():
-    setting = Pixels(size=256, crop=224, max_shift=12)
-    rows = np.arange(5000)
-    crop = shifted_crops(rows, setting, 0, 1, 2)
-    for corners in (crop.tops, crop.lefts):
-        assert sorted(set(corners.tolist())) == list(range(4, 29))  # 16 +- 12: not RandomCrop's 0..32
-    again, other = shifted_crops(rows, setting, 0, 1, 2), shifted_crops(rows, setting, 0, 1, 3)
-    assert (again.tops == crop.tops).all()
-    assert (other.tops != crop.tops).any()
-    assert set(centre_crops(rows, setting).tops.tolist()) == {16}
-
-
-def test_batches_are_the_crops_in_order():
-    rng = np.random.default_rng(0)
-    pixels, targets = rng.integers(0, 256, (10, 36, 36), np.uint8), rng.random((10, 3)).astype(np.float32)
-    setting = Pixels(size=36, crop=32, max_shift=2)
-    crop = shifted_crops(np.array([3, 3, 9, 0, 1]), setting, 7)
-    loaded = list(batches(pixels, targets, crop, 32, 2))
-    assert [len(images) for images, _ in loaded] == [2, 3]
-    images = np.concatenate([images for images, _ in loaded])
-    for image, row, top, left in zip(images, *crop, strict=True):
-        np.testing.assert_array_equal(image, pixels[row][top : top + 32, left : left + 32])
-    np.testing.assert_array_equal(np.concatenate([labels for _, labels in loaded]), targets[crop.rows])
-    np.testing.assert_array_equal(images, gather(pixels, crop, 32))
-
-
-@pytest.mark.parametrize(("total", "most", "sizes"), [(7, 3, [3, 4]), (8, 3, [3, 3, 2]), (1, 3, [1]), (6, 3, [3, 3])])
-def test_no_batch_of_one_is_left_over(total, most, sizes):
-    assert batch_sizes(total, most) == sizes

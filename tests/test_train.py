@@ -84,29 +84,17 @@ def test_the_rule_picks_the_epoch_and_its_weights_are_kept(stage, monkeypatch, r
 
 
 def test_only_the_rows_asked_for_are_trained_on(stage, monkeypatch):
-    seen, batches = [], train.batches
+    seen, read_batches = [], train.read_batches
 
-    def spy(pixels, targets, crop, *rest):
+    def spy(pixels, targets, crop, *rest, **options):
         seen.append(crop.rows.tolist())
-        return batches(pixels, targets, crop, *rest)
+        return read_batches(pixels, targets, crop, *rest, **options)
 
-    monkeypatch.setattr(train, "batches", spy)
+    monkeypatch.setattr(train, "read_batches", spy)
     rows = np.array([3, 5, 5, 8, 9, 11])
     stage(rows=rows)
     assert len(seen) == 3
     assert all(sorted(epoch) == rows.tolist() for epoch in seen)
-
-
-def test_rate_drops_after_the_epochs_that_the_recipe_names(small_order):
-    settings = {"train.optimizer": "sgd", "train.schedule": "step", "train.drop_after": [2], "train.drop_factor": 0.1}
-    recipe = make_plan(small_order(method="bsl", settings=settings)).recipe
-    optimizer, scheduler = train.make_optimizer(torch.nn.Linear(1, 1), recipe.train, 48)
-    rates = []
-    for _ in range(9):  # three epochs of three steps
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert np.round(np.array(rates) / recipe.train.lr, 6).tolist() == [1] * 6 + [0.1] * 3
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(stage):
