@@ -70,6 +70,7 @@ class Device:
         self.torch_device = self.accelerator.device
         self.share = Share(self.accelerator.process_index, self.accelerator.num_processes)
         self.main = self.accelerator.is_main_process
+        torch.backends.cudnn.benchmark = True  # crops have one size: the fastest kernels are looked for once
         torch.backends.cudnn.allow_tf32 = precision != "float32"  # float32 is what the record then says
         self.precision, self.bfloat16_speedup = precision, None
         if precision == "auto":

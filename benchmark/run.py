@@ -74,7 +74,8 @@ def train_and_score(plan: Plan, device: Device) -> None:
     where += f", {device.share.count} processes" if device.share.count > 1 else ""
     say(f"{plan.method.title} on {plan.dataset.title}, recipe {plan.recipe.name}, seed {plan.order.seed}, {where}")
     say(f"working in {plan.work}")
-    decoded = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
+    with device.accelerator.main_process_first():  # it is the one that shows how far it has come
+        decoded = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
     stages = train_stages(plan, device, network, initial, decoded.pixels)
     rows, scores = score(plan, device, network, stages[-1].trained.weights, decoded.pixels)
     if not device.main:
