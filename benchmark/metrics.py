@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
-CHUNK = 2_000_000  # resample weights held at a time: 16 MB
+CHUNK = 2_000_000  # images x draws at a time: at most 60 MB
 
 
 class Interval(NamedTuple):
@@ -46,8 +47,8 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
     Returns:
         A number in 0..1, or None without positives or without negatives.
     """
-    areas = _resampled_auc(scores, labels, np.ones((1, len(labels)), np.int32))
-    return None if np.isnan(areas[0]) else float(areas[0])
+    (area,) = _areas(_rank(scores, labels, np.arange(len(labels))), np.ones((len(labels), 1), np.int32))
+    return None if np.isnan(area) else float(area)
 
 
 def mean_auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
@@ -110,45 +111,59 @@ def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.append(0, false / false[-1]), np.append(0, true / true[-1])
 
 
+class _Ranks(NamedTuple):
+    """Where one finding's images stand among the K different scores of its positives, as sparse whole numbers.
+
+    Attributes:
+        positives: (K, P) positive images of each of P patients at each of these scores.
+        negatives: (2K + 1, P) negative images below the first score, at it, between it and the second, and so on.
+    """
+
+    positives: csr_array
+    negatives: csr_array
+
+
 def _draws(scores: np.ndarray, labels: np.ndarray, patients: Sequence, resamples: int, seed: int) -> np.ndarray:
     """AUC of each finding in each draw of patients: (resamples, C), NaN where undefined."""
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
+    ranks = [_rank(scores[:, c], labels[:, c], owner) for c in range(labels.shape[1])]
     generator = np.random.default_rng(seed)
     count = owner.max() + 1
     step = max(1, CHUNK // len(owner))
     areas = []
     for first in range(0, resamples, step):
-        times = np.stack(
-            [
-                np.bincount(generator.integers(0, count, count), minlength=count)
-                for _ in range(min(step, resamples - first))
-            ]
-        )
-        weights = times[:, owner].astype(np.int32)
-        areas.append(
-            np.stack([_resampled_auc(scores[:, c], labels[:, c], weights) for c in range(labels.shape[1])], axis=1)
-        )
+        drawn = [generator.integers(0, count, count) for _ in range(min(step, resamples - first))]
+        times = np.stack([np.bincount(draw, minlength=count) for draw in drawn], axis=1, dtype=np.int32)
+        areas.append(np.stack([_areas(finding, times) for finding in ranks], axis=1))
     return np.concatenate(areas)
 
 
-def _resampled_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUC under each row of image weights (R, N), whole numbers; (R,), NaN where a class has no weight.
+def _rank(scores: np.ndarray, labels: np.ndarray, owner: np.ndarray) -> _Ranks:
+    """One finding's scores and labels (N,), with the number of each image's patient (N,)."""
+    positive, negative = labels == 1, labels == 0
+    cuts, cut = np.unique(scores[positive], return_inverse=True)
+    segment = np.searchsorted(cuts, scores[negative], "left") + np.searchsorted(cuts, scores[negative], "right")
+    patients = owner.max() + 1
+    return _Ranks(
+        _count(cut, owner[positive], (len(cuts), patients)),
+        _count(segment, owner[negative], (2 * len(cuts) + 1, patients)),
+    )
 
-    A positive wins against all negatives that score below it and half of those that tie. With the negatives' weights
-    summed along the sorted scores, both are two look-ups at the ends of the positive's run of ties.
+
+def _count(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> csr_array:
+    return csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape)
+
+
+def _areas(ranks: _Ranks, times: np.ndarray) -> np.ndarray:
+    """AUC of one finding under each column of times (P, R) that the patients count; (R,), NaN without a class.
+
+    A positive wins against all negatives that score below it and half of those that tie: with the negatives summed
+    from the lowest score up, these are the means of two sums. Whole numbers: the order of addition changes nothing.
     """
-    known = np.flatnonzero(~np.isnan(labels))
-    order = known[np.argsort(scores[known], kind="stable")]
-    ordered = scores[order]
-    positive = labels[order] == 1
-    negatives = order[~positive]
-    below = np.searchsorted(ordered[~positive], ordered[positive], side="left")
-    up_to = np.searchsorted(ordered[~positive], ordered[positive], side="right")
-    summed = np.zeros((len(weights), len(negatives) + 1), np.int64)
-    np.cumsum(weights[:, negatives], axis=1, out=summed[:, 1:])
-    of_positives = weights[:, order[positive]].astype(np.int64)
-    wins_twice = (of_positives * (summed[:, below] + summed[:, up_to])).sum(axis=1)
-    pairs_twice = 2 * of_positives.sum(axis=1) * summed[:, -1]
+    positives, up_to = ranks.positives @ times, ranks.negatives @ times
+    np.cumsum(up_to, axis=0, out=up_to)
+    wins_twice = np.einsum("kr,kr->r", positives, up_to[:-1:2] + up_to[1::2], dtype=np.int64)
+    pairs_twice = 2 * positives.sum(axis=0, dtype=np.int64) * up_to[-1]
     return np.where(pairs_twice > 0, wins_twice / np.maximum(pairs_twice, 1), np.nan)
 
 

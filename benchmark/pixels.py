@@ -27,7 +27,8 @@ from .progress import progress, say
 from .registry import PLUGIN_PREFIX
 
 VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
-CHUNK = 32  # images a worker hands over at a time
+CHUNK = 8  # images a worker hands over at a time: few, so that the workers end together
+SAVED = 512  # images decoded between two waits for the disk: what a crash can cost
 
 
 def cache_folder() -> Path:
@@ -80,22 +81,31 @@ def _decode(
 ) -> None:
     workers = cores() if len(todo) > 4 * CHUNK and travels(dataset) else 0
     source = _Shrunk(dataset, index, pixels.shape[1], todo)
-    bad = []
+    rows, bad = [], []
     with progress("decoding", len(todo)) as advance:
-        for done in DataLoader(source, batch_size=CHUNK, collate_fn=as_is, num_workers=workers):
-            for row, image in done:
-                if isinstance(image, str):
-                    bad.append(image)
-                else:
-                    pixels[row] = image
-            pixels.flush()
-            for row, image in done:
-                if not isinstance(image, str):
-                    stamps[row] = expected[row]
-            advance(len(done))
-    stamps.flush()
+        try:
+            for done in DataLoader(source, batch_size=CHUNK, collate_fn=as_is, num_workers=workers):
+                for row, image in done:
+                    if isinstance(image, str):
+                        bad.append(image)
+                    else:
+                        pixels[row] = image
+                        rows.append(row)
+                if len(rows) >= SAVED:
+                    _save(pixels, stamps, expected, rows)
+                advance(len(done))
+        finally:
+            _save(pixels, stamps, expected, rows)
     if bad:
         raise DataError(f"{len(bad):,} of {len(todo):,} images cannot be used: {first_few(bad)}")
+
+
+def _save(pixels: np.memmap, stamps: np.memmap, expected: np.ndarray, rows: list[int]) -> None:
+    """Stamp these rows, and only once their pixels are on disk; empties the list."""
+    pixels.flush()
+    stamps[rows] = expected[rows]
+    stamps.flush()
+    rows.clear()
 
 
 class _Shrunk(torch.utils.data.Dataset):
@@ -130,11 +140,22 @@ class Shrink:
         self.enlarge = Resize((size, size), mode="bilinear", align_corners=False)
 
     def __call__(self, gray: np.ndarray) -> np.ndarray:
-        if gray.shape == (self.size, self.size):
-            return gray
+        if not any(side % self.size for side in gray.shape):
+            return _box_means(gray, self.size)
         resize = self.average if min(gray.shape) >= self.size else self.enlarge
         resized = resize(torch.tensor(gray, dtype=torch.float32)[None])
         return np.asarray(resized[0]).round().clip(0, 255).astype(np.uint8)
+
+
+def _box_means(gray: np.ndarray, size: int) -> np.ndarray:
+    """Means of equal boxes of whole pixels, gray bytes (H, W) to (size, size): what Resize gives, in less time.
+
+    A mean halfway between two bytes becomes the even one, as there.
+    """
+    height, width = gray.shape[0] // size, gray.shape[1] // size
+    lines = sum(gray[k::height].astype(np.uint32) for k in range(height))
+    sums = sum(lines[:, k::width] for k in range(width))
+    return (sums / (height * width)).round().astype(np.uint8)
 
 
 def _open(folder: Path, count: int, size: int) -> tuple[np.memmap, np.memmap]:

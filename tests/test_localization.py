@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from chxbench import Dataset, Index
 from chxbench.benchmark import localization as module
@@ -62,6 +63,26 @@ def test_regions_that_meet_at_a_corner_are_two_and_images_do_not_touch():
     corner = lit((0, 0, 8, 8), (8, 8, 8, 8))
     predicted = module.predict_boxes(np.concatenate([corner, lit((0, 0, 8, 8))]), WHOLE)
     assert np.bincount(predicted.image).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.6, 0.9, 1.0])
+def test_regions_are_those_of_scipy(share):
+    """As a loop over the masks finds them; dense masks touch every edge, middling ones wind and join below."""
+    masks = np.random.default_rng(0).random((40, 9, 12)) < share
+    wanted = []
+    for k, mask in enumerate(masks):
+        for rows, columns in ndimage.find_objects(ndimage.label(mask)[0]):
+            size = columns.stop - columns.start, rows.stop - rows.start
+            wanted.append((k, columns.start, rows.start, *size))
+    assert sorted(map(tuple, module.regions(masks).tolist())) == sorted(wanted)
+
+
+def test_boxes_do_not_depend_on_how_many_maps_are_held_at_a_time(monkeypatch):
+    maps = np.random.default_rng(0).random((30, 7, 7))
+    whole = module.predict_boxes(maps, WHOLE)
+    monkeypatch.setattr(module, "CHUNK", 30)
+    for part, other in zip(whole, module.predict_boxes(maps, WHOLE), strict=True):
+        np.testing.assert_array_equal(part, other)
 
 
 def test_a_map_without_contrast_has_no_box():

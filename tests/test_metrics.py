@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -91,6 +91,32 @@ def test_intervals_resample_patients_whole():
         rows = np.concatenate([np.flatnonzero(patients == patient) for patient in drawn])
         draws.append(roc_auc_score(labels[rows, 0], scores[rows, 0]))
     assert [interval.low, interval.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-12)
+
+
+rated_images = st.lists(
+    st.tuples(st.integers(-3, 3), st.sampled_from([0.0, 1.0, np.nan]), st.integers(0, 5)), min_size=1, max_size=40
+)
+
+
+def auc_by_pairs(scores, labels, weights):
+    """Every pair of a positive and a negative image, one won, half tied; NaN without a pair."""
+    positive, negative = labels == 1, labels == 0
+    higher, lower = scores[positive][:, None], scores[negative]
+    pairs = weights[positive][:, None] * weights[negative]
+    return (((higher > lower) + 0.5 * (higher == lower)) * pairs).sum() / pairs.sum() if pairs.any() else np.nan
+
+
+@given(rated_images)
+@example([(0, 1.0, 0), (0, 0.0, 0), (2, 0.0, 0)])
+@example([(0, 1.0, 0), (1, 1.0, 1)])
+@example([(0, 0.0, 0), (1, np.nan, 1)])
+def test_every_draw_is_the_auc_of_images_weighted_by_their_patients(images):
+    scores, labels, patients = (np.array(part, float) for part in zip(*images, strict=True))
+    _, owner = np.unique(patients, return_inverse=True)
+    generator = np.random.default_rng(3)
+    drawn = [generator.integers(0, owner.max() + 1, owner.max() + 1) for _ in range(20)]
+    wanted = [auc_by_pairs(scores, labels, np.bincount(draw, minlength=owner.max() + 1)[owner]) for draw in drawn]
+    np.testing.assert_array_equal(metrics.mean_auc_draws(scores[:, None], labels[:, None], patients, 20, 3), wanted)
 
 
 def test_intervals_widen_when_images_of_a_patient_are_alike():

@@ -9,11 +9,13 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from monai.transforms import Resize
 from PIL import Image
 
 from chxbench.benchmark import pixels as module
 from chxbench.benchmark.dataset import DataError, Dataset, Index, Labels, Split
-from chxbench.benchmark.pixels import prepare
+from chxbench.benchmark.pixels import Shrink, prepare
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,14 @@ def test_shrinking_is_a_box_average(paths, tmp_path):
         assert np.abs(row.astype(int) - wanted).max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(20, 20), (40, 40), (80, 80), (20, 60), (100, 320), (50, 70), (40, 70), (30, 10)])
+def test_shrinking_gives_the_very_pixels_of_monai(shape):
+    gray = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    mode = {"mode": "area"} if min(shape) >= 20 else {"mode": "bilinear", "align_corners": False}
+    wanted = Resize((20, 20), **mode)(torch.tensor(gray, dtype=torch.float32)[None])[0].round()
+    np.testing.assert_array_equal(Shrink(20)(gray), wanted.numpy())
+
+
 def test_a_second_call_decodes_nothing_and_a_changed_file_is_decoded_alone(paths, tmp_path, monkeypatch):
     index, cache = index_of(paths[:3]), tmp_path / "cache"
     before = np.array(prepare(Files(), index, 40, cache).pixels)
@@ -94,6 +104,22 @@ def test_it_goes_on_where_it_stopped(paths, tmp_path, monkeypatch):
     pixels = prepare(Files(), index, 40, cache).pixels
     assert read == ["0.png", "1.png", "2.png"]
     assert [int(row.max()) for row in pixels] == [0, 0, 1]
+
+
+def test_what_is_decoded_is_saved_on_the_way(paths, tmp_path, monkeypatch):
+    saved = []
+
+    def count_stamps(self, image_id, path):
+        (stamps,) = tmp_path.glob("cache/*/stamps.u64")
+        saved.append(int((np.fromfile(stamps, np.uint64) != 0).sum()))
+        return np.zeros((40, 40), np.uint8)
+
+    monkeypatch.setattr(module, "CHUNK", 1)
+    monkeypatch.setattr(module, "SAVED", 2)
+    monkeypatch.setattr(module, "cores", lambda: 0)
+    monkeypatch.setattr(Files, "read", count_stamps)
+    prepare(Files(), index_of(paths), 40, tmp_path / "cache")
+    assert saved == [0, 0, 2, 2]
 
 
 def test_a_map_cut_short_is_made_again(paths, tmp_path):
