@@ -19,10 +19,12 @@ SMALL_RECIPE = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """The folder of pixel caches that all tests share."""
-    return tmp_path_factory.mktemp("cache")
+    """The folder of pixel caches that all tests share; nothing is written to the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["CHXBENCH_CACHE"] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 
 from chxbench.benchmark.errors import UserError, did_you_mean
 from chxbench.benchmark.options import parse_pairs
-from chxbench.benchmark.recipe import as_table, identity, load_recipe, recipe_names
+from chxbench.benchmark.recipe import ADDITIONS, as_table, identity, load_recipe, recipe_names
 
 
 def test_paper_recipe_is_the_papers_training():
@@ -97,3 +97,15 @@ def test_pairs_hold_toml_values_or_plain_words():
 def test_the_nearest_name_is_meant():
     assert did_you_mean("mma", ["bsl", "fam", "sam", "ma", "wang2017"]) == "did you mean ma?"
     assert did_you_mean("zzz", ["b", "a"]) == "there is: a, b"
+
+
+def test_settings_that_came_later_leave_older_records_what_they_are():
+    table = as_table(load_recipe("quick", {}))
+    older = {
+        section: {key: value for key, value in part.items() if f"{section}.{key}" not in ADDITIONS}
+        for section, part in table.items()
+        if isinstance(part, dict)
+    }
+    assert identity(older) == identity(table)
+    for key, value in (("train.micro_batch", 8), ("train.batch_norm", "frozen"), ("compute.compile", True)):
+        assert identity(as_table(load_recipe("quick", {key: value}))) != identity(table)

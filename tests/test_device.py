@@ -1,0 +1,76 @@
+"""The device: which precision is faster is measured once, training through torch.compile is the same training."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from chxbench import Method, Output, UserError
+from chxbench.benchmark import precision as module
+from chxbench.benchmark.batches import Batch
+from chxbench.benchmark.device import Device
+from chxbench.benchmark.precision import fastest_precision
+from chxbench.benchmark.recipe import load_recipe
+from chxbench.benchmark.step import learn, make_learner
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+    def forward(self, images):
+        maps = self.layers(images)
+        return Output(maps.mean((2, 3)), maps)
+
+
+def test_the_faster_precision_is_measured_and_really_here(tmp_path):
+    ratio = module.bfloat16_speedup(torch.device("cpu"))
+    assert 0.001 < ratio < 1000
+    chosen, kept = fastest_precision(torch.device("cpu"), tmp_path)
+    assert chosen == ("bfloat16" if kept >= module.WORTH_IT else "float32")
+    assert Device("auto", "cpu", tmp_path).describe()["bfloat16_speedup"] == pytest.approx(kept, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "wanted"), [(2.4, "bfloat16"), (1.1, "bfloat16"), (1.05, "float32"), (0.1, "float32")]
+)
+def test_it_is_measured_once(tmp_path, monkeypatch, ratio, wanted):
+    asked = []
+    monkeypatch.setattr(module, "bfloat16_speedup", lambda device: asked.append(device) or ratio)
+    for _ in range(3):
+        assert fastest_precision(torch.device("cpu"), tmp_path / "cache") == (wanted, ratio)
+    assert len(asked) == 1
+    assert list(json.loads((tmp_path / "cache" / "precision.json").read_text()).values()) == [ratio]
+
+
+def test_what_the_user_decides_is_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "bfloat16_speedup", lambda device: pytest.fail("measured"))
+    device = Device("float32", "cpu", tmp_path)
+    assert (device.precision, "bfloat16_speedup" in device.describe()) == ("float32", False)
+
+
+def test_a_device_that_is_not_here_is_told():
+    with pytest.raises(UserError, match="there is no device 'tpu' here: take cpu"):
+        Device("float32", "tpu")
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler for a CPU")
+def test_compiled_training_is_the_same_training():
+    generator = torch.Generator().manual_seed(0)
+    gray = torch.randint(256, (6, 16, 16), dtype=torch.uint8, generator=generator)
+    batch = Batch(gray, torch.tensor([[0.0, 1.0]] * 3 + [[1.0, 0.0]] * 3), slice(0, 6))
+    weights = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        recipe = load_recipe("quick", {"compute.compile": compiled, "train.optimizer": "sgd", "train.lr": 0.1})
+        device, network = Device("float32", "cpu"), Small()
+        learner = make_learner(device, network, recipe, 10)
+        assert (learner.view is not network) == compiled
+        learner.train()
+        for _ in range(3):
+            learn(device, Method(), learner, batch)
+        weights.append(torch.cat([value.flatten().float() for value in network.state_dict().values()]))
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
