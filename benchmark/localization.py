@@ -25,7 +25,7 @@ IOBB = (0.1, 0.25, 0.5, 0.75, 0.9)
 IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 LEVELS = np.array(IOBB + IOU)
 CENTRE = (0.25, 0.25, 0.5, 0.5)  # the box of the floor that looks at nothing
-CHUNK = 8  # maps enlarged at a time: 3 MB at 224 pixels, which stays in a core's cache
+HELD = 400_000  # pixels of enlarged maps held at a time, 8 maps of 224x224: 3 MB, which stay in a core's cache
 
 
 class Boxes(NamedTuple):
@@ -150,9 +150,10 @@ def mean_interval(marks: Marks, truth: Boxes, resamples: int, seed: int = 0) -> 
 def predict_boxes(maps: np.ndarray, frame: Frame) -> Predicted:
     """Boxes around the connected regions above 60 and above 180, both sets, of one finding's maps (N, h, w)."""
     found = [np.empty((0, 5), int)]
-    held = np.empty((2, CHUNK, frame.side, frame.side))  # kept: fresh pages cost more than the arithmetic
-    for first in range(0, len(maps), CHUNK):
-        some = maps[first : first + CHUNK]
+    step = max(1, HELD // frame.side**2)
+    held = np.empty((2, step, frame.side, frame.side))  # kept: fresh pages cost more than the arithmetic
+    for first in range(0, len(maps), step):
+        some = maps[first : first + step]
         heat = normalise(_enlarge(some, *held[:, : len(some)]), held[0, : len(some)])
         found += [regions(heat > threshold) + np.array([first, 0, 0, 0, 0]) for threshold in THRESHOLDS]
     union = np.unique(np.concatenate(found), axis=0)
