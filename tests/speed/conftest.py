@@ -6,7 +6,7 @@ import time
 import pytest
 from tabulate import tabulate
 
-ROWS = pytest.StashKey[list[list[str]]]()
+ROWS = pytest.StashKey[list[dict]]()
 HEADERS = ["what", "against", "ratio", "target", ""]
 WIDTHS = [25, 26, None, None, None]  # 80 columns in all
 
@@ -15,7 +15,8 @@ WIDTHS = [25, 26, None, None, None]  # 80 columns in all
 def versus(benchmark, request):
     """Measure two ways of doing the same in turns, and put their ratio into the table at the end.
 
-    `versus(what, against, fast, slow, target)` returns the last results of both, so that the test can compare them.
+    `versus(what, against, fast, slow, target)` returns the last results of both, so that the test can compare them
+    (with `--benchmark-disable` that is all it does).
 
     Args:
         what, against: names of the two sides.
@@ -34,12 +35,10 @@ def versus(benchmark, request):
             seconds.append(time.perf_counter() - start)
 
         ours = benchmark.pedantic(fast, setup=time_slow, rounds=rounds)
-        if not results:  # --benchmark-disable: equality alone is asked
-            return ours, slow()
-        ratio = scale * statistics.median(seconds) / benchmark.stats["median"]
-        benchmark.extra_info.update(what=what, against=against, ratio=ratio, target=target)
-        verdict = "met" if ratio >= target else "missed"
-        request.config.stash.setdefault(ROWS, []).append([what, against, f"{ratio:.3g}", f">= {target:g}", verdict])
+        if not benchmark.disabled:
+            ratio = scale * statistics.median(seconds) / benchmark.stats["median"]
+            benchmark.extra_info.update(what=what, against=against, ratio=ratio, target=target)
+            request.config.stash.setdefault(ROWS, []).append(dict(benchmark.extra_info))
         return ours, results[-1]
 
     return compare
@@ -47,7 +46,14 @@ def versus(benchmark, request):
 
 def pytest_terminal_summary(terminalreporter, config):
     """Print every comparison of this session."""
-    rows = config.stash.get(ROWS, [])
+    rows = [
+        [row["what"], row["against"], f"{row['ratio']:.3g}", f">= {row['target']:g}", verdict(row)]
+        for row in config.stash.get(ROWS, [])
+    ]
     if rows:
         terminalreporter.section("times as fast")
         terminalreporter.write_line(tabulate(rows, HEADERS, maxcolwidths=WIDTHS, disable_numparse=True))
+
+
+def verdict(row):
+    return "met" if row["ratio"] >= row["target"] else "missed"
