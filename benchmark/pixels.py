@@ -207,7 +207,7 @@ def _write_manifest(path: Path, dataset: Dataset, index: Index, pixels: np.memma
         "dataset": dataset.name,
         "images": len(pixels),
         "size": pixels.shape[1],
-        "shrunk_by": "box average (MONAI Resize, mode area)",
+        "shrunk_by": "box average, as by MONAI's Resize in mode area",
         "first": index.images["image_id"].iloc[0],
         "last": index.images["image_id"].iloc[-1],
         "sha256": hashlib.sha256(pixels).hexdigest(),
