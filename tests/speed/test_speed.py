@@ -22,10 +22,11 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from chxbench.benchmark import localization, metrics
+from chxbench.benchmark.batches import centre_crops, read_batches, split_batches
 from chxbench.benchmark.dataset import Dataset
 from chxbench.benchmark.environment import cores
 from chxbench.benchmark.localization import IOBB, IOU, THRESHOLDS, Boxes, Frame
-from chxbench.benchmark.pixels import batches, centre_crops, prepare
+from chxbench.benchmark.pixels import prepare
 from chxbench.benchmark.recipe import Pixels
 from chxbench.datasets.phantom import Phantom
 
@@ -84,6 +85,7 @@ def test_preparing(versus, radiographs, tmp_path_factory):
 def test_reading_an_epoch(versus, radiographs, tmp_path):
     pixels = prepare(Files(), radiographs, SETTING.size, tmp_path / "cache").pixels
     targets, crop = np.zeros((IMAGES, 14), np.float32), centre_crops(np.arange(IMAGES), SETTING)
+    spans = split_batches(IMAGES, 32)
     steps = [
         LoadImaged("image", "PILReader", ensure_channel_first=True, reverse_indexing=False),
         Resized("image", (SETTING.size, SETTING.size), mode="area"),
@@ -94,7 +96,7 @@ def test_reading_an_epoch(versus, radiographs, tmp_path):
     ours, theirs = versus(
         "read an epoch of 224x224 crops from the pixel map",
         f"MONAI decoding the PNGs with {cores()} workers",
-        lambda: [images for images, _ in batches(pixels, targets, crop, SETTING.crop, 32)],
+        lambda: [batch.images for batch in read_batches(pixels, targets, crop, SETTING.crop, spans)],
         lambda: [batch["image"] for batch in loader],
         target=100,
     )
