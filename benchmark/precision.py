@@ -1,7 +1,6 @@
 """Which precision is faster on this device: measured, not guessed, and measured once."""
 
 import json
-import statistics
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from .environment import processor
 from .pixels import cache_folder
 
 WORTH_IT = 1.1  # bfloat16 rounds more, so it has to be this much faster
-ROUNDS = 3
+ROUNDS = 10
 
 
 def fastest_precision(device: torch.device, cache: Path | None = None) -> tuple[str, float]:
@@ -37,19 +36,20 @@ def fastest_precision(device: torch.device, cache: Path | None = None) -> tuple[
 
 
 def bfloat16_speedup(device: torch.device) -> float:
-    """Time of a training step in float32 over its time in bfloat16 autocast, on a few layers of a ResNet's kind."""
+    """Time of a training step in float32 over its time in bfloat16 autocast, on a few layers of a ResNet's kind.
+
+    The shortest of several, in turns: a machine that is busy with something else lengthens some steps, not all.
+    """
     layers = []
     for _ in range(3):
         layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     network = nn.Sequential(*layers).to(device, memory_format=torch.channels_last)
     images = torch.zeros(16, 64, 28, 28, device=device).contiguous(memory_format=torch.channels_last)
     times: dict[bool, list[float]] = {False: [], True: []}
-    for number in range(ROUNDS + 1):
+    for _ in range(ROUNDS):
         for bfloat16, taken in times.items():
-            seconds = _step(network, images, bfloat16)
-            if number:  # the first round warms up
-                taken.append(seconds)
-    return statistics.median(times[False]) / statistics.median(times[True])
+            taken.append(_step(network, images, bfloat16))
+    return min(times[False]) / min(times[True])
 
 
 def _step(network: nn.Module, images: Tensor, bfloat16: bool) -> float:
