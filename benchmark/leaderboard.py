@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import evidence, tables
+from . import evidence, tables, tables_localization
 from . import record as records
 from .environment import cores
 from .errors import UserError
@@ -180,9 +180,13 @@ def _board(rows: list[Row]) -> list[str]:
         ]
     sections += ["### AUC by finding", tables.by_finding(rows, first)]
     if localized := [row for row in rows if all(run.record.localization for run in row.runs)]:
-        sections += ["### Localisation", _localization_facts(localized[0].first), tables.localization(localized)]
-        sections += [tables.localization_in_words(localized)]
-        sections += ["Acc at IoBB > 0.25 by finding:", tables.localization_by_finding(localized)]
+        sections += [
+            "### Localisation",
+            _localization_facts(localized[0].first),
+            tables_localization.localization(localized),
+        ]
+        sections += [tables_localization.localization_in_words(localized)]
+        sections += ["Acc at IoBB > 0.25 by finding:", tables_localization.localization_by_finding(localized)]
     return [*sections, "### Runs", tables.run_table(rows)]
 
 
