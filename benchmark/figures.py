@@ -76,7 +76,7 @@ def draw_speed(dots: Sequence[Dot], title: str, path: Path) -> None:
     for number, dot in enumerate(ranked):
         color = colors[number % len(colors)]
         axes.plot([dot.speed] * 2, [dot.low, dot.high], color=color, linewidth=1.2, alpha=0.6)
-        axes.plot(dot.speed, dot.auc, "o", color=color, markersize=6)
+        axes.plot(dot.speed, dot.auc, "o", color=color, markersize=7, markeredgecolor="white", markeredgewidth=0.8)
         _name_beside(axes, dot, 1 - (number + 0.5) / len(ranked), color)
     _scale_speed(axes, [dot.speed for dot in dots])
     axes.set_title(title, fontsize=10, parse_math=False)
@@ -92,9 +92,8 @@ def _name_beside(axes: Axes, dot: Dot, height: float, color: tuple[float, float,
         textcoords="axes fraction",
         va="center",
         fontsize=9,
-        color=color,
         parse_math=False,
-        arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5)},
+        arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.8, "alpha": 0.7, "relpos": (0, 0.5)},
     )
 
 

@@ -60,9 +60,11 @@ def write_leaderboard(results: Path, path: Path) -> None:
         if drawn_from(folder / "roc.png") != run.record.scores.sha256:
             draw_roc(run.record, run.table, folder / "roc.png")
         _check_heatmaps(run, folder)
-    for section in _all_speed_sections(runs, speeds):
-        if section.dots and drawn_from(path.parent / section.figure) != section.sha256:
-            draw_speed(section.dots, section.title, path.parent / section.figure)
+    for figure, section in _speed_figures(results, path.parent, runs, speeds).items():
+        if section is None:
+            figure.unlink()
+        elif drawn_from(figure) != section.sha256:
+            draw_speed(section.dots, section.title, figure)
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
@@ -88,9 +90,11 @@ def check_leaderboard(results: Path, path: Path) -> int:
                 f"{run.place}/roc.png does not show this record's scores: run `chxbench leaderboard` again"
             )
         _check_heatmaps(run, folder)
-    for section in _all_speed_sections(runs, speeds):
-        if section.dots and drawn_from(path.parent / section.figure) != section.sha256:
-            raise RecordError(f"{section.figure} does not show its board's speeds: run `chxbench leaderboard` again")
+    for figure, section in _speed_figures(results, path.parent, runs, speeds).items():
+        if section is None:
+            raise RecordError(f"{figure} shows a board that is gone: run `chxbench leaderboard` again")
+        if drawn_from(figure) != section.sha256:
+            raise RecordError(f"{figure} does not show its board's speeds: run `chxbench leaderboard` again")
     there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, (is_there, wanted) in enumerate(_side_by_side(there, render(runs, speeds).splitlines()), start=1):
         if is_there != wanted:
@@ -149,8 +153,13 @@ def make_boards(runs: Iterable[Run]) -> list[Board]:
     return [Board(key, make_rows(boards[key])) for key in order]
 
 
-def _all_speed_sections(runs: Iterable[Run], speeds: Sequence[SpeedRecord]) -> list[SpeedSection]:
-    return [section for board in make_boards(runs) for section in speed_sections(board.rows, board.key, speeds)]
+def _speed_figures(
+    results: Path, base: Path, runs: Iterable[Run], speeds: Sequence[SpeedRecord]
+) -> dict[Path, SpeedSection | None]:
+    """Every figure of speeds that is there or should be, and what it has to show; None for one that nothing shows."""
+    there = dict.fromkeys(sorted(results.resolve().glob("*/speed-*.png")))
+    sections = (section for board in make_boards(runs) for section in speed_sections(board.rows, board.key, speeds))
+    return {**there, **{base.resolve() / section.figure: section for section in sections if section.dots}}
 
 
 def _refuse_strangers(board: list[Run]) -> None:

@@ -84,6 +84,7 @@ class FlowPart(Part):
 class SpeedEnvironmentPart(Part):
     versions: dict[str, str]
     code: dict[str, str | bool | None]  # git commit, and whether the code was changed since
+    load: Number | None  # programs that computed at a time in the minute before: a busy machine is slow
 
 
 class SpeedRecord(Part):

@@ -13,7 +13,7 @@ import torch
 from . import speed, speed_record
 from .dataset import Dataset, Index
 from .device import Device
-from .environment import code_state, versions
+from .environment import code_state, cores, load, versions
 from .errors import UserError
 from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
 from .memory import Peak, release
@@ -29,6 +29,7 @@ from .speed_record import SpeedRecord
 from .train import Material
 
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 8, 32, 128, 512)}
+BUSY = 0.5  # of the cores
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def run_speed(order: SpeedOrder, tell: Callable[[list[SpeedRecord]], None] | Non
     bench = make_bench(order)
     board = leaderboard_path(order.results)
     refuse_foreign(board)
-    environment = {"versions": versions(), "code": code_state()}  # as the code is now: later it may have been edited
+    environment = describe_environment()  # as it is now: later the code may have been edited
     decoded = prepare(bench.dataset, bench.index, bench.recipe.pixels.size, order.cache)
     records = []
     for entry, method in bench.methods:
@@ -214,6 +215,14 @@ def describe_setup(bench: Bench, recipe: Recipe) -> dict[str, Any]:
         "images": len(bench.index.rows("train")),
         "batch_sizes": bench.batch_sizes,
     }
+
+
+def describe_environment() -> dict[str, Any]:
+    """The record's `environment`; tells the user if other programs are using the machine."""
+    busy = load()
+    if busy is not None and busy > BUSY * cores():
+        say(f"other programs are using this machine (load {busy:.1f}): what is measured now will be too slow")
+    return {"versions": versions(), "code": code_state(), "load": busy}
 
 
 def _say(subject: Subject, what: str) -> None:
