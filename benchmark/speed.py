@@ -205,9 +205,7 @@ def halve_until_it_fits(measure: Callable[[int], Found], size: int, least: int =
         try:
             return size, measure(size)
         except torch.OutOfMemoryError:
-            pass  # released below, when the error no longer holds on to what was computed
-        release()
-        size //= 2
+            size //= 2
     raise UserError(
         f"a batch of {least} does not fit the memory of the device: take smaller images with --set pixels.crop=..."
     )
@@ -234,6 +232,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def _time_inference(subject: Subject, network: nn.Module, size: int) -> tuple[np.ndarray, int | None]:
+    release()
     peak, images = Peak(subject.device.torch_device), subject.images(size)
     view = network.eval()
     if subject.recipe.compute.compile:
@@ -246,6 +245,7 @@ def _time_inference(subject: Subject, network: nn.Module, size: int) -> tuple[np
 
 def _time_steps(subject: Subject, learner: Learner, size: int) -> tuple[np.ndarray, int | None]:
     device = subject.device
+    release()
     peak, images = Peak(device.torch_device), subject.images(size)
     targets = (torch.rand(size, len(subject.findings), device=device.torch_device) < 0.1).float()
     batch, parts = Batch(images, targets, slice(0, size)), subject.recipe.train.micro_batch

@@ -16,7 +16,7 @@ from .device import Device
 from .environment import code_state, cores, load, versions
 from .errors import UserError
 from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
-from .memory import Peak, release
+from .memory import Peak
 from .method import Method
 from .options import describe
 from .pixels import prepare
@@ -144,8 +144,6 @@ def measure(subject: Subject, material: Material, bench: Bench) -> dict[str, Any
         raise UserError(
             f"method {subject.method.name} cannot be compiled here ({cause}): leave out --compile"
         ) from error
-    finally:
-        release()
 
 
 def measure_inference(subject: Subject, batch_sizes: Sequence[int]) -> dict[str, Any]:
@@ -218,10 +216,10 @@ def describe_setup(bench: Bench, recipe: Recipe) -> dict[str, Any]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """The record's `environment`; tells the user if other programs are using the machine."""
+    """The record's `environment`; warns the user of a busy machine."""
     busy = load()
     if busy is not None and busy > BUSY * cores():
-        say(f"other programs are using this machine (load {busy:.1f}): what is measured now will be too slow")
+        say(f"this machine was busy in the last minute (load {busy:.1f}): if it still is, it will measure as too slow")
     return {"versions": versions(), "code": code_state(), "load": busy}
 
 

@@ -52,10 +52,10 @@ def _fixed(value: float) -> str:
 
 
 def _rounded(value: float | None) -> str:
-    """Three figures, no exponent."""
+    """Three figures."""
     if value is None:
         return NOTHING
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def _gigabytes(count: int | None) -> str:
