@@ -10,6 +10,7 @@ from .. import __version__
 from .errors import UserError
 
 FOLDER = click.Path(path_type=Path)
+KEPT = {"speed": "what was measured is published; `chxbench leaderboard` shows it"}  # after an interrupt
 
 
 class _Refusal(click.ClickException):
@@ -25,7 +26,8 @@ class _Commands(click.Group):
         except UserError as error:
             raise _Refusal(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("\nInterrupted: the same command goes on after the last finished epoch or image.", err=True)
+            kept = KEPT.get(ctx.invoked_subcommand, "the same command goes on after the last finished epoch or image")
+            click.echo(f"\nInterrupted: {kept}.", err=True)
             ctx.exit(130)
         except OSError as error:
             if error.errno is None:
@@ -134,6 +136,82 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
     )
     run_order(order, tell=lambda record, place: report_run(record, place, order.results))
     leave_processes()
+
+
+@main.command()
+@click.option(
+    "--method", "methods", required=True, multiple=True, metavar="NAME", help="See `chxbench list`. Repeatable."
+)
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change an option of the methods (backbone=resnet50). Repeatable.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU if there is one.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "bfloat16", "float32"]),
+    help="Of the arithmetic.  [default: the recipe's]",
+)
+@click.option("--compile", is_flag=True, help="Measure once more with torch.compile; takes minutes.")
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Images a batch of inference. Repeatable.  [default: 1, 8, 32, 128; 512 too on a GPU]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.01, max=3600),
+    default=5,
+    show_default=True,
+    help="How long each measurement takes, about.",
+)
+@source_options
+@results_option
+def speed(
+    settings: tuple[str, ...],
+    options: tuple[str, ...],
+    precision: str | None,
+    compile: bool,
+    cache: Path | None,
+    **asked,
+) -> None:
+    """Measure how fast methods are on this machine: latency, throughput, training, memory.
+
+    Networks have random weights and nothing is downloaded. Each method's record is published as soon as it is measured;
+    the leaderboard shows it beside the runs of the same method, options and crop. Leave the machine alone meanwhile.
+
+    \b
+    Examples:
+      chxbench speed --method bsl --method sam
+      chxbench speed --method sam --recipe paper --device cuda --compile
+      chxbench speed --method sam --option backbone=resnet50 --batch-size 1 --batch-size 64
+    """
+    from .options import parse_pairs
+    from .pixels import cache_folder
+    from .report import report_speed
+    from .speed_run import SpeedOrder, run_speed
+
+    flags = {"compute.precision": precision, "compute.compile": compile or None}
+    given = {key: value for key, value in flags.items() if value is not None}
+    order = SpeedOrder(
+        settings={**parse_pairs(settings, "--set"), **given},
+        options=parse_pairs(options, "--option"),
+        cache=cache or cache_folder(),
+        **asked,
+    )
+    run_speed(order, tell=lambda records: report_speed(records, order.results))
 
 
 @main.command()

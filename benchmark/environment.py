@@ -27,6 +27,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def load() -> float | None:
+    """How many programs computed at a time in the last minute, on average; None where the system does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return None
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a number depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

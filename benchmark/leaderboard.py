@@ -9,17 +9,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from . import evidence, tables
+from . import evidence, speed_record, tables, tables_localization
 from . import record as records
 from .environment import cores
 from .errors import UserError
-from .figures import draw_roc, drawn_from
+from .figures import draw_roc, draw_speed, drawn_from
 from .literature import literature_sections
 from .options import as_typed
 from .recipe import SECTIONS, identity
 from .record import RecordError
 from .schema import Record
+from .speed_board import SpeedSection, speed_markdown, speed_sections
+from .speed_record import SpeedRecord
 from .tables import Row, Run, make_rows
 from .text import code, escape
 
@@ -29,6 +32,13 @@ STEPS = (
     "Paired differences of the mean AUC, on the same draws of patients; brackets hold their 95 % intervals, over the "
     "test set and not over seeds. A gain that comes with more training images is no evidence for a method."
 )
+
+
+class Board(NamedTuple):
+    """Rows that may be compared, and what is the same for all of them."""
+
+    key: tuple[str, ...]
+    rows: list[Row]
 
 
 def leaderboard_path(results: Path) -> Path:
@@ -43,13 +53,18 @@ def write_leaderboard(results: Path, path: Path) -> None:
         UserError: a record that lies, or a file that is not ours.
     """
     refuse_foreign(path)
-    runs = read_runs(results, path.parent)
-    text = render(runs)
+    runs, speeds = read_runs(results, path.parent), read_speeds(results)
+    text = render(runs, speeds)
     for run in runs:
         folder = path.parent / run.place
         if drawn_from(folder / "roc.png") != run.record.scores.sha256:
             draw_roc(run.record, run.table, folder / "roc.png")
         _check_heatmaps(run, folder)
+    for figure, section in _speed_figures(results, path.parent, runs, speeds).items():
+        if section is None:
+            figure.unlink()
+        elif drawn_from(figure) != section.sha256:
+            draw_speed(section.dots, section.title, figure)
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
@@ -67,7 +82,7 @@ def check_leaderboard(results: Path, path: Path) -> int:
     Raises:
         RecordError: for the first record, figure or line that does not follow from the scores.
     """
-    runs = read_runs(results, path.parent)
+    runs, speeds = read_runs(results, path.parent), read_speeds(results)
     for run in runs:
         folder = path.parent / run.place
         if drawn_from(folder / "roc.png") != run.record.scores.sha256:
@@ -75,8 +90,13 @@ def check_leaderboard(results: Path, path: Path) -> int:
                 f"{run.place}/roc.png does not show this record's scores: run `chxbench leaderboard` again"
             )
         _check_heatmaps(run, folder)
+    for figure, section in _speed_figures(results, path.parent, runs, speeds).items():
+        if section is None:
+            raise RecordError(f"{figure} shows a board that is gone: run `chxbench leaderboard` again")
+        if drawn_from(figure) != section.sha256:
+            raise RecordError(f"{figure} does not show its board's speeds: run `chxbench leaderboard` again")
     there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for number, (is_there, wanted) in enumerate(_side_by_side(there, render(runs).splitlines()), start=1):
+    for number, (is_there, wanted) in enumerate(_side_by_side(there, render(runs, speeds).splitlines()), start=1):
         if is_there != wanted:
             raise RecordError(
                 f"{path}, line {number} is {is_there!r}, the records give {wanted!r}: run `chxbench leaderboard` again"
@@ -90,6 +110,11 @@ def read_runs(results: Path, base: Path) -> list[Run]:
         raise UserError(f"there is no results folder {results}: say where the records lie with --results DIR")
     with ThreadPoolExecutor(cores()) as pool:  # in order, so that the first record that lies is the one that is named
         return list(pool.map(lambda folder: _read_run(folder, base), records.find(results.resolve())))
+
+
+def read_speeds(results: Path) -> list[SpeedRecord]:
+    """All speed records under `results`. Raises RecordError for one that was changed or lies in a wrong place."""
+    return [speed_record.read(path) for path in speed_record.find(results.resolve())]
 
 
 def _read_run(folder: Path, base: Path) -> Run:
@@ -109,17 +134,32 @@ def _check_heatmaps(run: Run, folder: Path) -> None:
         raise RecordError(f"{run.place}/heatmaps.png does not show this record's heatmaps: restore it, or run again")
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Run], speeds: Sequence[SpeedRecord] = ()) -> str:
     """The whole leaderboard as Markdown."""
+    sections = [MARK, "# Leaderboard", _introduction(len(runs))]
+    for board in make_boards(runs):
+        sections += _board(board, speeds)
+    return "\n\n".join([*sections, *literature_sections()]) + "\n"
+
+
+def make_boards(runs: Iterable[Run]) -> list[Board]:
+    """The boards, trials last. Raises RecordError where runs claim to be comparable and are not."""
     boards = defaultdict(list)
     for run in runs:
         boards[_board_key(run.record)].append(run)
     for board in boards.values():
         _refuse_strangers(board)
-    sections = [MARK, "# Leaderboard", _introduction(len(runs))]
-    for key in sorted(boards, key=lambda key: (_is_trial(boards[key][0].record), key)):
-        sections += _board(make_rows(boards[key]))
-    return "\n\n".join([*sections, *literature_sections()]) + "\n"
+    order = sorted(boards, key=lambda key: (_is_trial(boards[key][0].record), key))
+    return [Board(key, make_rows(boards[key])) for key in order]
+
+
+def _speed_figures(
+    results: Path, base: Path, runs: Iterable[Run], speeds: Sequence[SpeedRecord]
+) -> dict[Path, SpeedSection | None]:
+    """Every figure of speeds that is there or should be, and what it has to show; None for one that nothing shows."""
+    there = dict.fromkeys(sorted(results.resolve().glob("*/speed-*.png")))
+    sections = (section for board in make_boards(runs) for section in speed_sections(board.rows, board.key, speeds))
+    return {**there, **{base.resolve() / section.figure: section for section in sections if section.dots}}
 
 
 def _refuse_strangers(board: list[Run]) -> None:
@@ -161,7 +201,8 @@ def _board_key(record: Record) -> tuple[str, ...]:
     return dataset.name, identity(record.recipe), dataset.split.sha256, dataset.labels.sha256, options
 
 
-def _board(rows: list[Row]) -> list[str]:
+def _board(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
+    rows = board.rows
     first = rows[0].first
     changed = ", ".join(f"{key} = {value}" for key, value in first.recipe["changed"].items())
     recipe = Path(first.recipe["name"]).name + (f" with {changed}" if changed else "")
@@ -180,9 +221,15 @@ def _board(rows: list[Row]) -> list[str]:
         ]
     sections += ["### AUC by finding", tables.by_finding(rows, first)]
     if localized := [row for row in rows if all(run.record.localization for run in row.runs)]:
-        sections += ["### Localisation", _localization_facts(localized[0].first), tables.localization(localized)]
-        sections += [tables.localization_in_words(localized)]
-        sections += ["Acc at IoBB > 0.25 by finding:", tables.localization_by_finding(localized)]
+        sections += [
+            "### Localisation",
+            _localization_facts(localized[0].first),
+            tables_localization.localization(localized),
+        ]
+        sections += [tables_localization.localization_in_words(localized)]
+        sections += ["Acc at IoBB > 0.25 by finding:", tables_localization.localization_by_finding(localized)]
+    for speed in speed_sections(rows, board.key, speeds):
+        sections += speed_markdown(speed)
     return [*sections, "### Runs", tables.run_table(rows)]
 
 

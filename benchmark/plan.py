@@ -41,6 +41,16 @@ class Source:
     cache: Path = field(default_factory=cache_folder)
     plugins: Sequence[Path] = ()
 
+    def changes(self, options: Mapping[str, Any]) -> list[str]:
+        """The words of a command that change the recipe and these options of the method, and name the plugins."""
+        words = []
+        for flag, pairs in (("--set", self.settings), ("--option", options)):
+            for key, value in pairs.items():
+                words += [flag, f"{key}={as_typed(value)}"]
+        for path in self.plugins:
+            words += ["--plugin", path.name]
+        return words
+
 
 @dataclass(frozen=True)
 class Order(Source):
@@ -65,12 +75,7 @@ class Order(Source):
         words = ["chxbench", "run", "--method", self.method, "--dataset", self.dataset, "--recipe", recipe]
         words += ["--seed", str(self.seed)]
         words += ["--data-dir", "DIR"] if self.data_dir else []  # a record tells nobody where your files lie
-        for flag, pairs in (("--set", self.settings), ("--option", self.options)):
-            for key, value in pairs.items():
-                words += [flag, f"{key}={as_typed(value)}"]
-        for path in self.plugins:
-            words += ["--plugin", path.name]
-        return shlex.join(words)
+        return shlex.join(words + self.changes(self.options))
 
 
 @dataclass(frozen=True)

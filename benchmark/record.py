@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -24,10 +24,11 @@ from .errors import UserError, first_few
 from .evidence import Maps
 from .options import make
 from .recipe import Evaluate, Pixels
-from .schema import SCHEMA, Record
+from .schema import SCHEMA, Part, Record
 
 OF_MAPS = ("maps.npz", "heatmaps.png")
 FILES = ("run.json", "scores.parquet", "roc.png", *OF_MAPS)
+Kind = TypeVar("Kind", bound=Part)
 TOLERANCE = 1e-9  # between a recorded and a recomputed number
 
 
@@ -49,9 +50,9 @@ def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: Maps 
         evidence.save_maps(maps, folder / "maps.npz")
         localized = evidence.judge_maps(maps, list(judged["auc"]), recipe["pixels"], recipe["evaluate"]["resamples"])
         content["localization"] = {**localized, "file": "maps.npz", "sha256": evidence.maps_sha256(maps)}
-    content["checksum"] = _checksum(content)
+    content["checksum"] = checksum(content)
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    record = _parse(text, folder)
+    record = parse(text, folder / "run.json", Record, SCHEMA)
     part = folder / "run.json.part"
     part.write_text(text, encoding="utf-8")
     part.replace(folder / "run.json")
@@ -64,7 +65,7 @@ def read(folder: Path) -> Record:
         text = (folder / "run.json").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"record {folder / 'run.json'} cannot be read: {error}") from error
-    return _parse(text, folder)
+    return parse(text, folder / "run.json", Record, SCHEMA)
 
 
 def read_scores(folder: Path, record: Record) -> pd.DataFrame:
@@ -180,27 +181,26 @@ def _check_rows(folder: Path, record: Record, table: pd.DataFrame) -> None:
             raise RecordError(f"{folder / 'scores.parquet'} does not hold the {split} images that the record counts")
 
 
-def _parse(text: str, folder: Path) -> Record:
-    path = folder / "run.json"
+def parse(text: str, path: Path, model: type[Kind], schema: int) -> Kind:
+    """A record from its text. Raises RecordError: no JSON, another schema, wrong keys or values, changed by hand."""
     try:
         content = json.loads(text)
-        schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            raise RecordError(
-                f"{path} has schema {schema!r}, this version reads {SCHEMA}: use the version it came from"
-            )
-        record = Record.model_validate_json(text, strict=True)
+        found = content.get("schema") if isinstance(content, dict) else None
+        if found != schema:
+            raise RecordError(f"{path} has schema {found!r}, this version reads {schema}: use the version it came from")
+        record = model.model_validate_json(text, strict=True)
     except ValidationError as error:
         problems = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
         raise RecordError(f"{path} is not a record: {first_few(problems)}") from error
     except json.JSONDecodeError as error:
         raise RecordError(f"{path} is not JSON: {error}") from error
-    if record.checksum != _checksum(content):
+    if content["checksum"] != checksum(content):
         raise RecordError(f"{path} was changed after it was written (its checksum does not fit): restore it")
     return record
 
 
-def _checksum(content: dict[str, Any]) -> str:
+def checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of a record's content but for the checksum itself."""
     rest = {key: value for key, value in content.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

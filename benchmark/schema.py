@@ -12,11 +12,13 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """What every part of a record is: no unknown key, and not to be changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class Interval(_Part):
+class Interval(Part):
     """A value and its 95 % interval from resampled patients."""
 
     value: Number | None
@@ -32,7 +34,7 @@ class MeanAuc(Interval):
     findings: Count  # over how many findings the mean was taken
 
 
-class MethodPart(_Part):
+class MethodPart(Part):
     name: Name
     title: str
     paper: str
@@ -44,18 +46,18 @@ class MethodPart(_Part):
     compared_with: list[Name]  # the methods over which a gain has to be shown
 
 
-class LabelsPart(_Part):
+class LabelsPart(Part):
     file: str
     sha256: Sha256
     version: str
 
 
-class SplitPart(_Part):
+class SplitPart(Part):
     name: str
     sha256: Sha256
 
 
-class Counts(_Part):
+class Counts(Part):
     images: Count
     patients: Count
     positives: dict[str, Count]
@@ -63,7 +65,7 @@ class Counts(_Part):
     absent: Count  # listed images that were not there and were left out on demand
 
 
-class DatasetPart(_Part):
+class DatasetPart(Part):
     name: Name
     title: str
     caveat: str  # what a result on it does not show
@@ -74,7 +76,7 @@ class DatasetPart(_Part):
     counts: dict[Literal["train", "val", "test"], Counts]
 
 
-class WeightsPart(_Part):
+class WeightsPart(Part):
     init: str  # imagenet, none, or a file's name
     source: str | None  # what was loaded: the full name of pretrained weights, or a file's name
     untouched: list[str] | None  # tensors that were not loaded and began at their initial values; null if none was
@@ -82,7 +84,7 @@ class WeightsPart(_Part):
     final_sha256: Sha256  # of the weights that were scored
 
 
-class StagePart(_Part):
+class StagePart(Part):
     name: str
     start: Literal["initial", "previous"]
     examples: Count  # images an epoch, repeats counted
@@ -95,7 +97,7 @@ class StagePart(_Part):
     images_per_second: Number
 
 
-class EnvironmentPart(_Part):
+class EnvironmentPart(Part):
     versions: dict[str, str]
     hardware: dict[str, str | int | float]
     precision: Literal["bfloat16", "float32"]
@@ -103,25 +105,25 @@ class EnvironmentPart(_Part):
     code: dict[str, str | bool | None]  # git commit, and whether the code was changed since
 
 
-class ScoresPart(_Part):
+class ScoresPart(Part):
     file: Literal["scores.parquet"]
     sha256: Sha256
 
 
-class Rates(_Part):
+class Rates(Part):
     """At each level of overlap."""
 
     accuracy: list[Number]  # found boxes / boxes of the finding
     false_positives: list[Number | None]  # false boxes / boxes of all findings; null in the ends of intervals
 
 
-class Hits(_Part):
+class Hits(Part):
     pointing_game: Number
     iobb: Rates  # at t_iobb
     iou: Rates  # at t_iou
 
 
-class FindingHits(_Part):
+class FindingHits(Part):
     """Null where the finding has no box."""
 
     boxes: Count
@@ -136,7 +138,7 @@ class MeanHits(FindingHits):
     high: Hits | None
 
 
-class LocalizationPart(_Part):
+class LocalizationPart(Part):
     """The boxes of the test split, found on heatmaps as Wang et al. 2017 do (localization.py)."""
 
     heatmap: str  # the method's maps, or Grad-CAM
@@ -151,7 +153,7 @@ class LocalizationPart(_Part):
     sha256: Sha256  # of the arrays in it
 
 
-class Record(_Part):
+class Record(Part):
     """One run, whole."""
 
     schema_: Literal[1] = Field(alias="schema")

@@ -10,21 +10,11 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from .localization import IOBB, IOU
 from .metrics import mean_auc_draws
-from .schema import Hits, Interval, Record
+from .schema import Interval, Record
 from .text import code, escape, plain
 
 NOTHING = "–"
-SHOWN_IOBB, AFP_AT, SHOWN_IOU = (0.1, 0.25, 0.5), 0.25, (0.1, 0.3, 0.5)  # levels of overlap on the board
-
-# Floors of localisation that lie below an interval: of random maps, of the box in the middle.
-BEATEN = {
-    (True, True): "above both floors",
-    (True, False): "above random maps alone",
-    (False, True): "above the middle box alone",
-    (False, False): "above neither floor",
-}
 
 
 class Run(NamedTuple):
@@ -55,6 +45,12 @@ class Row(NamedTuple):
     def first(self) -> Record:
         return self.runs[0].record
 
+    @property
+    def name(self) -> str:
+        """The label without markup, for figures."""
+        told = _details(self.first)
+        return plain(self.first.method.title + (f" ({told})" if told else ""))
+
     def values(self, name: str) -> np.ndarray:
         """One number a seed: a finding's AUC, or "mean_auc", "mean_auc_without_hernia"; NaN where undefined."""
         found = [_interval(run.record, name).value for run in self.runs]
@@ -63,6 +59,12 @@ class Row(NamedTuple):
     def mean(self, name: str) -> float:
         """Mean over the seeds; NaN where any is undefined."""
         return float(self.values(name).mean())
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """Ends of the 95 % interval; the means of the seeds' where the row's mean is defined."""
+        intervals = [_interval(run.record, name) for run in self.runs]
+        low, high = np.mean([[interval.low, interval.high] for interval in intervals], axis=0).tolist()
+        return low, high
 
     def images(self) -> float:
         """Images trained on, all epochs of all stages; the mean over the seeds."""
@@ -173,62 +175,11 @@ def by_finding(rows: list[Row], first: Record) -> str:
     """AUC of each finding, one column a row of the ranking."""
     table = []
     for finding, auc in first.auc.items():
-        table.append([_spoken(finding), auc.positives, *best_in_bold([row.mean(finding) for row in rows])])
+        table.append([spoken(finding), auc.positives, *best_in_bold([row.mean(finding) for row in rows])])
     for name, title in (("mean_auc", "Mean"), ("mean_auc_without_hernia", "Mean without Hernia")):
         table.append([title, "", *best_in_bold([row.mean(name) for row in rows])])
     headers = ["Finding", "Test positives", *(row.label for row in rows)]
     return make_table(headers, table, "lr" + "r" * len(rows))
-
-
-def localization(rows: list[Row]) -> str:
-    """Means over the findings: pointing game, Acc and AFP at some levels; then the floors."""
-    table = [
-        [row.label, *_of_maps(row), *_mean_hits([run.record.localization.mean.method for run in row.runs])]
-        for row in rows
-    ]
-    floors = {}
-    for row in rows:
-        found = row.first.localization
-        floors[f"Floor: random maps of {found.grid[0]}x{found.grid[1]} places"] = found.mean.random
-        floors["Floor: one box in the middle of every image"] = found.mean.centre
-    table += [[name, NOTHING, f"{hits.pointing_game:.3f}", *_mean_hits([hits])] for name, hits in floors.items()]
-    headers = ["Method", "Heatmap", "Pointing game", *(f"Acc, IoBB > {t:g}" for t in SHOWN_IOBB)]
-    headers += [f"AFP, IoBB > {AFP_AT:g}", *(f"Acc, IoU > {t:g}" for t in SHOWN_IOU)]
-    return make_table(headers, table, "lll" + "r" * (len(headers) - 3))
-
-
-def localization_in_words(rows: list[Row]) -> str:
-    """Which intervals lie above which floors, in one sentence."""
-    told = []
-    for name, read in (
-        ("the pointing game", lambda hits: hits.pointing_game),
-        (f"Acc at IoBB > {AFP_AT:g}", lambda hits: hits.iobb.accuracy[IOBB.index(AFP_AT)]),
-    ):
-        places: dict[tuple[bool, bool], list[str]] = {beaten: [] for beaten in BEATEN}
-        for row in rows:
-            means = [run.record.localization.mean for run in row.runs]
-            low = np.mean([read(mean.low) for mean in means])
-            places[bool(low > read(means[0].random)), bool(low > read(means[0].centre))].append(row.label)
-        parts = [f"{BEATEN[beaten]} for {', '.join(labels)}" for beaten, labels in places.items() if labels]
-        told.append(f"in {name} the whole interval lies {', '.join(parts)}")
-    return "**In one sentence:** " + "; ".join(told) + "."
-
-
-def localization_by_finding(rows: list[Row]) -> str:
-    """Acc at T(IoBB) = 0.25 of each finding that has boxes, beside its floors."""
-    table = []
-    first = rows[0].first.localization
-    level = first.t_iobb.index(AFP_AT)
-    for finding, hits in first.findings.items():
-        if not hits.boxes:
-            table.append([_spoken(finding), 0, *[NOTHING] * (len(rows) + 2)])
-            continue
-        each = [[run.record.localization.findings[finding].method for run in row.runs] for row in rows]
-        means = [float(np.mean([one.iobb.accuracy[level] for one in row])) for row in each]
-        floors = [f"{floor.iobb.accuracy[level]:.3f}" for floor in (hits.random, hits.centre)]
-        table.append([_spoken(finding), hits.boxes, *(f"{mean:.3f}" for mean in means), *floors])
-    headers = ["Finding", "Boxes", *(row.label for row in rows), "Floor: random", "Floor: middle"]
-    return make_table(headers, table, "lr" + "r" * (len(rows) + 2))
 
 
 def run_table(rows: list[Row]) -> str:
@@ -262,10 +213,15 @@ def best_in_bold(values: Sequence[float], digits: int = 3) -> list[str]:
 
 
 def _label(record: Record) -> str:
+    told = _details(record)
+    return escape(record.method.title) + (f" ({code(told)})" if told else "")
+
+
+def _details(record: Record) -> str:
+    """What tells a row from others of its method: the options that the user set, the plugin's source."""
     changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
     plugin = "" if record.method.built_in else f"plugin {record.method.source_sha256[:7]}"
-    told = ", ".join(part for part in (changed, plugin) if part)
-    return escape(record.method.title) + (f" ({code(told)})" if told else "")
+    return ", ".join(part for part in (changed, plugin) if part)
 
 
 def _alike(one: Record, other: Record) -> bool:
@@ -298,26 +254,6 @@ def _pairs(steps: list[Step]) -> str:
     return ", ".join(f"{step.upper.label} over {step.lower.label} ({step.difference:+.3f})" for step in steps)
 
 
-def _of_maps(row: Row) -> list[str]:
-    means = [run.record.localization.mean for run in row.runs]
-    value, low, high = (
-        np.mean([hits.pointing_game for hits in three])
-        for three in zip(*[(mean.method, mean.low, mean.high) for mean in means], strict=True)
-    )
-    return [escape(row.first.localization.heatmap), f"{value:.3f} [{low:.3f}, {high:.3f}]"]
-
-
-def _mean_hits(each: Sequence[Hits]) -> list[str]:
-    """The shown levels, averaged over seeds."""
-    return [f"{value:.3f}" for value in np.mean([_shown(hits) for hits in each], axis=0)]
-
-
-def _shown(hits: Hits) -> list[float]:
-    accuracy = [hits.iobb.accuracy[IOBB.index(t)] for t in SHOWN_IOBB]
-    false = hits.iobb.false_positives[IOBB.index(AFP_AT)]
-    return [*accuracy, np.nan if false is None else false, *(hits.iou.accuracy[IOU.index(t)] for t in SHOWN_IOU)]
-
-
 def _stages(record: Record) -> str:
     told = []
     for stage in record.stages:
@@ -347,10 +283,10 @@ def _interval(record: Record, name: str) -> Interval:
 def _with_interval(row: Row, name: str) -> str:
     if np.isnan(row.mean(name)):
         return NOTHING
-    bounds = np.array([[interval.low, interval.high] for interval in (_interval(run.record, name) for run in row.runs)])
-    low, high = bounds.mean(axis=0)
+    low, high = row.bounds(name)
     return f"{row.mean(name):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _spoken(finding: str) -> str:
+def spoken(finding: str) -> str:
+    """A finding's name as it is said."""
     return escape(finding.replace("_", " "))

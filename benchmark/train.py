@@ -149,7 +149,7 @@ def train_epoch(material: Material, learner: Learner, count: tuple[int, int], ro
     total = torch.zeros((), device=device.torch_device)
     learner.train()
     with progress(title, len(rows)) as advance:
-        for batch in _epoch_batches(material, count, rows):
+        for batch in epoch_batches(material, count, rows):
             loss = learn(device, material.method, learner, batch, recipe.train.micro_batch)
             total += loss * len(batch.targets)
             advance(len(batch.targets))
@@ -159,7 +159,8 @@ def train_epoch(material: Material, learner: Learner, count: tuple[int, int], ro
     return mean
 
 
-def _epoch_batches(material: Material, count: tuple[int, int], rows: np.ndarray) -> Iterator[Batch]:
+def epoch_batches(material: Material, count: tuple[int, int], rows: np.ndarray) -> Iterator[Batch]:
+    """The batches of one pass over the rows, on the CPU; arguments as those of `train_epoch`."""
     recipe, device = material.recipe, material.device
     order = np.random.default_rng([material.seed, *count, 0]).permutation(rows)
     crop = shifted_crops(order, recipe.pixels, material.seed, *count, 1)

@@ -160,7 +160,7 @@ def edit(path, change):
 
 
 def recheck(content):
-    content["checksum"] = records._checksum(content)
+    content["checksum"] = records.checksum(content)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""Peak memory: of a GPU as its allocator counts it, of this process as Linux counts it; unknown elsewhere."""
+
+import ctypes
+import gc
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+PROCESS = Path("/proc/self")
+FORGET_PEAK = "5"  # written to clear_refs: the peak of the resident set becomes its present size
+MEANINGS = {"cuda": "allocated on the GPU", "cpu": "resident set of the process"}
+
+
+class Peak:
+    """The most memory that was in use since this was made.
+
+    Args:
+        device: where the network computes.
+
+    Attributes:
+        meaning: of the number: "allocated on the GPU", "resident set of the process" (Python and its libraries
+            included), or "unknown".
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._known = self._forget()
+        self.meaning = MEANINGS[device.type] if self._known else "unknown"
+
+    def bytes(self) -> int | None:
+        """Bytes at the peak; None where the system does not tell."""
+        if not self._known:
+            return None
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        found = re.search(r"^VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+
+    def _forget(self) -> bool:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return True
+        if self.device.type != "cpu":
+            return False
+        try:
+            (PROCESS / "clear_refs").write_text(FORGET_PEAK)
+        except OSError:
+            return False
+        return True
+
+
+def release() -> None:
+    """Give back to the system what nothing refers to any more: the next measurement does not inherit it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # glibc's; without it, what is free stays in the resident set
+        trim(0)

@@ -1,0 +1,234 @@
+"""`chxbench speed`: from names on the command line to published speed records. `run_speed` is the whole story."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import speed, speed_record
+from .dataset import Dataset, Index
+from .device import Device
+from .environment import code_state, cores, load, versions
+from .errors import UserError
+from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
+from .memory import Peak
+from .method import Method
+from .options import describe
+from .pixels import prepare
+from .plan import Source, make_method, make_source, read_index
+from .progress import say
+from .recipe import Recipe
+from .registry import METHODS, Entry
+from .speed import Subject, Throughput
+from .speed_record import SpeedRecord
+from .train import Material
+
+BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 8, 32, 128, 512)}
+BUSY = 0.5  # of the cores
+
+
+@dataclass(frozen=True)
+class SpeedOrder(Source):
+    """What a user asks of `speed`.
+
+    Attributes:
+        methods: registered methods' names.
+        options: their options that differ from the defaults; every one of them has these.
+        device: "cpu", "cuda", or "auto": a GPU where there is one.
+        batch_sizes: of inference; none for the device's usual ones.
+        seconds: about how long each measurement shall take.
+        results: the folder of published records; `leaderboard.md` lies beside it.
+    """
+
+    methods: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    batch_sizes: Sequence[int] = ()
+    seconds: float = 5.0
+    results: Path = Path("results")
+
+    def command(self, method: str, recipe: str) -> str:
+        """The command that measures this method again; folders of this machine are left out."""
+        words = ["chxbench", "speed", "--method", method, "--dataset", self.dataset, "--recipe", recipe]
+        words += ["--data-dir", "DIR"] if self.data_dir else []
+        words += ["--device", self.device, "--seconds", f"{self.seconds:g}"]
+        for size in self.batch_sizes:
+            words += ["--batch-size", str(size)]
+        return shlex.join(words + self.changes(self.options))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all methods of an order are measured on: names found and values checked."""
+
+    order: SpeedOrder
+    methods: list[tuple[Entry, Method]]
+    dataset: Dataset
+    recipe: Recipe
+    index: Index
+    device: Device
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        usual = BATCH_SIZES.get(self.device.torch_device.type, BATCH_SIZES["cpu"])
+        return sorted(set(self.order.batch_sizes or usual))
+
+
+def run_speed(order: SpeedOrder, tell: Callable[[list[SpeedRecord]], None] | None = None) -> list[SpeedRecord]:
+    """Measure the methods as ordered, publish each record as soon as it is whole, regenerate the leaderboard.
+
+    Networks run as they are, and where the recipe says `compute.compile` compiled as well, which is another record.
+
+    Args:
+        order: what is asked for.
+        tell: called with the records before the leaderboard is written.
+
+    Raises:
+        UserError: whatever the user can mend. What was measured before stays published.
+    """
+    bench = make_bench(order)
+    board = leaderboard_path(order.results)
+    refuse_foreign(board)
+    environment = describe_environment()  # as it is now: later the code may have been edited
+    decoded = prepare(bench.dataset, bench.index, bench.recipe.pixels.size, order.cache)
+    records = []
+    for entry, method in bench.methods:
+        for compiled in (False, True) if bench.recipe.compute.compile else (False,):
+            subject = make_subject(bench, method, compiled)
+            measured = measure(subject, make_material(bench, subject, decoded.pixels), bench)
+            fields = {**describe_order(bench, entry, subject), **measured, "environment": environment}
+            record, place, replaced = speed_record.publish(fields, order.results.resolve())
+            say(f"{'replaced the record' if replaced else 'published'} {place}")
+            records.append(record)
+    if tell:
+        tell(records)
+    write_leaderboard(order.results, board)
+    return records
+
+
+def make_bench(order: SpeedOrder) -> Bench:
+    """Check the whole order before anything costs time. Raises UserError."""
+    dataset, recipe = make_source(order)
+    entries = [METHODS.get(name) for name in dict.fromkeys(order.methods)]
+    methods = [(entry, make_method(entry.cls, recipe, order.options)) for entry in entries]
+    index = read_index(dataset, order.data_dir)
+    device = Device(recipe.compute.precision, order.device, order.cache)
+    if device.share.count > 1:
+        raise UserError("speed is measured in one process: start chxbench speed without torchrun")
+    return Bench(order, methods, dataset, recipe, index, device)
+
+
+def make_subject(bench: Bench, method: Method, compiled: bool) -> Subject:
+    """One method, as it is or compiled."""
+    recipe = replace(bench.recipe, compute=replace(bench.recipe.compute, compile=compiled))
+    return Subject(bench.device, method, recipe, bench.index.findings, bench.order.seconds)
+
+
+def make_material(bench: Bench, subject: Subject, pixels: np.ndarray) -> Material:
+    """What a stage of training would have; pixels uint8 (N, size, size)."""
+    targets, validation = bench.index.targets(), bench.index.rows("val")
+    return Material(bench.device, subject.method, subject.recipe, 0, pixels, targets, validation)
+
+
+def measure(subject: Subject, material: Material, bench: Bench) -> dict[str, Any]:
+    """The record's fields that are measured. Raises UserError: too little memory, or no compiler."""
+    try:
+        return {**measure_inference(subject, bench.batch_sizes), **measure_training(subject, material, bench.index)}
+    except torch._dynamo.exc.TorchDynamoException as error:
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"method {subject.method.name} cannot be compiled here ({cause}): leave out --compile"
+        ) from error
+
+
+def measure_inference(subject: Subject, batch_sizes: Sequence[int]) -> dict[str, Any]:
+    """Parameters, operations, latency, and throughput at each batch size."""
+    network = subject.network()
+    _say(subject, "parameters and operations")
+    size = {"parameters": speed.count_parameters(network), "operations": speed.count_operations(subject, network)}
+    _say(subject, "latency of one image")
+    latency = speed.measure_latency(subject, network)
+    an_image, inference = latency.p50 / 1e3, []
+    for asked in batch_sizes:
+        _say(subject, f"inference in batches of {asked:,}")
+        found = speed.measure_inference(subject, network, asked, an_image)
+        _say_size(subject, found)
+        inference.append(found._asdict())
+        an_image = 1 / found.images_per_second if found.images_per_second else an_image
+    return {"network": size, "latency": latency._asdict(), "inference": inference}
+
+
+def measure_training(subject: Subject, material: Material, index: Index) -> dict[str, Any]:
+    """Training steps alone, reading alone, and both together."""
+    rows, train = index.rows("train"), subject.recipe.train
+    _say(subject, f"training steps of {train.batch_size:,} images")
+    training, learner = speed.measure_training(subject, subject.network())
+    _say_size(subject, training)
+    fitting = replace(subject.recipe, train=replace(train, batch_size=training.batch_size))
+    material = replace(material, recipe=fitting)
+    _say(subject, "reading batches")
+    loader = speed.measure_loader(material, rows, subject.seconds)
+    images = training.images_per_second * subject.seconds
+    end_to_end = speed.measure_end_to_end(material, learner, rows, images, f"{subject.name}: training end to end")
+    flows = {"loader": loader._asdict(), "end_to_end": end_to_end._asdict()}
+    return {"training": training._asdict(), **flows}
+
+
+def describe_order(bench: Bench, entry: Entry, subject: Subject) -> dict[str, Any]:
+    """The record's fields that say what was asked for."""
+    order = bench.order
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": order.command(entry.name, bench.recipe.name),
+        "method": {
+            "name": entry.name,
+            "built_in": entry.built_in,
+            "source_sha256": entry.source_sha256,
+            "options": describe(subject.method),
+        },
+        "setup": describe_setup(bench, subject.recipe),
+        "seconds": order.seconds,
+        "memory": Peak(bench.device.torch_device).meaning,
+    }
+
+
+def describe_setup(bench: Bench, recipe: Recipe) -> dict[str, Any]:
+    """What the speed depends on beside the method."""
+    hardware = bench.device.describe()
+    keys = ("device", "kind", "cores", "processes", "precision", "layout")
+    return {
+        **{key: hardware[key] for key in keys},
+        "threads": torch.get_num_threads(),
+        "compiled": recipe.compute.compile,
+        "torch": torch.__version__,
+        "recipe": Path(recipe.name).name,
+        **describe(recipe.pixels),
+        **{key: getattr(recipe.train, key) for key in ("batch_size", "micro_batch", "batch_norm", "optimizer")},
+        "dataset": bench.dataset.name,
+        "images": len(bench.index.rows("train")),
+        "batch_sizes": bench.batch_sizes,
+    }
+
+
+def describe_environment() -> dict[str, Any]:
+    """The record's `environment`; warns the user of a busy machine."""
+    busy = load()
+    if busy is not None and busy > BUSY * cores():
+        say(f"this machine was busy in the last minute (load {busy:.1f}): if it still is, it will measure as too slow")
+    return {"versions": versions(), "code": code_state(), "load": busy}
+
+
+def _say(subject: Subject, what: str) -> None:
+    say(f"{subject.name}: {what}")
+
+
+def _say_size(subject: Subject, found: Throughput) -> None:
+    if found.batch_size is None:
+        _say(subject, f"batches of {found.asked:,} would take too long each, and are left out")
+    elif found.batch_size < found.asked:
+        _say(subject, f"batches of {found.asked:,} do not fit the memory: {found.batch_size:,} were measured")
