@@ -10,7 +10,7 @@ from .. import __version__
 from .errors import UserError
 
 FOLDER = click.Path(path_type=Path)
-KEPT = {"speed": "what was measured is published; `chxbench leaderboard` shows it"}  # after an interrupt
+KEPT = {"speed": "what was measured is published and on the leaderboard"}  # after an interrupt
 
 
 class _Refusal(click.ClickException):

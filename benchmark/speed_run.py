@@ -95,19 +95,20 @@ def run_speed(order: SpeedOrder, tell: Callable[[list[SpeedRecord]], None] | Non
     board = leaderboard_path(order.results)
     refuse_foreign(board)
     environment = describe_environment()  # as it is now: later the code may have been edited
-    decoded = prepare(bench.dataset, bench.index, bench.recipe.pixels.size, order.cache)
-    records = []
-    for entry, method in bench.methods:
-        for compiled in (False, True) if bench.recipe.compute.compile else (False,):
-            subject = make_subject(bench, method, compiled)
-            measured = measure(subject, make_material(bench, subject, decoded.pixels), bench)
-            fields = {**describe_order(bench, entry, subject), **measured, "environment": environment}
-            record, place, replaced = speed_record.publish(fields, order.results.resolve())
-            say(f"{'replaced the record' if replaced else 'published'} {place}")
-            records.append(record)
-    if tell:
-        tell(records)
-    write_leaderboard(order.results, board)
+    pixels = prepare(bench.dataset, bench.index, bench.recipe.pixels.size, order.cache).pixels
+    records: list[SpeedRecord] = []
+    try:
+        for entry, method in bench.methods:
+            for compiled in (False, True) if bench.recipe.compute.compile else (False,):
+                subject = make_subject(bench, method, compiled)
+                measured = measure(subject, make_material(bench, subject, pixels), bench)
+                fields = {**describe_order(bench, entry, subject), **measured, "environment": environment}
+                records.append(_publish(fields, order.results.resolve()))
+    finally:  # also where a later method fails, or the user stops
+        if records:
+            if tell:
+                tell(records)
+            write_leaderboard(order.results, board)
     return records
 
 
@@ -221,6 +222,12 @@ def describe_environment() -> dict[str, Any]:
     if busy is not None and busy > BUSY * cores():
         say(f"this machine was busy in the last minute (load {busy:.1f}): if it still is, it will measure as too slow")
     return {"versions": versions(), "code": code_state(), "load": busy}
+
+
+def _publish(fields: dict[str, Any], results: Path) -> SpeedRecord:
+    record, place, replaced = speed_record.publish(fields, results)
+    say(f"{'replaced the record' if replaced else 'published'} {place}")
+    return record
 
 
 def _say(subject: Subject, what: str) -> None:

@@ -395,6 +395,33 @@ def test_the_recorded_command_measures_the_same_again(measured, cache):
     assert "replaced the record" not in output
 
 
+PLUGIN = """
+from dataclasses import dataclass
+from torch import nn
+from chxbench import METHODS, Method
+
+@METHODS.register("no_output")
+@dataclass(frozen=True)
+class NoOutput(Method):
+    title = "A network that returns no Output"
+    backbone: str = ""
+
+    def build(self, findings, weights):
+        return nn.Flatten()
+"""
+
+
+def test_what_was_measured_before_a_failure_stands_on_the_leaderboard(tmp_path, cache):
+    folder, plugin = tmp_path / "results", tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN)
+    words = ["--plugin", plugin, "--results", folder, "--cache", cache]
+    ran = invoke("speed", "--method", "bsl", "--method", "no_output", *SMALL, *words)
+    assert ran.exit_code == 2
+    assert ran.output.splitlines()[-1].startswith("Error: the network must return Output")
+    assert [record.method.name for record in read_speeds(folder)] == ["bsl"]
+    assert check_leaderboard(folder, tmp_path / "leaderboard.md") == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
