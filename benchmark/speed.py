@@ -7,7 +7,7 @@ the device, weights are random: neither changes the speed.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, count
 from typing import NamedTuple, TypeVar
 
@@ -30,7 +30,6 @@ FEWEST, MOST = 5, 1000  # repetitions that count
 TOO_LONG = 30.0  # seconds; a batch that would take longer is not measured
 FEWEST_BATCHES, MOST_BATCHES = 4, 2000  # of an end-to-end measurement
 QUANTILES = {"p50": (0.5, 2), "p95": (0.95, 20), "p99": (0.99, 100)}  # and how many times it takes for one above it
-TINY_RATE = 1e-8  # of learning: the step costs the same, and no loss runs away
 
 Found = TypeVar("Found")
 
@@ -161,7 +160,7 @@ def measure_training(subject: Subject, network: nn.Module) -> tuple[Throughput, 
         UserError: not even two images fit the memory.
     """
     asked = subject.recipe.train.batch_size
-    learner = make_learner(subject.device, network, _at_tiny_rate(subject.recipe), steps_an_epoch=10**6)
+    learner = make_learner(subject.device, network, subject.recipe, steps_an_epoch=10**6)
     learner.train()
     size, (taken, peak) = halve_until_it_fits(lambda size: _time_steps(subject, learner, size), asked, least=2)
     return Throughput(asked, size, size / float(np.median(taken)), len(taken), peak), learner
@@ -251,7 +250,3 @@ def _time_steps(subject: Subject, learner: Learner, size: int) -> tuple[np.ndarr
     batch, parts = Batch(images, targets, slice(0, size)), subject.recipe.train.micro_batch
     taken = repeat(lambda: learn(device, subject.method, learner, batch, parts), device.torch_device, subject.seconds)
     return taken, peak.bytes()
-
-
-def _at_tiny_rate(recipe: Recipe) -> Recipe:
-    return replace(recipe, train=replace(recipe.train, lr=TINY_RATE))
