@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .batches import Share
 from .environment import cores, processor
 from .errors import UserError
+from .memory import keep_freed
 from .method import MethodError, Output
 from .precision import fastest_precision
 
@@ -70,6 +71,7 @@ class Device:
         self.torch_device = self.accelerator.device
         self.share = Share(self.accelerator.process_index, self.accelerator.num_processes)
         self.main = self.accelerator.is_main_process
+        keep_freed()
         torch.backends.cudnn.benchmark = True  # crops have one size: the fastest kernels are looked for once
         torch.backends.cudnn.allow_tf32 = precision != "float32"  # float32 is what the record then says
         self.precision, self.bfloat16_speedup = precision, None

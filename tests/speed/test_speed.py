@@ -31,6 +31,7 @@ from chxbench.benchmark.recipe import Pixels
 from chxbench.datasets.phantom import Phantom
 
 DRAWN, IMAGES = 64, 512
+EPOCHS = 20
 SETTING = Pixels(size=256, crop=224, max_shift=12)
 PATIENTS = 2_797
 RESAMPLES, LOOPED = 1_000, 10
@@ -93,12 +94,19 @@ def test_reading_an_epoch(versus, radiographs, tmp_path):
     ]
     files = monai.data.Dataset([{"image": path} for path in radiographs.images["path"]], Compose(steps))
     loader = monai.data.DataLoader(files, batch_size=32, num_workers=cores(), persistent_workers=True)
+
+    def read_epochs():
+        for _ in range(EPOCHS):
+            last = [batch.images for batch in read_batches(pixels, targets, crop, SETTING.crop, spans)]
+        return last
+
     ours, theirs = versus(
-        "read an epoch of 224x224 crops from the pixel map",
+        f"read an epoch of 224x224 crops from the pixel map (mean of {EPOCHS})",
         f"MONAI decoding the PNGs with {cores()} workers",
-        lambda: [batch.images for batch in read_batches(pixels, targets, crop, SETTING.crop, spans)],
+        read_epochs,
         lambda: [batch["image"] for batch in loader],
         target=100,
+        scale=EPOCHS,
     )
     for mine, batch in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine.numpy(), batch[:, 0].numpy().round())

@@ -1,15 +1,17 @@
 """Training: what the harness adds to the bare step, and what a plain script would have taken."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from chxbench import FINDINGS
 from chxbench.benchmark.batches import Batch
 from chxbench.benchmark.device import Device
-from chxbench.benchmark.environment import cores
 from chxbench.benchmark.pixels import prepare
 from chxbench.benchmark.plan import make_method
 from chxbench.benchmark.recipe import load_recipe
@@ -17,6 +19,8 @@ from chxbench.benchmark.step import learn, make_learner
 from chxbench.benchmark.train import Material, train_epoch
 from chxbench.datasets.phantom import Phantom
 from chxbench.methods.ma import MultiAttention
+
+IMAGES, BATCH = 96, 32  # of the comparison with a plain script
 
 
 def make_material(dataset, settings, cache, recipe="quick"):
@@ -54,53 +58,41 @@ def test_an_epoch_against_its_bare_steps(versus, tmp_path):
     assert np.isfinite([ours, theirs]).all()
 
 
-class Script(Dataset):
-    """What a plain script does with an image, every time: decode, shrink, shift, normalise."""
+@pytest.fixture
+def plain_script(tmp_path):
+    """Drawn radiographs of 1024x1024 as files, and a plain script at work on them: call it to train an epoch."""
+    dataset = Phantom(images=IMAGES, size=1024)
+    index = dataset.index(None)
+    for name in index.images["image_id"]:
+        Image.fromarray(dataset.read(name, None)).save(tmp_path / name)
+    np.save(tmp_path / "labels.npy", index.targets())
+    words = [sys.executable, Path(__file__).with_name("plain_script.py"), tmp_path, str(BATCH)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
 
-    def __init__(self, paths, targets):
-        self.paths, self.targets = paths, targets
+        def epoch():
+            process.stdin.write("go\n")
+            return float(process.stdout.readline())
 
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, row):
-        gray = Image.open(self.paths[row]).convert("L").resize((256, 256), Image.Resampling.BILINEAR)
-        top, left = torch.randint(4, 29, (2,)).tolist()
-        crop = np.asarray(gray, np.float32)[top : top + 224, left : left + 224] / 255
-        mean, std = np.array([0.485, 0.456, 0.406])[:, None, None], np.array([0.229, 0.224, 0.225])[:, None, None]
-        return torch.from_numpy(((crop - mean) / std).astype(np.float32)), self.targets[row]
+        yield epoch
+        process.stdin.close()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="compares what a CPU does")
-def test_training_against_a_plain_script(versus, tmp_path):
-    images, size = 60, 20
-    dataset = Phantom(images=images, size=1024)
-    settings = {"train.batch_size": size, "train.epochs": 100, "train.drop_after": []}
-    material, learner, rows = make_material(dataset, settings, tmp_path, "paper")
-    paths = [tmp_path / name for name in dataset.index(None).images["image_id"]]
-    for path in paths:
-        Image.fromarray(dataset.read(path.name, None)).save(path)
-    network = material.method.build(FINDINGS, "none").train()
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=1e-4)
-    loader = DataLoader(Script(paths, torch.from_numpy(material.targets)), size, shuffle=True, num_workers=cores())
-
-    def script():
-        for crops, targets in loader:
-            optimizer.zero_grad()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(network(crops).logits, targets)
-            loss.backward()
-            optimizer.step()
-        return loss.item()
+def test_training_against_a_plain_script(versus, plain_script, tmp_path):
+    settings = {"train.batch_size": BATCH, "train.epochs": 100, "train.drop_after": []}
+    dataset = Phantom(images=IMAGES, size=1024)
+    material, learner, rows = make_material(dataset, settings, tmp_path / "cache", "paper")
 
     def epoch():
         return train_epoch(material, learner, (0, 0), rows, "training")
 
+    plain_script()
     epoch()
     ours, theirs = versus(
         f"training ma in {material.device.precision}, 224x224 crops",
         "a plain script: float32, NCHW, decoding each epoch",
         epoch,
-        script,
+        plain_script,
         2.5,
     )
     assert np.isfinite([ours, theirs]).all()
