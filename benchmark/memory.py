@@ -63,8 +63,8 @@ def release() -> None:
 def keep_freed() -> None:
     """Keep what the processor frees for what it needs next, where the C library is glibc.
 
-    A training step needs again what the one before it freed. Given back to the system, every page comes back as a fault
-    and a page of zeros, which costs a step of ResNet-101 nearly a tenth of its time.
+    A training step needs again what the one before it freed. Given back to the system, every page would come back by a
+    fault and filled with zeros, step after step.
     """
     _glibc("mallopt", M_MMAP_MAX, 0)
     _glibc("mallopt", M_TRIM_THRESHOLD, -1)

@@ -1,7 +1,10 @@
 """The device: which precision is faster is measured once, training through torch.compile is the same training."""
 
 import json
+import platform
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -74,3 +77,28 @@ def test_compiled_training_is_the_same_training():
             learn(device, Method(), learner, batch)
         weights.append(torch.cat([value.flatten().float() for value in network.state_dict().values()]))
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="a matter of glibc's malloc")
+def test_freed_memory_is_kept_for_the_next_step():
+    code = """
+import re
+from pathlib import Path
+import numpy as np
+from chxbench.benchmark.memory import keep_freed, release
+
+def held_after_use():
+    np.ones(25_000_000).sum()  # 200 MB, freed at once
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1000
+
+given_back = held_after_use()
+keep_freed()
+kept = held_after_use()
+release()
+np.empty(1)
+print(given_back, kept, int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    given_back, kept, released = map(float, done.stdout.split())
+    assert kept - given_back > 150
+    assert kept - released > 150
