@@ -15,7 +15,7 @@ MEANINGS = {"cuda": "allocated on the GPU", "cpu": "resident set of the process"
 
 
 class Peak:
-    """The most memory that was in use since this was made.
+    """The most memory that was in use since this was made; what was free before does not count.
 
     Args:
         device: where the network computes.
@@ -27,6 +27,7 @@ class Peak:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        release()
         self._known = self._forget()
         self.meaning = MEANINGS[device.type] if self._known else "unknown"
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .batches import Batch
 from .device import Device
 from .errors import UserError
-from .memory import Peak, release
+from .memory import Peak
 from .method import Method
 from .recipe import Recipe
 from .step import Learner, learn, make_learner
@@ -231,7 +231,6 @@ def _wait_for(device: torch.device) -> None:
 
 
 def _time_inference(subject: Subject, network: nn.Module, size: int) -> tuple[np.ndarray, int | None]:
-    release()
     peak, images = Peak(subject.device.torch_device), subject.images(size)
     view = network.eval()
     if subject.recipe.compute.compile:
@@ -244,7 +243,6 @@ def _time_inference(subject: Subject, network: nn.Module, size: int) -> tuple[np
 
 def _time_steps(subject: Subject, learner: Learner, size: int) -> tuple[np.ndarray, int | None]:
     device = subject.device
-    release()
     peak, images = Peak(device.torch_device), subject.images(size)
     targets = (torch.rand(size, len(subject.findings), device=device.torch_device) < 0.1).float()
     batch, parts = Batch(images, targets, slice(0, size)), subject.recipe.train.micro_batch
