@@ -190,6 +190,8 @@ def run_table(rows: list[Row]) -> str:
             record, place = run.record, run.place
             hardware = record.environment.hardware
             where = f"{hardware.get('device')} ({hardware.get('cores')} cores), {record.environment.precision}"
+            if hardware.get("processes", 1) != 1:
+                where += f", {hardware['processes']} processes, BatchNorm {hardware.get('batch_norm')}"
             links = f"[record]({place}/run.json), [ROC]({place}/roc.png)"
             links += f", [heatmaps]({place}/heatmaps.png)" if record.localization else ""
             table.append([row.label, record.seed, _stages(record), escape(where), _code_state(record), links])
