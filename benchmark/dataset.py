@@ -13,6 +13,7 @@ The harness never changes an index; it decodes each image once (pixels.py) and r
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -45,7 +46,9 @@ FINDINGS = (
     "Hernia",
 )
 SPLITS = ("train", "val", "test")
+TRAITS = ("sex", "age", "view")  # what an index may tell of the patient and the image, beside the labels
 BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
+MOST_YEARS = 120  # of age; more is a mistake in the source
 BOX_SLACK = 1e-6  # of rounding, beyond the image's edge
 
 
@@ -74,7 +77,9 @@ class Index:
 
     Attributes:
         images: one row an image: `image_id` (unique), `patient_id`, `path` (None where nothing lies on disk), `split`
-            (train, val or test), then one float column a finding: 1, 0 or NaN for unknown.
+            (train, val or test), then one float column a finding: 1, 0 or NaN for unknown. Where the dataset knows
+            them also the TRAITS: `sex` ("F" or "M") and `age` (years, float) of the patient, `view` ("PA" or "AP") of
+            the image, each missing (NaN or None) where it is unknown.
         boxes: one row a box: `image_id`, `finding`, and `x, y, w, h` as fractions of the image's width and height,
             (x, y) the upper left corner. May be empty.
         findings: the finding columns, in the order of every score matrix.
@@ -107,6 +112,10 @@ class Dataset:
         caveat: what a result on it does not show, as the end of a sentence; stands under its boards.
         default_recipe: the recipe a run takes where the user names none.
         needs_folder: whether the user must say where the data lies (`--data-dir`).
+        known_labels: SHA-256 of a label file to the version that it is.
+        known_tests: `test_sha256` of a list of test images to the name of the list.
+        known_truths: `truth_sha256` of the test images' patients and labels, by the SHA-256 of the label file and of
+            the list: so that a record's labels can be checked where the label file is not at hand.
     """
 
     name: ClassVar[str]
@@ -114,10 +123,20 @@ class Dataset:
     caveat: ClassVar[str] = ""
     default_recipe: ClassVar[str] = "paper"
     needs_folder: ClassVar[bool] = True
+    known_labels: ClassVar[Mapping[str, str]] = {}
+    known_tests: ClassVar[Mapping[str, str]] = {}
+    known_truths: ClassVar[Mapping[tuple[str, str], str]] = {}
 
     def index(self, data_dir: Path | None) -> Index:
         """Read (or draw) the labels and lists, no pixels. Raises DataError with one sentence."""
         raise NotImplementedError
+
+    def listed(self, data_dir: Path | None) -> Index:
+        """Every image that the lists name, whether its file is there or not: enough where scores come from elsewhere.
+
+        By default the index itself. Raises DataError with one sentence.
+        """
+        return self.index(data_dir)
 
     def read(self, image_id: str, path: str | None) -> np.ndarray:
         """Pixels of one image: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
@@ -167,6 +186,7 @@ def check(index: Index) -> Index:
     values = index.targets()
     if not (np.isnan(values) | (values == 0) | (values == 1)).all():
         raise DataError("a label is neither 0, 1 nor unknown: check the finding columns")
+    _check_traits(images)
     patients = images["split"].groupby(images["patient_id"].astype(str)).nunique()
     shared = patients.index[patients > 1].tolist()
     if shared:
@@ -183,6 +203,15 @@ def check(index: Index) -> Index:
     if not re.fullmatch("[0-9a-f]{64}", index.labels.sha256):
         raise DataError(f"the labels' identity {index.labels.sha256!r} is no SHA-256: give 64 hexadecimal digits")
     return index
+
+
+def _check_traits(images: pd.DataFrame) -> None:
+    """The traits that an index has are spelt as every index spells them. Raises DataError."""
+    for trait, known in (("sex", ("F", "M")), ("view", ("PA", "AP"))):
+        if trait in images and not (images[trait].isin(known) | images[trait].isna()).all():
+            raise DataError(f"a {trait} of the index is neither {', '.join(known)} nor missing: check that column")
+    if "age" in images and not (images["age"].between(0, MOST_YEARS) | images["age"].isna()).all():
+        raise DataError(f"an age of the index is not from 0 to {MOST_YEARS} years, nor missing: check that column")
 
 
 def _check_boxes(index: Index) -> None:

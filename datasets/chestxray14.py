@@ -13,17 +13,30 @@ seed, never on which images happen to be there.
 
 import hashlib
 import io
+import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import pandas as pd
 
-from ..benchmark.dataset import BOX_COLUMNS, FINDINGS, SPLITS, DataError, Dataset, Index, Labels, Split, split_sha256
+from ..benchmark.dataset import (
+    BOX_COLUMNS,
+    FINDINGS,
+    MOST_YEARS,
+    SPLITS,
+    TRAITS,
+    DataError,
+    Dataset,
+    Index,
+    Labels,
+    Split,
+    split_sha256,
+)
 from ..benchmark.errors import first_few
 from ..benchmark.registry import DATASETS
 
@@ -38,6 +51,10 @@ LISTS = {
 BOX_FILE = "BBox_List_2017.csv"
 # Boxes are given in pixels of the released images, whatever size the images on disk have now.
 BOX_PIXELS = 1024
+NEEDED = ("Image Index", "Finding Labels", "Patient ID")
+# The columns of the traits, which some copies of the label file spell otherwise or lack.
+SEX, AGE, VIEW = ("Patient Gender", "Patient Sex"), ("Patient Age",), ("View Position",)
+A_YEAR = {"": 1, "Y": 1, "M": 12, "D": 365.25}  # ages are "58" or "058Y", and of infants "011M" or "013D"
 SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
 
 
@@ -63,35 +80,37 @@ class ChestXray14(Dataset):
 
     def index(self, data_dir: Path | None) -> Index:
         """Read labels, lists and boxes, and find the images. Raises DataError with one sentence."""
+        listed = self.listed(data_dir)
+        images, absent = self._present(_folder(data_dir), listed.images)
+        if not absent:
+            return replace(listed, images=images)
+        boxes = listed.boxes[_among(listed.boxes["image_id"], set(images["image_id"]))].reset_index(drop=True)
+        name = f"{listed.split.name}, partial: {len(images):,} of {len(listed.images):,} images"
+        return replace(listed, images=images, boxes=boxes, split=Split(name, split_sha256(images)), absent=absent)
+
+    def listed(self, data_dir: Path | None) -> Index:
+        """Every image of both lists, whether its file is there or not: no image is looked for, `path` is None."""
         root = _folder(data_dir)
-        listed, labels, official = self.listed(root)
-        boxes = _read_boxes(root / BOX_FILE, set(listed["image_id"]))
-        images, absent = self._present(root, listed)
-        boxes = boxes[_among(boxes["image_id"], set(images["image_id"]))].reset_index(drop=True)
-        name = self._split_name(official, len(images), len(listed))
-        return Index(images, boxes, FINDINGS, labels, Split(name, split_sha256(images)), absent)
-
-    def listed(self, root: Path) -> tuple[pd.DataFrame, Labels, bool]:
-        """Every image of both lists, whether its file is there or not: a table as in `Index.images` without `path`.
-
-        Returns with it the identity of the labels, and whether the lists are the official ones. Raises DataError.
-        """
         file = self._label_file(root)
         train_val, test, official = _read_lists(root)
         held_out = self.validation_patients(train_val)
         splits = ["val" if _patient(name) in held_out else "train" for name in train_val]
         images = pd.DataFrame({"image_id": [*train_val, *test]})
         images["patient_id"] = [_patient(name) for name in images["image_id"]]
+        images["path"] = None
         images["split"] = splits + ["test"] * len(test)
-        labels, findings = _read_labels(file)
-        images = images.join(findings, on="image_id")
+        labels, columns = _read_labels(file)
+        images = images.join(columns, on="image_id")
         unlabelled = images.loc[images[FINDINGS[0]].isna(), "image_id"].tolist()
         if unlabelled:
             raise DataError(
                 f"{len(unlabelled):,} listed images are not in {file} ({first_few(unlabelled)}): "
                 "use the lists and the label file of one release"
             )
-        return images, labels, official
+        boxes = _read_boxes(root / BOX_FILE, set(images["image_id"]))
+        lists = "NIH official test" if official else "own lists"
+        name = f"{lists}, validation by patient (seed {self.split_seed}, {100 * self.validation_share:g} %)"
+        return Index(images, boxes, FINDINGS, labels, Split(name, split_sha256(images)))
 
     def validation_patients(self, train_val: Sequence[str]) -> set[str]:
         """Patients held out of these image names: the first `validation_share` in the order of a seeded hash."""
@@ -118,7 +137,7 @@ class ChestXray14(Dataset):
                 "unpack the NIH image archives there (images_001 to images_012)"
             )
         images = listed.copy()
-        images.insert(2, "path", images["image_id"].map(found))
+        images["path"] = images["image_id"].map(found)
         missing = images["path"].isna()
         if missing.any() and not self.allow_missing:
             names = images.loc[missing, "image_id"].tolist()
@@ -128,11 +147,6 @@ class ChestXray14(Dataset):
             )
         absent = {split: int((missing & (images["split"] == split)).sum()) for split in SPLITS}
         return images[~missing].reset_index(drop=True), absent if missing.any() else {}
-
-    def _split_name(self, official: bool, present: int, listed: int) -> str:
-        lists = "NIH official test" if official else "own lists"
-        name = f"{lists}, validation by patient (seed {self.split_seed}, {100 * self.validation_share:g} %)"
-        return name if present == listed else f"{name}, partial: {present:,} of {listed:,} images"
 
 
 def _folder(data_dir: Path | None) -> Path:
@@ -179,9 +193,12 @@ def _read_list(file: Path) -> list[str]:
 
 
 def _read_labels(file: Path) -> tuple[Labels, pd.DataFrame]:
-    """The file's identity, and its findings: float32 columns in the order of FINDINGS, indexed by image name."""
+    """The file's identity; by image name its traits, then its findings: float32 columns in the order of FINDINGS."""
     data = _bytes(file)
-    table = _table(file, data, usecols=["Image Index", "Finding Labels", "Patient ID"])
+    table = _table(file, data, usecols={*NEEDED, *SEX, *AGE, *VIEW}.__contains__)
+    absent = [column for column in NEEDED if column not in table]
+    if absent:
+        raise DataError(f"{file} is not the table of the NIH release (no column {absent[0]!r}): download it again")
     names, stated = table["Image Index"], table["Patient ID"]
     disagree = pd.to_numeric(stated, errors="coerce") != pd.to_numeric(names.map(_patient), errors="coerce")
     rows = [f"row {row + 2} ({names[row]}, patient {stated[row]!r})" for row in table.index[disagree]]
@@ -190,7 +207,33 @@ def _read_labels(file: Path) -> tuple[Labels, pd.DataFrame]:
     _refuse_rows(file, rows, "the image already has a row", "keep one row an image")
     values = _parse_findings(file, table["Finding Labels"])
     digest = hashlib.sha256(data).hexdigest()
-    return Labels(file.name, digest, _version(file.name, digest)), pd.DataFrame(values, pd.Index(names), FINDINGS)
+    columns = {**_read_traits(table), **dict(zip(FINDINGS, values.T, strict=True))}
+    return Labels(file.name, digest, _version(file.name, digest)), pd.DataFrame(columns, pd.Index(names))
+
+
+def _read_traits(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The columns of TRAITS that the label file has; what is unknown or makes no sense is missing (NaN)."""
+    found = {}
+    for trait, names, parse in zip(TRAITS, (SEX, AGE, VIEW), (_sex, _years, _view), strict=True):
+        for column in [name for name in names if name in table][:1]:
+            codes, texts = pd.factorize(table[column])  # few different texts
+            found[trait] = np.array([parse(text.strip().upper()) for text in texts])[codes]
+    return found
+
+
+def _sex(text: str) -> str | None:
+    return text if text in ("F", "M") else None
+
+
+def _view(text: str) -> str | None:
+    return text if text in ("PA", "AP") else None
+
+
+def _years(text: str) -> float:
+    """`58`, `058Y` and `006M` to years. The first release has patients of 155 years and more: unknown."""
+    found = re.fullmatch(r"([0-9]{1,3})([YMD]?)", text)
+    years = int(found[1]) / A_YEAR[found[2]] if found else math.nan
+    return years if years <= MOST_YEARS else math.nan
 
 
 def _parse_findings(file: Path, texts: pd.Series) -> np.ndarray:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from chxbench.benchmark.dataset import BOX_COLUMNS, FINDINGS, DataError, Index, check, split_sha256
+from chxbench.benchmark.dataset import BOX_COLUMNS, FINDINGS, TRAITS, DataError, Index, check, split_sha256
 from chxbench.benchmark.registry import DATASETS
 from chxbench.datasets.chestxray14 import LISTS, ChestXray14
 
@@ -97,7 +97,7 @@ def test_it_is_registered():
 )
 def test_images_are_found_in_every_layout(tmp_path, place):
     index = check(ChestXray14().index(release(tmp_path, place=place)))
-    assert list(index.images.columns) == ["image_id", "patient_id", "path", "split", *FINDINGS]
+    assert list(index.images.columns) == ["image_id", "patient_id", "path", "split", *TRAITS, *FINDINGS]
     assert dict(zip(index.images["image_id"], index.images["path"], strict=True)) == {
         name: str(tmp_path / place(name)) for name in LABELS
     }
@@ -134,6 +134,65 @@ def test_label_files(tmp_path, name, text, version):
     index = ChestXray14(labels=name if version == "unknown" else "").index(root)
     assert findings_of(index) == EXPECTED
     assert index.labels == (name, hashlib.sha256(text.encode()).hexdigest(), version)
+
+
+def test_without_any_image_the_lists_alone_make_an_index(tmp_path):
+    root = release(tmp_path, boxes=[f"{TEST[0]},Mass,1,1,5,5", f"{TEST[1]},Nodule,2,2,6,6"])
+    whole = ChestXray14().index(root)
+    for name in LABELS:
+        (root / "images" / name).unlink()
+    listed = check(ChestXray14().listed(root))
+    assert listed.images["path"].isna().all()
+    pd.testing.assert_frame_equal(listed.images.drop(columns="path"), whole.images.drop(columns="path"))
+    pd.testing.assert_frame_equal(listed.boxes, whole.boxes)
+    assert (listed.labels, listed.split, listed.absent) == (whole.labels, whole.split, {})
+
+
+def traits(tmp_path: Path, header: str, *told: str) -> pd.DataFrame:
+    """The traits of a release whose label file has this header, and these three fields for its first rows."""
+    root = release(tmp_path)
+    lines = [row(*item) for item in LABELS.items()]
+    rows = [line.replace("58,M,PA", text) for line, text in zip(lines, told, strict=False)]
+    (root / V2020).write_text("\n".join([header, *rows, *lines[len(rows) :]]) + "\n")
+    images = check(ChestXray14().index(root)).images.set_index("image_id").loc[list(LABELS)]
+    return images[[trait for trait in TRAITS if trait in images]].iloc[: len(told)]
+
+
+@pytest.mark.parametrize(
+    ("text", "years"),
+    [
+        pytest.param("57", 57, id="v2020"),
+        pytest.param("057Y", 57, id="years, as v2017 writes them"),
+        pytest.param("006M", 0.5, id="months"),
+        pytest.param("073D", 73 / 365.25, id="days"),
+        pytest.param("120", 120, id="very old"),
+        pytest.param("155", None, id="a typing error of v2017"),
+        pytest.param("411Y", None, id="another"),
+        pytest.param("", None, id="empty"),
+        pytest.param("-3", None, id="negative"),
+        pytest.param("unknown", None, id="a word"),
+    ],
+)
+def test_ages_are_years_and_what_makes_no_sense_is_unknown(tmp_path, text, years):
+    age = traits(tmp_path, HEADER, f"{text},M,PA")["age"].iloc[0]
+    assert age == years if years is not None else np.isnan(age)
+
+
+def test_sex_and_view_are_read_and_unknown_text_is_missing(tmp_path):
+    found = traits(tmp_path, HEADER.replace("Gender", "Sex"), "58,F,AP", "58,m, pa", "58,,LL", "58,O,")
+    assert found["sex"].iloc[:2].tolist() == ["F", "M"] and found["sex"].iloc[2:].isna().all()
+    assert found["view"].iloc[:2].tolist() == ["AP", "PA"] and found["view"].iloc[2:].isna().all()
+
+
+def test_a_label_file_without_the_columns_of_traits_is_enough(tmp_path):
+    header = HEADER.replace("Patient Age", "x").replace("Patient Gender", "y")
+    assert list(traits(tmp_path, header).columns) == ["view"]
+
+
+def test_the_traits_change_no_identity_of_the_split(tmp_path):
+    one, other = release(tmp_path / "one"), release(tmp_path / "other")
+    (other / V2020).write_text(plain(HEADER).replace("58,M,PA", "33,F,AP"))
+    assert ChestXray14().index(one).split == ChestXray14().index(other).split
 
 
 def test_where_both_label_files_lie_v2020_is_taken_unless_the_user_names_the_other(tmp_path):
@@ -239,7 +298,7 @@ def test_missing_images_are_refused_with_a_count_and_the_way_on(tmp_path):
 
 def test_allow_missing_uses_what_is_there_and_says_what_is_not(tmp_path):
     root = release(tmp_path)
-    listed, _, _ = ChestXray14().listed(root)
+    listed = ChestXray14().listed(root).images
     gone = ["00000003_000.png", TEST[0]]
     for name in gone:
         (root / "images" / name).unlink()
@@ -439,10 +498,8 @@ def nih() -> Index:
 
 
 @pytest.fixture(scope="module")
-def official() -> tuple[pd.DataFrame, bool]:
-    images, labels, known = ChestXray14().listed(shared("nih"))
-    assert labels.version == "NIH v2020"
-    return images, known
+def official() -> Index:
+    return check(ChestXray14().listed(shared("nih")))
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -451,8 +508,9 @@ def test_the_official_lists_are_known_by_their_bytes(name):
 
 
 def test_the_official_lists_hold_what_the_protocol_says(official):
-    images, known = official
-    assert known
+    images = official.images
+    assert official.labels.version == "NIH v2020"
+    assert official.split.name == "NIH official test, validation by patient (seed 0, 12.5 %)"
     train_val, test = images[images["split"] != "test"], images[images["split"] == "test"]
     assert (len(train_val), train_val["patient_id"].nunique()) == (86_524, 28_008)
     assert (len(test), test["patient_id"].nunique()) == (25_596, 2_797)
@@ -463,10 +521,16 @@ def test_the_official_lists_hold_what_the_protocol_says(official):
 
 def test_the_default_validation_split_is_the_published_one(official):
     """Results of different versions of this file can be compared only as long as this hash stays."""
-    images, _ = official
-    held_out = images[images["split"] == "val"]
+    held_out = official.images[official.images["split"] == "val"]
     assert (len(held_out), held_out["patient_id"].nunique()) == (10_670, 3_501)
-    assert split_sha256(images) == "deda6f35b2da5541b5976506572a3a4c0048fee66b64f89a9dff100df3d346f8"
+    assert official.split.sha256 == "deda6f35b2da5541b5976506572a3a4c0048fee66b64f89a9dff100df3d346f8"
+
+
+def test_the_traits_of_the_release_are_all_known(official):
+    images = official.images
+    assert images["sex"].value_counts().to_dict() == {"M": 63_340, "F": 48_780}
+    assert images["view"].value_counts().to_dict() == {"PA": 67_310, "AP": 44_810}
+    assert (images["age"].min(), images["age"].max()) == (0, 95)
 
 
 def test_the_partial_download_is_indexed(nih256):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chxbench.benchmark.dataset import DataError, Index, Labels, Split, check, split_sha256
+from chxbench.benchmark.dataset import DataError, Dataset, Index, Labels, Split, check, split_sha256
 
 
 @pytest.fixture
@@ -61,6 +61,37 @@ def test_an_index_that_breaks_the_contract_is_refused(index, change, message):
 def test_what_no_protocol_allows_is_refused(index, column, values, message):
     with pytest.raises(DataError, match=message):
         check(replace(index, images=index.images.assign(**{column: values})))
+
+
+TRAITS = {"sex": ["F", "M", None, "F"], "age": [0.5, 120, np.nan, 58], "view": ["PA", "AP", "PA", None]}
+
+
+def test_traits_may_be_there_in_part_and_change_no_hash(index):
+    told = index.images.assign(**TRAITS)
+    assert check(replace(index, images=told)).split == index.split
+    check(replace(index, images=told.drop(columns=["age"])))
+
+
+@pytest.mark.parametrize(
+    ("trait", "value", "message"),
+    [
+        pytest.param("sex", "female", "a sex of the index is neither F, M nor missing", id="sex"),
+        pytest.param("view", "lateral", "a view of the index is neither PA, AP nor missing", id="view"),
+        pytest.param("age", 155.0, "an age of the index is not from 0 to 120 years", id="age"),
+    ],
+)
+def test_a_trait_that_is_spelt_otherwise_is_refused(index, trait, value, message):
+    told = index.images.assign(**{trait: [value, *TRAITS[trait][1:]]})
+    with pytest.raises(DataError, match=message):
+        check(replace(index, images=told))
+
+
+def test_what_is_listed_is_the_index_where_a_plugin_says_no_more(index):
+    class Mine(Dataset):
+        def index(self, data_dir):
+            return index
+
+    assert Mine().listed(None) is index
 
 
 def test_the_hash_of_a_split_is_of_its_members_alone(index):
