@@ -92,14 +92,14 @@ def facts(board: Board) -> str:
         if board.is_trained or split == "test"
     )
     labels, split = record.dataset.labels, record.dataset.split
-    known = f"known as {origin.labels}" if origin.labels else "not a known file"
-    test = f"the {origin.test} list, by its hash" if origin.test else "not a known list"
+    known = ", whose hash is known" if origin.labels else ""
+    test = f"; the test images are the {escape(origin.test)} list, whose hash is known" if origin.test else ""
     lines = [
         f"{ranked_by(board)}\n",
-        f"- images: {counts}; test images: {escape(test)}",
-        f"- labels: {escape(labels.version)}, {code(labels.file)}, SHA-256 {code(labels.sha256[:12])} "
-        f"({escape(known)}); compared {escape(origin.checked or 'with nothing: their source is not at hand')}",
+        f"- images: {counts}{test}",
+        f"- labels: {escape(labels.version)}{known}, {code(labels.file)}, SHA-256 {code(labels.sha256[:12])}",
         f"- split: {escape(split.name)}, SHA-256 {code(split.sha256[:12])}",
+        f"- labels and split were compared {origin.checked or 'with nothing: their source is not known here'}",
     ]
     if record.recipe is not None:
         lines.append(f"- recipe: {code(_settings(record.recipe))}")
