@@ -122,8 +122,8 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
       torchrun --nproc-per-node 4 -m chxbench run --method ma    (four GPUs, each a share of every batch)
     """
     from .device import leave_processes
+    from .environment import cache_folder
     from .options import parse_pairs
-    from .pixels import cache_folder
     from .plan import Order
     from .report import report_run
     from .run import run as run_order
@@ -198,8 +198,8 @@ def speed(
       chxbench speed --method sam --recipe paper --device cuda --compile
       chxbench speed --method sam --option backbone=resnet50 --batch-size 1 --batch-size 64
     """
+    from .environment import cache_folder
     from .options import parse_pairs
-    from .pixels import cache_folder
     from .report import report_speed
     from .speed_run import SpeedOrder, run_speed
 
@@ -225,11 +225,11 @@ def prepare(settings: tuple[str, ...], cache: Path | None, **asked) -> None:
     Example:
       chxbench prepare --dataset chestxray14 --data-dir ~/nih
     """
+    from .environment import cache_folder
     from .options import parse_pairs
-    from .pixels import cache_folder
     from .pixels import prepare as prepare_pixels
-    from .plan import Source, make_source, read_index
     from .progress import say
+    from .source import Source, make_source, read_index
 
     source = Source(settings=parse_pairs(settings, "--set"), cache=cache or cache_folder(), **asked)
     dataset, recipe = make_source(source)

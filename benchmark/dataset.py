@@ -13,6 +13,7 @@ The harness never changes an index; it decodes each image once (pixels.py) and r
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -111,6 +112,10 @@ class Dataset:
         caveat: what a result on it does not show, as the end of a sentence; stands under its boards.
         default_recipe: the recipe a run takes where the user names none.
         needs_folder: whether the user must say where the data lies (`--data-dir`).
+        known_labels: SHA-256 of a label file to the version that it is.
+        known_tests: `test_sha256` of a list of test images to the name of the list.
+        known_truths: `truth_sha256` of the test images' patients and labels, by the SHA-256 of the label file and of
+            the list: so that a record's labels can be checked where the label file is not at hand.
     """
 
     name: ClassVar[str]
@@ -118,6 +123,9 @@ class Dataset:
     caveat: ClassVar[str] = ""
     default_recipe: ClassVar[str] = "paper"
     needs_folder: ClassVar[bool] = True
+    known_labels: ClassVar[Mapping[str, str]] = {}
+    known_tests: ClassVar[Mapping[str, str]] = {}
+    known_truths: ClassVar[Mapping[tuple[str, str], str]] = {}
 
     def index(self, data_dir: Path | None) -> Index:
         """Read (or draw) the labels and lists, no pixels. Raises DataError with one sentence."""

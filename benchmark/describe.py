@@ -103,6 +103,7 @@ def _describe_method(plan: Plan) -> dict[str, Any]:
         "options": options,
         "changed": {key: options[key] for key in sorted(plan.order.options)},
         "compared_with": list(method.compared_with),
+        "control": method.control,
     }
 
 

@@ -7,6 +7,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import platformdirs
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -25,6 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cache_folder() -> Path:
+    """Where caches lie: `$CHXBENCH_CACHE`, or the user's cache folder of the system."""
+    return Path(os.environ.get("CHXBENCH_CACHE") or platformdirs.user_cache_path("chxbench"))
 
 
 def load() -> float | None:

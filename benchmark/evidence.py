@@ -1,24 +1,18 @@
-"""What a record's numbers are computed from, and the computing: `scores.parquet` to AUCs, `maps.npz` to localisation.
+"""What a record's numbers are computed from: the scores in `scores.parquet`, the heatmaps and boxes in `maps.npz`.
 
-The same functions make a record and check it afterwards.
+judge_scores.py and judge_maps.py compute the numbers, when a record is made and when it is checked.
 """
 
-import copy
 import hashlib
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from . import localization, metrics
-from .dataset import Index
-from .localization import IOBB, IOU, THRESHOLDS, Boxes, Frame, Score, normalise
-
-LEFT_OUT = "Hernia"  # 86 official test images of 32 patients: one class must not move a mean
-RANDOM_MAPS = 5  # draws that the floor of a random map is averaged over
+from .dataset import TRAITS, Index
+from .localization import Boxes, normalise
 
 
 class Maps(NamedTuple):
@@ -47,6 +41,8 @@ class Maps(NamedTuple):
 def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
     """The table behind every AUC: image_id, patient_id, split, `label <finding>` and `score <finding>` (log-odds).
 
+    What else the index tells of the images (`TRAITS`) stands behind the split.
+
     Args:
         index: where the images, patients and labels stand.
         rows: row numbers of the scored images (n,).
@@ -54,6 +50,7 @@ def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFr
     """
     images = index.images.iloc[rows]
     names = images[["image_id", "patient_id", "split"]].astype(str).reset_index(drop=True)
+    names = names.join(images[[trait for trait in TRAITS if trait in images]].reset_index(drop=True))
     labels = pd.DataFrame(index.targets()[rows], columns=[f"label {finding}" for finding in index.findings])
     return pd.concat([names, labels, pd.DataFrame(scores, columns=[f"score {f}" for f in index.findings])], axis=1)
 
@@ -105,74 +102,15 @@ def maps_sha256(maps: Maps) -> str:
     return digest.hexdigest()
 
 
-def judge_scores(table: pd.DataFrame, resamples: int, split: str = "test") -> dict[str, Any]:
-    """The record's keys auc, mean_auc and mean_auc_without_hernia, computed from a score table."""
-    findings = [name.removeprefix("label ") for name in table.columns if name.startswith("label ")]
-    part = table[table["split"] == split]
-    labels = part[[f"label {finding}" for finding in findings]].to_numpy(np.float64)
-    scores = part[[f"score {finding}" for finding in findings]].to_numpy(np.float64)
-    leave_out = findings.index(LEFT_OUT) if LEFT_OUT in findings else None
-    judged = metrics.evaluate(scores, labels, part["patient_id"].to_numpy(), resamples, leave_out)
-    each = zip(findings, judged.auc, judged.positives, strict=True)
-    return {
-        "auc": {finding: {**value._asdict(), "positives": positives} for finding, value, positives in each},
-        "mean_auc": {**judged.mean[0]._asdict(), "findings": judged.mean[1]},
-        "mean_auc_without_hernia": {**judged.mean_without[0]._asdict(), "findings": judged.mean_without[1]},
-    }
+def test_sha256(images: Iterable[str]) -> str:
+    """SHA-256 over the sorted ids of the test images, joined by line feeds: which list of images it is."""
+    return hashlib.sha256("\n".join(sorted(images)).encode()).hexdigest()
 
 
-def judge_maps(maps: Maps, findings: list[str], pixels: Mapping[str, int], resamples: int) -> dict[str, Any]:
-    """The record's localization but for its file; `pixels` is the recipe's section of that name.
-
-    Equal heatmaps are judged once in a process: a run judges its own when it writes, publishes and ranks them.
-    """
-    key = (maps_sha256(maps), tuple(findings), pixels["size"], pixels["crop"], resamples)
-    if key not in _judged:
-        _judged[key] = _judge_maps(maps, findings, Frame(pixels["size"], pixels["crop"]), resamples)
-    return copy.deepcopy(_judged[key])
-
-
-_judged: dict[tuple, dict[str, Any]] = {}
-
-
-def _judge_maps(maps: Maps, findings: list[str], frame: Frame, resamples: int) -> dict[str, Any]:
-    truth = maps.truth()
-    marks = localization.judge(maps.maps, truth, frame)
-    grid = maps.maps.shape[2:]
-    scores = {
-        "method": localization.score(marks, truth),
-        "random": _random_floor(grid, len(findings), frame, _Hashed(truth)),
-        "centre": localization.score(localization.judge_centre(len(findings), truth), truth),
-    }
-    boxes = np.bincount(truth.finding, minlength=len(findings)).tolist()
-    each = {
-        finding: {"boxes": boxes[c], **{who: _hits(_of(score, c)) for who, score in scores.items()}}
-        for c, finding in enumerate(findings)
-    }
-    low, high = localization.mean_interval(marks, truth, resamples)
-    mean = {who: _hits(localization.mean_score(score)) for who, score in scores.items()}
-    return {
-        "heatmap": maps.kind,
-        "images": len(maps.image_id),
-        "grid": list(grid),
-        "thresholds": list(THRESHOLDS),
-        "t_iobb": list(IOBB),
-        "t_iou": list(IOU),
-        "findings": each,
-        "mean": {
-            "boxes": sum(boxes),
-            "findings": sum(count > 0 for count in boxes),
-            **mean,
-            "low": _hits(low),
-            "high": _hits(high),
-        },
-    }
-
-
-def members_sha256(table: pd.DataFrame) -> str:
-    """SHA-256 over the scored images with patient, split and labels: equal where two runs were asked the same."""
-    asked = table[[name for name in table.columns if not name.startswith("score ")]].sort_values("image_id")
-    return hashlib.sha256(asked.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+def truth_sha256(table: pd.DataFrame) -> str:
+    """SHA-256 over images with patient, split and labels: equal where two runs were asked the same."""
+    asked = table[["image_id", "patient_id", "split", *(name for name in table if name.startswith("label "))]]
+    return hashlib.sha256(asked.sort_values("image_id").to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def boxes_sha256(maps: Maps) -> str:
@@ -187,47 +125,3 @@ def _scaled(maps: np.ndarray) -> np.ndarray:
     """Each map from 0 to 1, which changes no score; one without contrast is 0."""
     flat = maps.astype(np.float64).reshape(-1, *maps.shape[2:])
     return (normalise(flat) / 255).reshape(maps.shape)
-
-
-class _Hashed:
-    """Boxes as the key of a cache: the floor under them is the same for every record of a board."""
-
-    def __init__(self, truth: Boxes) -> None:
-        self.truth = truth
-        self.key = tuple(np.asarray(part).tobytes() for part in truth)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
-@lru_cache(maxsize=8)
-def _random_floor(grid: tuple[int, int], findings: int, frame: Frame, hashed: _Hashed) -> Score:
-    truth = hashed.truth
-    draws = [
-        localization.score(localization.judge_random(grid, findings, truth, frame, seed), truth)
-        for seed in range(RANDOM_MAPS)
-    ]
-    return Score(*(np.mean(parts, axis=0) for parts in zip(*draws, strict=True)))
-
-
-def _of(score: Score, finding: int) -> Score:
-    return Score(*(part[finding] for part in score))
-
-
-def _hits(score: Score) -> dict[str, Any] | None:
-    """A score as the record holds it; None for a finding without a box."""
-    if np.isnan(score.pointing_game):
-        return None
-    cut = len(IOBB)
-    return {
-        "pointing_game": float(score.pointing_game),
-        "iobb": {"accuracy": _plain(score.accuracy[:cut]), "false_positives": _plain(score.false_positives[:cut])},
-        "iou": {"accuracy": _plain(score.accuracy[cut:]), "false_positives": _plain(score.false_positives[cut:])},
-    }
-
-
-def _plain(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]

@@ -10,9 +10,9 @@ import pandas as pd
 from .dataset import Dataset, Index
 from .errors import UserError
 from .options import make
-from .plan import read_index
 from .registry import DATASETS
 from .schema import Record
+from .source import read_index
 
 
 class Facts(NamedTuple):

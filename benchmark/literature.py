@@ -1,34 +1,41 @@
-"""What papers report, from literature.csv: in tables of their own, never in a ranking with what was measured here."""
+"""What papers report, from literature.csv: in columns of its own, never ranked with what was measured here."""
 
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
-
-from .dataset import FINDINGS
-from .tables import best_in_bold, make_table
-from .text import escape
 
 LITERATURE = Path(__file__).parent / "literature.csv"
 
 
-def literature_sections() -> list[str]:
-    """Sections of Markdown: the paper's Table 1, then means that others report, by split."""
-    reported = pd.read_csv(LITERATURE)
-    whole = reported[reported[list(FINDINGS)].notna().all(axis=1)]
-    rest = reported.drop(whole.index)
-    by_finding = [[escape(f.replace("_", " ")), *best_in_bold(whole[f].tolist(), 4)] for f in FINDINGS]
-    for column, title in (("mean_auc", "Mean"), ("mean_auc_without_hernia", "Mean without Hernia")):
-        by_finding.append([title, *best_in_bold(whole[column].tolist(), 4)])
-    sections = [
-        "## Reported by the papers",
-        "Not measured here. ChestX-ray14, as printed in Table 1 of Ma et al. 2019 (official split; means computed from "
-        "the rows). These numbers are no yardstick for boards of another dataset, split or recipe.",
-        make_table(["Finding", *map(escape, whole["title"])], by_finding, "l" + "r" * len(whole)),
-    ]
-    for split, group in rest.sort_values("mean_auc", ascending=False).groupby("split"):
-        table = [[escape(row.title), f"{row.mean_auc:.3f}", escape(row.source)] for row in group.itertuples()]
-        sections += [
-            f"Means reported, {escape(split)}:",
-            make_table(["Method", "Mean AUC", "Source"], table, "lrl"),
-        ]
-    return sections
+class Reported(NamedTuple):
+    """What a paper reports of a method.
+
+    Attributes:
+        mean_auc: over the 14 findings, computed from them where they are printed.
+        source: the paper.
+        split: the list of test images: "official", or another.
+        labels: the version of the label file; "not stated" where two were to be had.
+    """
+
+    mean_auc: float
+    source: str
+    split: str
+    labels: str
+
+
+def literature() -> pd.DataFrame:
+    """The table: one row a method, of one source, split and label version."""
+    return pd.read_csv(LITERATURE)
+
+
+@cache
+def reported(key: str | None, dataset: str) -> Reported | None:
+    """The row of that key, where it is of that dataset; None without."""
+    table = literature()
+    found = table[(table["key"] == key) & (table["dataset"] == dataset)]
+    if found.empty:
+        return None
+    row = found.iloc[0]
+    return Reported(float(row["mean_auc"]), row["source"], row["split"], row["labels"])

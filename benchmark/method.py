@@ -92,6 +92,7 @@ class Method:
         reported: the key of the paper's own numbers in literature.csv, or None.
         compared_with: names of the methods that this one claims to better: its last step down, its controls. The
             leaderboard shows the paired difference to each.
+        control: whether it is there to be compared with, not to win: the leaderboard marks it and gives it no rank.
         display_options: names of the options that change no score, and may differ when a finished run is asked again.
     """
 
@@ -100,6 +101,7 @@ class Method:
     paper: ClassVar[str] = ""
     reported: ClassVar[str | None] = None
     compared_with: ClassVar[tuple[str, ...]] = ()
+    control: ClassVar[bool] = False
     display_options: ClassVar[tuple[str, ...]] = ()
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:

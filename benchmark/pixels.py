@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import platformdirs
 import torch
 from filelock import FileLock
 from monai.data import DataLoader
@@ -29,11 +28,6 @@ from .registry import PLUGIN_PREFIX
 VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
 CHUNK = 8  # images a worker hands over at a time: few, so that the workers end together
 SAVED = 512  # images decoded between two waits for the disk: what a crash can cost
-
-
-def cache_folder() -> Path:
-    """Where caches lie: `$CHXBENCH_CACHE`, or the user's cache folder of the system."""
-    return Path(os.environ.get("CHXBENCH_CACHE") or platformdirs.user_cache_path("chxbench"))
 
 
 class Decoded(NamedTuple):

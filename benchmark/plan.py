@@ -9,47 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import dataset as datasets
-from .dataset import DataError, Dataset, Index
-from .errors import UserError, did_you_mean
+from .dataset import Dataset, Index
 from .method import Method
-from .options import as_typed, describe, keys, make
-from .pixels import cache_folder
-from .recipe import Recipe, as_table, identity, load_recipe, setting_keys
+from .options import describe, keys, make
+from .recipe import Recipe, as_table, identity
 from .registry import DATASETS, METHODS, Entry, load_plugins
-
-DATASET_PREFIX = "dataset."
-
-
-@dataclass(frozen=True)
-class Source:
-    """The data half of an order: also all that `prepare` needs.
-
-    Attributes:
-        dataset: a registered dataset's name.
-        data_dir: the folder where it lies; None if it needs none.
-        recipe: a recipe's name or file; None takes the dataset's default.
-        settings: what `--set` changes: recipe keys, and the dataset's options behind `dataset.`.
-        cache: the folder of the pixel caches.
-        plugins: files to import before any name is looked up.
-    """
-
-    dataset: str = "phantom"
-    data_dir: Path | None = None
-    recipe: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    cache: Path = field(default_factory=cache_folder)
-    plugins: Sequence[Path] = ()
-
-    def changes(self, options: Mapping[str, Any]) -> list[str]:
-        """The words of a command that change the recipe and these options of the method, and name the plugins."""
-        words = []
-        for flag, pairs in (("--set", self.settings), ("--option", options)):
-            for key, value in pairs.items():
-                words += [flag, f"{key}={as_typed(value)}"]
-        for path in self.plugins:
-            words += ["--plugin", path.name]
-        return words
+from .source import Source, make_source, read_index
 
 
 @dataclass(frozen=True)
@@ -121,29 +86,6 @@ def make_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -
     """The method with the user's options, and the recipe's where the user gives none. Raises UserError."""
     shared = {"output_stride": recipe.model.output_stride} if "output_stride" in keys(cls, "") else {}
     return make(cls, {**shared, **options}, "")
-
-
-def make_source(source: Source) -> tuple[Dataset, Recipe]:
-    """The dataset with its options, and the recipe. Raises UserError where a setting is neither's."""
-    load_plugins(source.plugins)
-    cls = DATASETS.get(source.dataset).cls
-    known = [*setting_keys(), *keys(cls, DATASET_PREFIX)]
-    for key in source.settings:
-        if key not in known:
-            raise UserError(f"unknown setting {key!r}: {did_you_mean(key, known)}")
-    own = {key: value for key, value in source.settings.items() if key.startswith(DATASET_PREFIX)}
-    options = {key.removeprefix(DATASET_PREFIX): value for key, value in own.items()}
-    rest = {key: value for key, value in source.settings.items() if key not in own}
-    return make(cls, options, DATASET_PREFIX), load_recipe(source.recipe or cls.default_recipe, rest)
-
-
-def read_index(dataset: Dataset, data_dir: Path | None) -> Index:
-    """The dataset's index, checked. Raises DataError."""
-    if dataset.needs_folder and data_dir is None:
-        raise DataError(f"dataset {dataset.name} needs its files: say where they lie with --data-dir FOLDER")
-    if data_dir is not None and not dataset.needs_folder:
-        raise DataError(f"dataset {dataset.name} reads no files: name the one in {data_dir} with --dataset NAME")
-    return datasets.check(dataset.index(data_dir))
 
 
 def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: Index, foreign: Sequence[str]) -> str:

@@ -8,8 +8,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from .environment import processor
-from .pixels import cache_folder
+from .environment import cache_folder, processor
 
 WORTH_IT = 1.1  # bfloat16 rounds more, so it has to be this much faster
 ROUNDS = 10

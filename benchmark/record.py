@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from zipfile import BadZipFile
@@ -20,11 +20,14 @@ import pandas as pd
 from pydantic import ValidationError
 
 from . import evidence
+from .dataset import TRAITS
 from .errors import UserError, first_few
 from .evidence import Maps
+from .judge_maps import judge_maps
+from .judge_scores import judge_scores, judge_statistics
 from .options import make
 from .recipe import Evaluate, Pixels
-from .schema import SCHEMA, Part, Record
+from .schema import SCHEMA, Part, Record, StatisticsPart
 
 OF_MAPS = ("maps.npz", "heatmaps.png")
 FILES = ("run.json", "scores.parquet", "roc.png", *OF_MAPS)
@@ -43,12 +46,12 @@ def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: Maps 
     """
     table.to_parquet(folder / "scores.parquet", index=False)
     scores = {"file": "scores.parquet", "sha256": file_sha256(folder / "scores.parquet")}
-    recipe = fields["recipe"]
-    judged = evidence.judge_scores(table, recipe["evaluate"]["resamples"])
+    resamples = resamples_of(fields["recipe"])
+    judged = {**judge_scores(table, resamples), "statistics": judge_statistics(table, resamples)}
     content = {"schema": SCHEMA, **fields, **judged, "localization": None, "scores": scores}
     if maps is not None:
         evidence.save_maps(maps, folder / "maps.npz")
-        localized = evidence.judge_maps(maps, list(judged["auc"]), recipe["pixels"], recipe["evaluate"]["resamples"])
+        localized = judge_maps(maps, list(judged["auc"]), fields["recipe"]["pixels"], resamples)
         content["localization"] = {**localized, "file": "maps.npz", "sha256": evidence.maps_sha256(maps)}
     content["checksum"] = checksum(content)
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -75,7 +78,10 @@ def read_scores(folder: Path, record: Record) -> pd.DataFrame:
         raise RecordError(f"{path} is missing: the record beside it cannot be checked without it")
     if file_sha256(path) != record.scores.sha256:
         raise RecordError(f"{path} is not the file that the record was made from: run again or restore it")
-    return pd.read_parquet(path)
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} cannot be read ({error}): run again or restore it") from error
 
 
 def read_maps(folder: Path, record: Record) -> Maps | None:
@@ -93,26 +99,59 @@ def read_maps(folder: Path, record: Record) -> Maps | None:
 
 
 class Evidence(NamedTuple):
-    """What a record's numbers follow from; no maps where nothing was localised."""
+    """What a record's numbers follow from, and those of them that early records do not hold.
+
+    Attributes:
+        table: the scores.
+        maps: the heatmaps; None where nothing was localised.
+        statistics: as in the record.
+    """
 
     table: pd.DataFrame
     maps: Maps | None
+    statistics: StatisticsPart
 
 
 def verify(folder: Path, record: Record) -> Evidence:
     """Compute every score and interval again; the evidence. Raises RecordError where the record says otherwise."""
     table = read_scores(folder, record)
-    _check_rows(folder, record, table)
-    resamples = make(Evaluate, record.recipe["evaluate"], "evaluate.").resamples
-    again = evidence.judge_scores(table, resamples)
-    _compare(folder, record.model_dump(include=set(again)), again)
+    check_rows(folder, record, table)
+    statistics = check_scores(folder, record, table)
     maps = read_maps(folder, record)
-    if maps is not None and record.localization is not None:
-        _check_maps(folder, record, table, maps)
-        pixels = make(Pixels, record.recipe["pixels"], "pixels.")
-        localized = evidence.judge_maps(maps, list(record.auc), vars(pixels), resamples)
-        _compare(folder, record.localization.model_dump(exclude={"file", "sha256"}), localized)
-    return Evidence(table, maps)
+    if maps is not None:
+        check_maps(folder, record, table, maps)
+    return Evidence(table, maps, statistics)
+
+
+def check_scores(folder: Path, record: Record, table: pd.DataFrame) -> StatisticsPart:
+    """Compute all that follows from the scores. Raises RecordError where the record says otherwise."""
+    resamples = resamples_of(record.recipe)
+    again = judge_scores(table, resamples)
+    _compare(folder, record.model_dump(include=set(again)), again)
+    statistics = judge_statistics(table, resamples)
+    if record.statistics is not None:
+        _compare(folder, {"statistics": record.statistics.model_dump()}, {"statistics": statistics})
+    return StatisticsPart.model_validate(statistics)
+
+
+def check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -> None:
+    """Compute the localisation from the heatmaps. Raises RecordError where the record says otherwise."""
+    _check_arrays(folder, record, table, maps)
+    pixels = make(Pixels, record.recipe["pixels"], "pixels.")
+    localized = judge_maps(maps, list(record.auc), vars(pixels), resamples_of(record.recipe))
+    _compare(folder, record.localization.model_dump(exclude={"file", "sha256"}), localized)
+
+
+def resamples_of(recipe: Mapping[str, Any] | None) -> int:
+    """How many draws of patients the intervals are from: the recipe's, or the default for scores from elsewhere."""
+    return Evaluate.resamples if recipe is None else make(Evaluate, recipe["evaluate"], "evaluate.").resamples
+
+
+def check_place(folder: Path, record: Record) -> None:
+    """Raises RecordError if a published record does not lie where its names say."""
+    named = (record.dataset.name, record.method.name, record.run_id)
+    if folder.parts[-3:] != named:
+        raise RecordError(f"{folder} holds the record of {'/'.join(named)}: move it to that folder")
 
 
 def find(results: Path) -> list[Path]:
@@ -152,7 +191,7 @@ def _compare(folder: Path, recorded: dict[str, Any], computed: dict[str, Any]) -
         raise RecordError(f"{folder / 'run.json'} does not follow from its evidence: {first_few(differing)}")
 
 
-def _check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -> None:
+def _check_arrays(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -> None:
     """The heatmaps are of test images and of the patients they claim, and the arrays fit together."""
     test = table[table["split"] == "test"].set_index("image_id")
     known = set(maps.image_id) <= set(test.index) and len(set(maps.image_id)) == len(maps.image_id)
@@ -166,14 +205,16 @@ def _check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -
         raise RecordError(f"{folder / 'maps.npz'} holds arrays that do not fit together: run again")
 
 
-def _check_rows(folder: Path, record: Record, table: pd.DataFrame) -> None:
+def check_rows(folder: Path, record: Record, table: pd.DataFrame) -> None:
     """The scored images are those that the record counts, each once, each with a number for every finding."""
     columns = ["image_id", "patient_id", "split", *(f"{kind} {f}" for kind in ("label", "score") for f in record.auc)]
-    if list(table.columns) != columns:
+    if [name for name in table.columns if name not in TRAITS] != columns:
         raise RecordError(f"{folder / 'scores.parquet'} does not have the columns of the record's findings: run again")
     if table["image_id"].duplicated().any() or not np.isfinite(table.filter(regex="^score ").to_numpy()).all():
         raise RecordError(f"{folder / 'scores.parquet'} has an image twice, or a score that is no number: run again")
-    for split in ("val", "test"):
+    for split in sorted(set(record.dataset.counts) - {"train"} | set(table["split"])):
+        if split not in record.dataset.counts:
+            raise RecordError(f"{folder / 'scores.parquet'} holds {split} images, the record counts none: run again")
         part, counts = table[table["split"] == split], record.dataset.counts[split]
         positives = {finding: int((part[f"label {finding}"] == 1).sum()) for finding in record.auc}
         found = (len(part), part["patient_id"].nunique(), positives)

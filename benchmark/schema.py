@@ -1,13 +1,16 @@
 """What `run.json` holds, version 1: plain numbers, null where there is no number, no key unknown."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA = 1
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+# What people read: one line, without the characters that begin HTML, a link, code or another cell in Markdown.
+TITLE = r"^[^\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069<>\[\]`|\\]+$"
+Title = Annotated[str, Field(pattern=TITLE, max_length=100)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 
@@ -30,13 +33,13 @@ class FindingAuc(Interval):
     positives: Count
 
 
-class MeanAuc(Interval):
+class MeanInterval(Interval):
     findings: Count  # over how many findings the mean was taken
 
 
 class MethodPart(Part):
     name: Name
-    title: str
+    title: Title
     paper: str
     reported: str | None  # key of the paper's own numbers in literature.csv
     built_in: bool  # whether it belongs to chxbench, whose commit or version then tells what ran
@@ -44,6 +47,7 @@ class MethodPart(Part):
     options: dict[str, Any]  # all of them
     changed: dict[str, Any]  # those the user set
     compared_with: list[Name]  # the methods over which a gain has to be shown
+    control: bool | None = None  # whether it is there to be beaten; null in early records, whose titles say so
 
 
 class LabelsPart(Part):
@@ -72,8 +76,8 @@ class DatasetPart(Part):
     options: dict[str, Any]
     labels: LabelsPart
     split: SplitPart
-    pixels_sha256: Sha256  # of the decoded and shrunk images, all of them in order
-    counts: dict[Literal["train", "val", "test"], Counts]
+    pixels_sha256: Sha256 | None  # of the decoded and shrunk images, all of them in order; null without images
+    counts: dict[Literal["train", "val", "test"], Counts]  # of scores from elsewhere: only what was scored
 
 
 class WeightsPart(Part):
@@ -100,14 +104,64 @@ class StagePart(Part):
 class EnvironmentPart(Part):
     versions: dict[str, str]
     hardware: dict[str, str | int | float]
-    precision: Literal["bfloat16", "float32"]
-    layout: str
+    precision: Literal["bfloat16", "float32"] | None
+    layout: str | None
     code: dict[str, str | bool | None]  # git commit, and whether the code was changed since
 
 
 class ScoresPart(Part):
     file: Literal["scores.parquet"]
     sha256: Sha256
+
+
+class SourcePart(Part):
+    """Where scores from elsewhere were read."""
+
+    file: str
+    sha256: Sha256
+    image_column: str
+    columns: str  # how the findings' columns are named: "prob_{finding}"
+    scale: Literal["probability", "logit"]
+
+
+class FindingStatistics(Part):
+    """What else the scores of one finding say; null where undefined."""
+
+    undefined: str | None  # why it has no AUC
+    prevalence: Number | None  # positives among the images whose label is known
+    average_precision: Interval
+    brier: Number | None
+    calibration_error: Number | None
+    threshold: Number | None  # log-odds, fixed on the validation split
+    sensitivity: Interval  # of the test split at that threshold
+    specificity: Interval
+
+
+class MeanStatistics(Part):
+    """Means over the findings that have the number; null where none has."""
+
+    average_precision: MeanInterval
+    brier: Number | None
+    calibration_error: Number | None
+    sensitivity: Number | None
+    specificity: Number | None
+
+
+class GroupPart(Part):
+    """The patients of one group."""
+
+    images: Count
+    patients: Count
+    mean_auc: MeanInterval
+
+
+class StatisticsPart(Part):
+    """What else follows from the scores of the test split (calibration.py, operating_point.py)."""
+
+    specificity: Number  # that the thresholds leave on the validation split, at least
+    mean: MeanStatistics
+    findings: dict[str, FindingStatistics]
+    subgroups: dict[Literal["sex", "age", "view"], dict[str, GroupPart]]  # those that the label file tells of
 
 
 class Rates(Part):
@@ -154,24 +208,40 @@ class LocalizationPart(Part):
 
 
 class Record(Part):
-    """One run, whole."""
+    """One run, whole; or scores from elsewhere, of whose training nothing is known."""
 
     schema_: Literal[1] = Field(alias="schema")
     run_id: Name
     created: str
     command: str
-    seed: int
+    seed: int | None
     selection: str  # the rule that picked the epoch, in words
     method: MethodPart
     dataset: DatasetPart
-    recipe: dict[str, Any]
-    weights: WeightsPart
+    recipe: dict[str, Any] | None
+    weights: WeightsPart | None
     stages: list[StagePart]
     auc: dict[str, FindingAuc]
-    mean_auc: MeanAuc
-    mean_auc_without_hernia: MeanAuc
+    mean_auc: MeanInterval
+    mean_auc_without_hernia: MeanInterval
+    statistics: StatisticsPart | None = None  # null in early records
     localization: LocalizationPart | None
     speed: dict[str, Any] | None
     scores: ScoresPart
+    source: SourcePart | None = None  # null where chxbench trained and scored
     environment: EnvironmentPart
     checksum: Sha256  # of all of the above
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        """A run says how it was trained; scores from elsewhere do not pretend to."""
+        trained = (self.seed, self.recipe, self.weights, self.stages or None)
+        trained += (self.dataset.pixels_sha256, self.environment.precision, self.environment.layout)
+        known = [part is not None for part in trained]
+        if self.source is None and not all(known):
+            raise ValueError("a run without seed, recipe, weights, stages, pixels, precision or layout")
+        if self.source is not None and (any(known) or self.localization):
+            raise ValueError("scores from elsewhere that claim to have been trained or localised here")
+        if not {"test"} <= self.dataset.counts.keys() or (self.source is None and len(self.dataset.counts) < 3):
+            raise ValueError("dataset.counts lacks a split")
+        return self

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .figures import Dot, dots_sha256
+from .figures import Dot, dots_sha256, draw_speed
 from .schema import Record
 from .speed_record import SetupPart, SpeedRecord
 from .tables import Row
@@ -46,6 +46,10 @@ class SpeedSection(NamedTuple):
         """The hash that an up-to-date figure carries."""
         return dots_sha256(self.dots, self.title)
 
+    def draw(self, path: Path) -> None:
+        """The figure."""
+        draw_speed(self.dots, self.title, path)
+
 
 def speed_sections(rows: Sequence[Row], key: Sequence[str], speeds: Iterable[SpeedRecord]) -> list[SpeedSection]:
     """The sections of a board, sorted by setup; none where nothing on it was measured.
@@ -78,7 +82,8 @@ def _belongs(speed: SpeedRecord, run: Record) -> bool:
     mine, its = speed.method, run.method
     same = (mine.name, mine.options, mine.built_in) == (its.name, its.options, its.built_in)
     same_source = mine.built_in or mine.source_sha256 == its.source_sha256
-    return same and same_source and speed.setup.crop == run.recipe["pixels"]["crop"]
+    trained = run.recipe is not None
+    return trained and same and same_source and speed.setup.crop == run.recipe["pixels"]["crop"]
 
 
 def _figure_place(rows: Sequence[Row], key: Sequence[str], setup: SetupPart) -> str:

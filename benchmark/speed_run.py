@@ -20,10 +20,11 @@ from .memory import Peak
 from .method import Method
 from .options import describe
 from .pixels import prepare
-from .plan import Source, make_method, make_source, read_index
+from .plan import make_method
 from .progress import say
 from .recipe import Recipe
 from .registry import METHODS, Entry
+from .source import Source, make_source, read_index
 from .speed import Subject, Throughput
 from .speed_record import SpeedRecord
 from .train import Material

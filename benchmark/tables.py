@@ -7,36 +7,26 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from tabulate import tabulate
 
-from .metrics import mean_auc_draws
+from .literature import Reported, reported
 from .schema import Interval, Record
 from .text import code, escape, plain
+from .verified import Verified
 
 NOTHING = "–"
 
 
 class Run(NamedTuple):
-    """A verified record.
-
-    Attributes:
-        record: the record.
-        place: its folder, relative to the leaderboard.
-        members: the digest of the images and labels it was scored on.
-        boxes: the digest of the boxes it was localised against; None without.
-        table: its scores.
-    """
+    """A record, its folder relative to the leaderboard, and what was found to follow from its evidence."""
 
     record: Record
     place: str
-    members: str
-    boxes: str | None
-    table: pd.DataFrame
+    verified: Verified
 
 
 class Row(NamedTuple):
-    """A method with its options, and its runs with different seeds."""
+    """A method with its options, and its runs with different seeds; or scores from elsewhere."""
 
     label: str
     runs: list[Run]
@@ -44,6 +34,23 @@ class Row(NamedTuple):
     @property
     def first(self) -> Record:
         return self.runs[0].record
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is there to be compared with, not to win; early records say so in their titles alone."""
+        method = self.first.method
+        return "control" in method.title.split() if method.control is None else method.control
+
+    @property
+    def reported(self) -> Reported | None:
+        """What its paper reports on this dataset; with options of the user's it is not the paper's method."""
+        method = self.first.method
+        return None if method.changed else reported(method.reported, self.first.dataset.name)
+
+    def repeats(self, of: Reported) -> bool:
+        """Whether it was measured as that was: on the same test images with the same labels."""
+        found = self.runs[0].verified.origin
+        return found.test == of.split and self.first.dataset.labels.version.startswith(of.labels)
 
     @property
     def name(self) -> str:
@@ -71,40 +78,6 @@ class Row(NamedTuple):
         return float(np.mean([sum(s.examples * s.epochs for s in run.record.stages) for run in self.runs]))
 
 
-class Step(NamedTuple):
-    """A row against another one that it claims to better: the paired difference of their mean AUCs."""
-
-    upper: Row
-    lower: Row
-    by_seed: list[float]
-    low: float
-    high: float
-
-    @property
-    def difference(self) -> float:
-        """The mean over the seeds that both have."""
-        return float(np.mean(self.by_seed))
-
-    @property
-    def work(self) -> float:
-        """How many times the other's training images the upper row had."""
-        return self.upper.images() / self.lower.images()
-
-    @property
-    def effort(self) -> str:
-        """The same in words; 5 % more or less are equal."""
-        if abs(self.work - 1) <= 0.05:
-            return "at equal training"
-        return "with more training images" if self.work > 1 else "with fewer training images"
-
-    @property
-    def outcome(self) -> str:
-        """What the interval says."""
-        if self.low > 0:
-            return "a gain"
-        return "a loss" if self.high < 0 else "no difference that its interval shows"
-
-
 def make_rows(runs: Iterable[Run]) -> list[Row]:
     """Runs of the same method, options and plugin source in one row; the best mean AUC first."""
     rows = defaultdict(list)
@@ -112,63 +85,42 @@ def make_rows(runs: Iterable[Run]) -> list[Row]:
         method = run.record.method
         source = "" if method.built_in else method.source_sha256
         rows[method.name, json.dumps(method.options, sort_keys=True), source].append(run)
-    made = [Row(_label(group[0].record), sorted(group, key=lambda run: run.record.seed)) for group in rows.values()]
+    made = [Row(_label(group[0].record), sorted(group, key=_seed)) for group in rows.values()]
     return sorted(made, key=lambda row: (-np.nan_to_num(row.mean("mean_auc"), nan=-1), row.label))
 
 
 def ranking(rows: list[Row]) -> str:
-    """Mean AUC of each row with its interval, seeds, and how much it trained."""
+    """Mean AUC of each row with its interval, seeds, how much it trained, and what its paper reports."""
+    ranks = iter(range(1, len(rows) + 1))
     table = []
-    for number, row in enumerate(rows, start=1):
-        values = row.values("mean_auc")
-        seeds = f"{len(values)}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else "")
-        means = [_with_interval(row, "mean_auc"), _with_interval(row, "mean_auc_without_hernia")]
-        table.append([number, row.label, *means, row.first.mean_auc.findings, seeds, f"{row.images():,.0f}"])
-    headers = ["#", "Method", "Mean AUC", "without Hernia", "Findings", "Seeds", "Images trained on"]
-    return make_table(headers, table, "rlllrlr")
+    for row in rows:
+        rank = "control" if row.is_control else next(ranks)
+        means = [with_interval(row, "mean_auc"), with_interval(row, "mean_auc_without_hernia")]
+        table.append([rank, row.label, *means, row.first.mean_auc.findings])
+    headers, align = ["#", "Method", "Mean AUC", "without Hernia", "Findings"], "rlllr"
+    if any(row.first.stages for row in rows):
+        headers, align = [*headers, "Seeds", "Images trained on"], align + "lr"
+        table = [[*cells, seeds(row), f"{row.images():,.0f}"] for cells, row in zip(table, rows, strict=True)]
+    if any(row.reported for row in rows):
+        headers, align = [*headers, "Reported", "by, on", "Measured − reported"], align + "rlr"
+        table = [[*cells, *_reported_cells(row)] for cells, row in zip(table, rows, strict=True)]
+    return make_table(headers, table, align)
 
 
-def make_steps(rows: list[Row]) -> list[Step]:
-    """Every row against the rows of the methods that it names, options being equal where both have them."""
-    steps = []
-    for upper in rows:
-        for name in upper.first.method.compared_with:
-            for lower in rows:
-                if lower.first.method.name == name and _alike(upper.first, lower.first):
-                    steps += _step(upper, lower)
-    return steps
+def seeds(row: Row) -> str:
+    """How many, and from the lowest to the highest mean AUC."""
+    values = row.values("mean_auc")
+    return f"{len(values)}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else "")
 
 
-def ladder(steps: list[Step]) -> str:
-    """The paired differences."""
-    table = [
-        [
-            step.upper.label,
-            step.lower.label,
-            f"{step.difference:+.3f} [{step.low:+.3f}, {step.high:+.3f}]",
-            ", ".join(f"{value:+.3f}" for value in step.by_seed),
-            f"{step.work:.2f}",
-        ]
-        for step in steps
-    ]
-    headers = ["Method", "Against", "Difference in mean AUC", "Seed by seed", "Training images, times the other's"]
-    return make_table(headers, table, "llllr")
-
-
-def in_words(steps: list[Step], caveat: str) -> str:
-    """What the differences show, and what not, in one sentence."""
-    told = []
-    for effort in ("at equal training", "with more training images", "with fewer training images"):
-        for outcome in ("a gain", "no difference that its interval shows", "a loss"):
-            found = [step for step in steps if (step.effort, step.outcome) == (effort, outcome)]
-            more = ", which may be all of it" if outcome == "a gain" and "more" in effort else ""
-            if found:
-                told.append(f"{_pairs(found)} {'is' if len(found) == 1 else 'are each'} {outcome} {effort}{more}")
-    few = "a difference from one seed may be the luck of its initial weights"
-    if min(len(step.by_seed) for step in steps) > 1:
-        few = ""
-    ends = [text for text in (few, escape(caveat)) if text]
-    return "**In one sentence:** " + "; ".join(told) + (f"; but {', and '.join(ends)}" if ends else "") + "."
+def _reported_cells(row: Row) -> list[str]:
+    """The reported mean, its source with split and labels, and the difference where the protocol is the same."""
+    found = row.reported
+    if found is None:
+        return [NOTHING] * 3
+    source = escape(f"{found.source}; {found.split} split, {found.labels} labels")
+    difference = f"{row.mean('mean_auc') - found.mean_auc:+.3f}" if row.repeats(found) else NOTHING
+    return [f"{found.mean_auc:.4f}", source, difference]
 
 
 def by_finding(rows: list[Row], first: Record) -> str:
@@ -188,17 +140,26 @@ def run_table(rows: list[Row]) -> str:
     for row in rows:
         for run in row.runs:
             record, place = run.record, run.place
-            hardware = record.environment.hardware
-            where = f"{hardware.get('device')} ({hardware.get('cores')} cores), {record.environment.precision}"
-            if hardware.get("processes", 1) != 1:
-                where += f", {hardware['processes']} processes, BatchNorm {hardware.get('batch_norm')}"
-            links = f"[record]({place}/run.json), [ROC]({place}/roc.png)"
+            links = f"[record]({place}/run.json), [ROC]({place}/roc.png), [reliability]({place}/reliability.png)"
             links += f", [heatmaps]({place}/heatmaps.png)" if record.localization else ""
-            table.append([row.label, record.seed, _stages(record), escape(where), _code_state(record), links])
-    made = make_table(["Method", "Seed", "Stages", "Trained on", "Code", "Files"], table, "lrllll")
+            table.append([row.label, *_made(record), _code_state(record), links])
+    trained = rows[0].first.source is None
+    headers = ["Method", *(["Seed", "Stages", "Trained on"] if trained else ["Scores"]), "Code", "Files"]
+    made = make_table(headers, table, "lrllll" if trained else "llll")
     commands = "\n".join(plain(run.record.command) for row in rows for run in row.runs)
     fence = "`" * (3 + max((len(ticks) for ticks in re.findall("`+", commands)), default=0))
     return f"{made}\n\nTo run them again:\n\n{fence}console\n{commands}\n{fence}"
+
+
+def _made(record: Record) -> list[object]:
+    """How the scores came to be: seed, stages and hardware, or the file they were read from."""
+    if record.source is not None:
+        return [f"{code(record.source.file)}, SHA-256 {code(record.source.sha256[:12])}, as {record.source.scale}"]
+    hardware = record.environment.hardware
+    where = f"{hardware.get('device')} ({hardware.get('cores')} cores), {record.environment.precision}"
+    if hardware.get("processes", 1) != 1:
+        where += f", {hardware['processes']} processes, BatchNorm {hardware.get('batch_norm')}"
+    return [record.seed, _stages(record), escape(where)]
 
 
 def make_table(headers: Sequence[str], rows: Sequence[Sequence[object]], align: str) -> str:
@@ -214,6 +175,10 @@ def best_in_bold(values: Sequence[float], digits: int = 3) -> list[str]:
     return [f"**{text}**" if text == best and len(texts) > 1 else text for text in texts]
 
 
+def _seed(run: Run) -> int:
+    return run.record.seed or 0
+
+
 def _label(record: Record) -> str:
     told = _details(record)
     return escape(record.method.title) + (f" ({code(told)})" if told else "")
@@ -222,38 +187,9 @@ def _label(record: Record) -> str:
 def _details(record: Record) -> str:
     """What tells a row from others of its method: the options that the user set, the plugin's source."""
     changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
-    plugin = "" if record.method.built_in else f"plugin {record.method.source_sha256[:7]}"
+    origin = "plugin" if record.source is None else "scores"
+    plugin = "" if record.method.built_in else f"{origin} {record.method.source_sha256[:7]}"
     return ", ".join(part for part in (changed, plugin) if part)
-
-
-def _alike(one: Record, other: Record) -> bool:
-    mine, others = one.method.options, other.method.options
-    return all(mine[key] == others[key] for key in mine.keys() & others.keys())
-
-
-def _step(upper: Row, lower: Row) -> list[Step]:
-    """The difference over the seeds that both have; nothing where they have none in common."""
-    seeds = sorted({run.record.seed for run in upper.runs} & {run.record.seed for run in lower.runs})
-    if not seeds:
-        return []
-    upper, lower = (Row(row.label, [run for run in row.runs if run.record.seed in seeds]) for row in (upper, lower))
-    drawn = np.mean([_draws(run) for run in upper.runs], axis=0) - np.mean([_draws(run) for run in lower.runs], axis=0)
-    if np.isnan(drawn).all():
-        return []
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return [Step(upper, lower, (upper.values("mean_auc") - lower.values("mean_auc")).tolist(), low, high)]
-
-
-def _draws(run: Run) -> np.ndarray:
-    test = run.table[run.table["split"] == "test"].sort_values("image_id")
-    findings = list(run.record.auc)
-    scores, labels = (test[[f"{kind} {f}" for f in findings]].to_numpy(float) for kind in ("score", "label"))
-    resamples = run.record.recipe["evaluate"]["resamples"]
-    return mean_auc_draws(scores, labels, test["patient_id"].to_numpy(), resamples)
-
-
-def _pairs(steps: list[Step]) -> str:
-    return ", ".join(f"{step.upper.label} over {step.lower.label} ({step.difference:+.3f})" for step in steps)
 
 
 def _stages(record: Record) -> str:
@@ -270,7 +206,7 @@ def _stages(record: Record) -> str:
 
 
 def _code_state(record: Record) -> str:
-    if not record.method.built_in:
+    if not record.method.built_in and record.source is None:
         return f"plugin {code(record.method.source_sha256[:10])}"
     commit, dirty = record.environment.code.get("commit"), record.environment.code.get("dirty")
     if not commit:
@@ -282,7 +218,8 @@ def _interval(record: Record, name: str) -> Interval:
     return record.auc[name] if name in record.auc else getattr(record, name)
 
 
-def _with_interval(row: Row, name: str) -> str:
+def with_interval(row: Row, name: str) -> str:
+    """A mean over the seeds with the means of their interval's ends."""
     if np.isnan(row.mean(name)):
         return NOTHING
     low, high = row.bounds(name)

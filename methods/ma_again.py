@@ -27,6 +27,7 @@ class TrainAgain(MultiAttention):
     title: ClassVar[str] = "MA control: A again"
     paper: ClassVar[str] = "control of equal budget for Ma et al., ICASSP 2019"
     reported: ClassVar[str | None] = None
+    control: ClassVar[bool] = True
     compared_with: ClassVar[tuple[str, ...]] = ("sam",)
 
     budget: Literal["equal", "plain"] = "equal"

@@ -27,6 +27,7 @@ class RandomPositives(MultiAttention):
     title: ClassVar[str] = "MA control: random positives"
     paper: ClassVar[str] = "control of equal budget for Ma et al., ICASSP 2019"
     reported: ClassVar[str | None] = None
+    control: ClassVar[bool] = True
     compared_with: ClassVar[tuple[str, ...]] = ("ma_again",)
 
     def stages(self) -> Sequence[Stage]:
