@@ -31,12 +31,27 @@ class Predictions(NamedTuple):
     Attributes:
         rows: row numbers of the scored images in the index, int64 (n,), each once, in the order of the file.
         scores: log-odds, float64 (n, C), finite, in the order of the index's findings.
-        notes: what was decided on the way, one sentence each.
+        image_column: the name of the column that names the images.
+        columns: what the columns of the findings are called, as in `prob_{finding}`.
+        scale: what the scores were in the file.
+        why: how the scale is known.
     """
 
     rows: np.ndarray
     scores: np.ndarray
-    notes: tuple[str, ...]
+    image_column: str
+    columns: str
+    scale: Literal["probability", "logit"]
+    why: str
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided on the way, for the user."""
+        return (
+            f"images: column {self.image_column or '(without a name)'!r}, {len(self.rows):,} images",
+            f"scores: columns {self.columns!r}",
+            f"scale: {self.scale} ({self.why})",
+        )
 
 
 def read_predictions(path: Path, known: Index, scale: Scale = "auto", columns: str | None = None) -> Predictions:
@@ -58,13 +73,9 @@ def read_predictions(path: Path, known: Index, scale: Scale = "auto", columns: s
         raise DataError(f"{path}: {error}") from error
     image, rows = _find_images(sheet, known, [k for k in range(len(sheet.names)) if k not in found.numbers])
     values = _numbers(sheet, found.numbers)
-    kind, reason = _find_scale(sheet, found.numbers, values, scale)
-    notes = (
-        f"images: column {sheet.names[image] or '(without a name)'!r}, {len(rows):,} images",
-        f"scores: columns {found.pattern!r}",
-        f"scale: {kind} ({reason})",
-    )
-    return Predictions(rows, log_odds(values) if kind == "probability" else values, notes)
+    kind, why = _find_scale(sheet, found.numbers, values, scale)
+    scores = log_odds(values) if kind == "probability" else values
+    return Predictions(rows, scores, sheet.names[image], found.pattern, kind, why)
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
