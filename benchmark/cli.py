@@ -366,5 +366,28 @@ def leaderboard(results: Path, check: bool) -> None:
         say(f"wrote {path}")
 
 
+@main.command()
+@click.argument("run", type=FOLDER, metavar="RUN")
+@click.option("--data-dir", type=FOLDER, metavar="DIR", help="The dataset's files: labels and split are compared.")
+@plugin_option
+def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
+    """Compute everything in a record again that can be, and say what holds; exit with 2 where something does not.
+
+    RUN is a folder that holds run.json, in results/ or runs/.
+
+    \b
+    Examples:
+      chxbench verify results/phantom/ma/quick-seed0-b3a573c617
+      chxbench verify results/chestxray14/ma/quick-seed0-b928b1f775 --data-dir ~/nih
+    """
+    from .report import report_verdict
+    from .verify import verify_run
+
+    verdict = verify_run(run, data_dir, plugins)
+    report_verdict(verdict)
+    if verdict.failed:
+        raise UserError(f"{len(verdict.failed)} of {len(verdict.checks)} checks fail: {verdict.failed[0].what}")
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,12 +1,12 @@
-"""AUC and intervals against scikit-learn, hand-computed cases, and the properties that any AUC has."""
+"""AUC, average precision and intervals against scikit-learn, hand-computed cases, and the properties that any has."""
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from chxbench.benchmark import metrics
+from chxbench.benchmark import metrics, resampling
 
 labelled_scores = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60)
 
@@ -45,9 +45,78 @@ def test_auc_sees_only_the_order_and_turns_with_the_labels(pairs):
         assert metrics.auc(-scores, labels) == pytest.approx(1 - value, abs=1e-12)
 
 
-def test_unknown_labels_count_nowhere():
+@pytest.mark.parametrize("measure", [metrics.auc, metrics.average_precision])
+def test_unknown_labels_count_nowhere(measure):
     scores, labels = np.array([5.0, 1.0, 2.0, 9.0]), np.array([1.0, 0.0, 1.0, np.nan])
-    assert metrics.auc(scores, labels) == metrics.auc(scores[:3], labels[:3])
+    assert measure(scores, labels) == measure(scores[:3], labels[:3])
+
+
+@given(labelled_scores)
+def test_every_image_twice_is_the_same(pairs):
+    scores, labels = arrays(pairs * 2)
+    assert metrics.auc(scores, labels) == metrics.auc(*arrays(pairs))
+    assert metrics.average_precision(scores, labels) == pytest.approx(metrics.average_precision(*arrays(pairs)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("digits", [0, 1, 8])
+def test_average_precision_equals_scikit_learn_with_ties(seed, digits):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(500) < 0.1).astype(float)
+    scores = (rng.standard_normal(500) + labels).round(digits)
+    wanted = average_precision_score(labels, scores)
+    assert metrics.average_precision(scores, labels) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_average_precision_of_a_case_counted_by_hand():
+    # Positives at 3 (alone: 1 of 1) and at 2 (with a tied negative: 2 of 3).
+    scores, labels = np.array([3.0, 2.0, 1.0, 2.0]), np.array([1.0, 1.0, 0.0, 0.0])
+    assert metrics.average_precision(scores, labels) == pytest.approx((1 + 2 / 3) / 2)
+
+
+@given(labelled_scores)
+def test_average_precision_sees_only_the_order_and_is_undefined_with_the_auc(pairs):
+    scores, labels = arrays(pairs)
+    value = metrics.average_precision(scores, labels)
+    assert metrics.average_precision(np.exp(scores), labels) == value
+    assert (value is None) == (metrics.auc(scores, labels) is None)
+    assert value is None or value == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ([], "no image"),
+        ([np.nan, np.nan], "no known label"),
+        ([0, np.nan, 0], "no positive image"),
+        ([1, 1, np.nan], "no negative image"),
+        ([0, 1, np.nan], None),
+    ],
+)
+def test_the_reason_is_told_exactly_where_there_is_no_number(labels, reason):
+    labels = np.array(labels, float)
+    assert metrics.why_undefined(labels) == reason
+    for measure in (metrics.auc, metrics.average_precision):
+        assert (measure(np.arange(len(labels)), labels) is None) == (reason is not None)
+
+
+def test_no_image_is_no_number():
+    nothing = np.zeros((0, 2))
+    for judge in (metrics.evaluate, metrics.evaluate_precision):
+        judged = judge(nothing, nothing, [], 20)
+        assert judged.each == [metrics.Interval(None, None, None)] * 2 and judged.positives == [0, 0]
+
+
+def test_one_patient_is_the_same_in_every_draw():
+    scores, labels = np.array([[3.0], [2.0], [1.0]]), np.array([[1.0], [0.0], [1.0]])
+    assert metrics.evaluate(scores, labels, ["a"] * 3, 20).each == [metrics.Interval(0.5, 0.5, 0.5)]
+
+
+def test_no_interval_where_no_draw_is_defined():
+    """With the seed 0 the one draw takes one of the two patients twice."""
+    assert metrics.evaluate(np.array([[1.0], [0.0]]), np.array([[1.0], [0.0]]), ["a", "b"], 1, seed=0).each == [
+        metrics.Interval(1.0, None, None)
+    ]
 
 
 def test_mean_leaves_undefined_findings_out_and_says_over_how_many():
@@ -76,20 +145,26 @@ def test_second_mean_leaves_one_finding_out():
     )
 
 
-def test_intervals_resample_patients_whole():
+@pytest.mark.parametrize(
+    ("evaluate", "reference"),
+    [(metrics.evaluate, roc_auc_score), (metrics.evaluate_precision, average_precision_score)],
+    ids=["auc", "precision"],
+)
+def test_intervals_resample_patients_whole(evaluate, reference):
     """Against a plain loop: draw patients, take all their images, ask scikit-learn."""
     rng = np.random.default_rng(1)
     patients = rng.integers(0, 30, 120)
     labels = (rng.random((120, 1)) < 0.4).astype(float)
     scores = rng.standard_normal((120, 1)) + labels
-    interval = metrics.evaluate(scores, labels, patients, 300, seed=5).auc[0]
+    interval = evaluate(scores, labels, patients, 300, seed=5).each[0]
 
     draws, generator = [], np.random.default_rng(5)
     names = np.unique(patients)
     for _ in range(300):
         drawn = names[generator.integers(0, len(names), len(names))]
         rows = np.concatenate([np.flatnonzero(patients == patient) for patient in drawn])
-        draws.append(roc_auc_score(labels[rows, 0], scores[rows, 0]))
+        draws.append(reference(labels[rows, 0], scores[rows, 0]))
+    assert interval.value == pytest.approx(reference(labels[:, 0], scores[:, 0]), abs=1e-12)
     assert [interval.low, interval.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-12)
 
 
@@ -119,6 +194,20 @@ def test_every_draw_is_the_auc_of_images_weighted_by_their_patients(images):
     np.testing.assert_array_equal(metrics.mean_auc_draws(scores[:, None], labels[:, None], patients, 20, 3), wanted)
 
 
+@given(rated_images)
+def test_every_draw_is_the_average_precision_of_images_counted_as_often(images):
+    scores, labels, patients = (np.array(part, float) for part in zip(*images, strict=True))
+    found = metrics.draws(scores[:, None], labels[:, None], patients, 10, 3, metrics.measure_precision)[:, 0]
+    names, generator = np.unique(patients), np.random.default_rng(3)
+    for value in found:
+        chosen = names[generator.integers(0, len(names), len(names))]
+        rows = np.concatenate([np.flatnonzero((patients == patient) & ~np.isnan(labels)) for patient in chosen])
+        if metrics.why_undefined(labels[rows]):
+            assert np.isnan(value)
+        else:
+            assert value == pytest.approx(average_precision_score(labels[rows], scores[rows]), abs=1e-12)
+
+
 def test_intervals_widen_when_images_of_a_patient_are_alike():
     rng = np.random.default_rng(2)
     labels = np.repeat((rng.random((60, 1)) < 0.5).astype(float), 8, axis=0)
@@ -135,12 +224,12 @@ def test_draws_do_not_depend_on_how_many_are_held_at_a_time(seed):
     labels, scores = (rng.random((40, 2)) < 0.5).astype(float), rng.standard_normal((40, 2))
     patients = rng.integers(0, 12, 40)
     whole = metrics.evaluate(scores, labels, patients, 100)
-    held = metrics.CHUNK
+    held = resampling.CHUNK
     try:
-        metrics.CHUNK = 40 * 7
+        resampling.CHUNK = 40 * 7
         assert metrics.evaluate(scores, labels, patients, 100) == whole
     finally:
-        metrics.CHUNK = held
+        resampling.CHUNK = held
 
 
 def test_roc_equals_scikit_learn():
