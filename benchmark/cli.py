@@ -10,7 +10,10 @@ from .. import __version__
 from .errors import UserError
 
 FOLDER = click.Path(path_type=Path)
-KEPT = {"speed": "what was measured is published and on the leaderboard"}  # after an interrupt
+KEPT = {  # after an interrupt
+    "speed": "what was measured is published and on the leaderboard",
+    "score": "the same command publishes the record whole, or finds it",
+}
 
 
 class _Refusal(click.ClickException):
@@ -274,6 +277,55 @@ def predict(options: tuple[str, ...], **asked) -> None:
 
     question = Question(options=parse_pairs(options, "--option"), **asked)
     report_answers(predict_images(question), question.out)
+
+
+@main.command()
+@click.argument("predictions", type=FOLDER, metavar="PREDICTIONS")
+@click.option("--name", required=True, metavar="NAME", help="Of the method: a folder's name, and the row's.")
+@click.option("--title", metavar="TEXT", help="The row's label on the leaderboard.  [default: the name]")
+@click.option("--dataset", default="chestxray14", show_default=True, metavar="NAME", help="See `chxbench list`.")
+@click.option("--data-dir", type=FOLDER, metavar="DIR", help="Where the dataset's labels and lists lie; no images.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="dataset.KEY=VALUE",
+    help="Change a dataset's option (dataset.labels=mine.csv). Repeatable.",
+)
+@click.option(
+    "--split", metavar="NAME", help="Take all images of the file as a test split of this name, on a board of its own."
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["auto", "probability", "logit"]),
+    default="auto",
+    show_default=True,
+    help="What the scores are.",
+)
+@click.option("--columns", metavar="PATTERN", help="What the score columns are called, such as 'prob_{finding}'.")
+@results_option
+@plugin_option
+def score(settings: tuple[str, ...], **asked) -> None:
+    """Judge scores that were computed elsewhere, publish their record, regenerate the leaderboard.
+
+    PREDICTIONS is a CSV or parquet file: one row an image; one column with the images' names (folders and extension do
+    not matter); one column a finding, all named alike, in any order (prob_Atelectasis, Pleural Thickening_score). All
+    test images of the dataset must be there. Others are left out, but for the validation images: where all are there,
+    they fix the thresholds.
+
+    \b
+    Examples:
+      chxbench score predictions.csv --name densenet121 --data-dir ~/nih
+      chxbench score scores.parquet --name ours --title "Ours, 5 models" --columns 'prob_{finding}' --data-dir ~/nih
+      chxbench score random_split.csv --name ours --split "our random split" --data-dir ~/nih
+    """
+    from .options import parse_pairs
+    from .report import report_run
+    from .score import score as score_order
+    from .submission import ScoreOrder
+
+    order = ScoreOrder(settings=parse_pairs(settings, "--set"), **asked)
+    score_order(order, tell=lambda record, place: report_run(record, place, order.results))
 
 
 @main.command(name="list")

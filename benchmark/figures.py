@@ -41,12 +41,18 @@ def draw_roc(record: Record, table: pd.DataFrame, path: Path) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     counts = record.dataset.counts["test"]
     about = f"{record.dataset.title}: {counts.images:,} test images of {counts.patients:,} patients"
-    title = f"{plain(record.method.title)}, recipe {plain(record.recipe['name'])}, seed {record.seed}\n{plain(about)}"
-    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.set_title(f"{plain(_told(record))}\n{plain(about)}", fontsize=10, parse_math=False)
     axes.grid(color="0.9", linewidth=0.6)
     mean = "undefined" if record.mean_auc.value is None else f"{record.mean_auc.value:.3f}"
     figure.legend(loc="outside right upper", title=f"AUC (mean {mean})", fontsize=9, frameon=False)
     figure.savefig(path, bbox_inches="tight", metadata={KEY: record.scores.sha256, "Software": None})
+
+
+def _told(record: Record) -> str:
+    """Whose scores they are."""
+    if record.recipe is None:
+        return f"{record.method.title}, scores from elsewhere"
+    return f"{record.method.title}, recipe {record.recipe['name']}, seed {record.seed}"
 
 
 class Dot(NamedTuple):

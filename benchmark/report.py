@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def report_run(record: Record, place: Path, results: Path) -> None:
-    """The per-finding table of a run, its means, and where everything lies."""
+    """The per-finding table of a run or of scores from elsewhere, its means, and where everything lies."""
     console = Console(highlight=False)
     split = record.dataset.counts["test"]
     tested = f"{split.images:,} test images of {split.patients:,} patients"
@@ -47,6 +47,8 @@ def report_run(record: Record, place: Path, results: Path) -> None:
     places["leaderboard"] = leaderboard_path(results)
     for name, path in places.items():
         console.print(f"{name:<12} {path}", markup=False, soft_wrap=True)
+    if record.source is not None:  # whoever computed the scores has the network
+        return
     ask = f"chxbench predict IMAGE --run {leaderboard_path(results).with_name('runs') / record.run_id}"
     console.print(f"to ask it    {ask}", markup=False, soft_wrap=True)
 
