@@ -11,9 +11,10 @@ import numpy as np
 from filelock import FileLock
 
 from . import record as records
+from .board_figures import draw_run
 from .errors import UserError
 from .evidence import score_table
-from .figures import draw_roc, drawn_from
+from .figure_style import drawn_from
 from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
 from .progress import say
 from .record import RecordError
@@ -85,5 +86,5 @@ def _publish(submission: Submission) -> tuple[Record, str]:
     with TemporaryDirectory() as folder:
         work = Path(folder)
         record = records.write(work, submission.describe(), table, None)
-        draw_roc(record, table, work / "roc.png")
+        draw_run(record, table, work)
         return record, records.publish(work, record, submission.order.results)[1]

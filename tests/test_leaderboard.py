@@ -214,7 +214,7 @@ def test_publishing_replaces_whole_folders(tmp_path):
     (place / "roc.png").write_bytes(b"")
     again, replaced_again = records.publish(folder, record, tmp_path / "results")
     assert (replaced, replaced_again, place) == ("published in", "replaced the record in", again)
-    assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
+    assert sorted(path.name for path in place.iterdir()) == ["reliability.png", "roc.png", "run.json", "scores.parquet"]
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]
 
 
