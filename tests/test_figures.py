@@ -89,15 +89,17 @@ def test_fourteen_lines_differ():
 
 def test_roc_curves_carry_the_hash_of_the_scores_and_show_every_defined_finding(tmp_path):
     table = score_table(1, without=["Hernia"])
-    folder, record = publish(tmp_path / "results", table, "a0", EVIL)
+    folder, record = publish(tmp_path / "results", table, "a0", "ROC")
+    evil = record.model_copy(update={"dataset": record.dataset.model_copy(update={"title": EVIL})})
+    draw_roc(evil, table, folder / "roc.png")
     assert drawn_from(folder / "roc.png") == record.scores.sha256
     seen = colours(folder / "roc.png")
     assert all(seen[rgb(colour)] > 500 for colour in COLOURS)
     nothing = table.assign(**{f"label {finding}": 0.0 for finding in record.auc})
     folder, record = publish(tmp_path / "results", nothing, "a1", "Nothing", name="ma")
     assert record.mean_auc.value is None
-    assert colours(folder / "roc.png").get(rgb(COLOURS[0]), 0) == 0
     draw_roc(record, nothing, folder / "roc.png")
+    assert colours(folder / "roc.png").get(rgb(COLOURS[0]), 0) == 0
     assert drawn_from(folder / "roc.png") == record.scores.sha256
 
 

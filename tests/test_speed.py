@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from test_cli import invoke
-from test_leaderboard import edit, publish, recheck, score_table
+from made_records import edit, publish, recheck, score_table
 from torch import nn
 
 from chxbench import METHODS, Method, Output, UserError
