@@ -35,8 +35,7 @@ def _show(console: Console, board: Board) -> None:
         "Ranked by the mean test AUC over the findings; brackets hold 95 % intervals from resampled patients. "
         f"Weights are those of {plain(first.selection)}."
     )
-    ranking = _ranking(board.rows)
-    console.print(ranking, width=max(console.width, console.measure(ranking).minimum), crop=False)
+    console.print(_ranking(board.rows), crop=False)
     if added := _what_steps_add(board.rows):
         console.print(added)
     console.print()

@@ -50,6 +50,12 @@ def test_numbers_are_whole_however_narrow_the_screen(results, capsys, monkeypatc
     assert [number for number in numbers(results) if number not in text] == []
 
 
+def test_a_long_name_is_folded_and_not_cut(results, capsys, monkeypatch):
+    narrow, wide = (shown(results, capsys, monkeypatch, columns) for columns in (80, 400))
+    assert narrow.count("w") == wide.count("w") > 200
+    assert "…" not in narrow
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 def test_no_line_is_longer_than_the_screen(results, capsys, monkeypatch, columns):
     lines = shown(results, capsys, monkeypatch, columns).splitlines()
