@@ -1,7 +1,5 @@
 """The figures of a board: mean AUC of each method with its interval, and mean AUC against speed."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -118,7 +116,7 @@ class Dot(NamedTuple):
 
 def dots_sha256(dots: Sequence[Dot], title: str) -> str:
     """The hash of all that `draw_speed` shows."""
-    return hashlib.sha256(json.dumps([title, *dots]).encode()).hexdigest()
+    return sha256([title, *dots])
 
 
 @styled
