@@ -174,7 +174,16 @@ def test_a_figure_of_other_scores_is_told(results):
 
 def test_texts_from_a_record_are_only_text(results):
     evil = "<script>x</script> | [a](b) ![c](d) `e` \x1b[31m\u202e**f**"
-    publish(results, score_table(1), "e0", "Evil", options={"pool": evil}, changed={"pool": evil}, version=evil, split="1" * 64)
+    publish(
+        results,
+        score_table(1),
+        "e0",
+        "Evil",
+        options={"pool": evil},
+        changed={"pool": evil},
+        version=evil,
+        split="1" * 64,
+    )
     text = text_of(results)
     assert "<script>" not in text.replace("`pool=<script>", "")  # in code nothing is markup
     assert "\x1b" not in text
