@@ -347,19 +347,26 @@ def list_(plugins: tuple[Path, ...]) -> None:
 @main.command()
 @results_option
 @click.option("--check", is_flag=True, help="Change nothing; exit with 2 if a record or the leaderboard does not fit.")
-def leaderboard(results: Path, check: bool) -> None:
+@click.option("--show", is_flag=True, help="Change nothing; print the rankings.")
+def leaderboard(results: Path, check: bool, show: bool) -> None:
     """Regenerate leaderboard.md from the records: every number is computed again from its scores.
 
     \b
     Examples:
       chxbench leaderboard
       chxbench leaderboard --check
+      chxbench leaderboard --show
     """
-    from .leaderboard import check_leaderboard, leaderboard_path, write_leaderboard
+    from .leaderboard import check_leaderboard, leaderboard_path, read_runs, write_leaderboard
     from .progress import say
+    from .show import show_boards
 
+    if check and show:
+        raise click.UsageError("--check and --show are two things: ask for one, then for the other")
     path = leaderboard_path(results)
-    if check:
+    if show:
+        show_boards(read_runs(results, path.parent))
+    elif check:
         say(f"{check_leaderboard(results, path)} records and {path} agree with their scores")
     else:
         write_leaderboard(results, path)

@@ -1,8 +1,8 @@
 """What a run leaves behind: `results/<dataset>/<method>/<run id>/` with `run.json`, its evidence and its figures.
 
-The evidence is `scores.parquet` and, where the test set has boxes, `maps.npz`; the figures are `roc.png` and
-`heatmaps.png`; schema.py says what `run.json` holds. A record is never believed: its checksum finds a changed
-character, and `verify` computes every AUC and every localisation score again from the evidence.
+The evidence is `scores.parquet` and, where the test set has boxes, `maps.npz`; the figures are `roc.png`,
+`reliability.png` and `heatmaps.png`; schema.py says what `run.json` holds. A record is never believed: its checksum
+finds a changed character, and `verify` computes every AUC and every localisation score again from the evidence.
 """
 
 import filecmp
@@ -30,7 +30,7 @@ from .recipe import Evaluate, Pixels
 from .schema import SCHEMA, Part, Record, StatisticsPart
 
 OF_MAPS = ("maps.npz", "heatmaps.png")
-FILES = ("run.json", "scores.parquet", "roc.png", *OF_MAPS)
+FILES = ("run.json", "scores.parquet", "roc.png", "reliability.png", *OF_MAPS)
 Kind = TypeVar("Kind", bound=Part)
 TOLERANCE = 1e-9  # between a recorded and a recomputed number
 

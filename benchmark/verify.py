@@ -8,7 +8,7 @@ import pandas as pd
 
 from . import record as records
 from .errors import UserError
-from .figures import drawn_from
+from .figure_style import drawn_from
 from .provenance import origin
 from .record import RecordError
 from .registry import load_plugins
@@ -121,7 +121,7 @@ def _origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | 
 
 
 def _figures(folder: Path, record: Record) -> Iterator[Check]:
-    wanted = {"roc.png": record.scores.sha256}
+    wanted = {"roc.png": record.scores.sha256, "reliability.png": record.scores.sha256}
     if record.localization:
         wanted["heatmaps.png"] = record.localization.sha256
     for name, sha256 in wanted.items():

@@ -11,7 +11,6 @@ import pandas as pd
 from chxbench.benchmark import record as records
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.evidence import Maps, maps_sha256
-from chxbench.benchmark.figures import draw_roc
 from chxbench.benchmark.localization import Frame
 from chxbench.benchmark.overlays import Panel, draw_panels
 from chxbench.benchmark.recipe import as_table, load_recipe
@@ -90,12 +89,14 @@ def heatmaps(table, brightness, seed=0):
 
 
 def publish(results, table, *about, maps=None, **changes):
-    """Write a record with its evidence and figures into the results folder; the folder and the record."""
+    """Write a record with its evidence into the results folder; the folder and the record.
+
+    Its heatmaps are drawn, which a leaderboard cannot do; what it can draw, it draws.
+    """
     filled = fields(table, *about, **changes)
     folder = results / "made" / filled["method"]["name"] / filled["run_id"]
     folder.mkdir(parents=True)
     record = records.write(folder, filled, table, maps)
-    draw_roc(record, table, folder / "roc.png")
     if maps is not None:
         panel = Panel("one", np.zeros((8, 8), np.uint8), maps.maps[0, 0], maps.boxes[:1])
         draw_panels([panel], Frame(72, 64), folder / "heatmaps.png", "one", columns=1, key=maps_sha256(maps))

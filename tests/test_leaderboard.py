@@ -10,6 +10,7 @@ from made_records import edit, heatmaps, publish, recheck, score_table
 
 from chxbench import UserError
 from chxbench.benchmark import record as records
+from chxbench.benchmark.board_figures import draw_run
 from chxbench.benchmark.boards import make_boards
 from chxbench.benchmark.evidence import maps_sha256, save_maps
 from chxbench.benchmark.leaderboard import MARK, check_leaderboard, render, write_leaderboard
@@ -21,13 +22,21 @@ from chxbench.benchmark.tables_steps import make_steps
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def results(tmp_path):
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
     """Two methods, one with two seeds, and their leaderboard beside the folder."""
-    publish(tmp_path / "results", score_table(0.5), "a0", "Weak")
-    publish(tmp_path / "results", score_table(1.5, 1), "b0", "Strong", name="ma")
-    publish(tmp_path / "results", score_table(1.5, 2), "b1", "Strong", seed=1, name="ma")
-    write_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md")
+    base = tmp_path_factory.mktemp("three")
+    publish(base / "results", score_table(0.5), "a0", "Weak")
+    publish(base / "results", score_table(1.5, 1), "b0", "Strong", name="ma")
+    publish(base / "results", score_table(1.5, 2), "b1", "Strong", seed=1, name="ma")
+    write_leaderboard(base / "results", base / "leaderboard.md")
+    return base
+
+
+@pytest.fixture
+def results(three, tmp_path):
+    """A copy of them that a test may change."""
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
     return tmp_path / "results"
 
 
@@ -174,16 +183,8 @@ def test_a_figure_of_other_scores_is_told(results):
 
 def test_texts_from_a_record_are_only_text(results):
     evil = "<script>x</script> | [a](b) ![c](d) `e` \x1b[31m\u202e**f**"
-    publish(
-        results,
-        score_table(1),
-        "e0",
-        "Evil",
-        options={"pool": evil},
-        changed={"pool": evil},
-        version=evil,
-        split="1" * 64,
-    )
+    pool = {"pool": evil}
+    publish(results, score_table(1), "e0", "Evil", options=pool, changed=pool, version=evil, split="1" * 64)
     text = text_of(results)
     assert "<script>" not in text.replace("`pool=<script>", "")  # in code nothing is markup
     assert "\x1b" not in text
@@ -191,7 +192,7 @@ def test_texts_from_a_record_are_only_text(results):
     assert "\nrm " not in text
     assert r"\| \[a\](b) \!\[c\](d) \`e\`" in text
     row = next(line for line in text.splitlines() if "script" in line and line.startswith("| "))
-    columns = next(line for line in text.splitlines() if line.startswith("| #")).count("|")
+    columns = next(line for line in text.splitlines() if "# | Method" in line).count("|")
     assert row.replace("\\|", "").count("|") == columns
 
 
@@ -216,13 +217,14 @@ def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
 
 def test_publishing_replaces_whole_folders(tmp_path):
     folder, record = publish(tmp_path / "work", score_table(1), "a0", "A")
+    draw_run(record, score_table(1), folder)
     place, replaced = records.publish(folder, record, tmp_path / "results")
     assert records.publish(folder, record, tmp_path / "results") == (place, "already published in")
     (place / "left over").touch()
     (place / "roc.png").write_bytes(b"")
     again, replaced_again = records.publish(folder, record, tmp_path / "results")
     assert (replaced, replaced_again, place) == ("published in", "replaced the record in", again)
-    assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
+    assert sorted(path.name for path in place.iterdir()) == ["reliability.png", "roc.png", "run.json", "scores.parquet"]
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]
 
 
