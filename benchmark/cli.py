@@ -10,7 +10,10 @@ from .. import __version__
 from .errors import UserError
 
 FOLDER = click.Path(path_type=Path)
-KEPT = {"speed": "what was measured is published and on the leaderboard"}  # after an interrupt
+KEPT = {  # after an interrupt
+    "speed": "what was measured is published and on the leaderboard",
+    "compare": "nothing was written",
+}
 
 
 class _Refusal(click.ClickException):
@@ -274,6 +277,43 @@ def predict(options: tuple[str, ...], **asked) -> None:
 
     question = Question(options=parse_pairs(options, "--option"), **asked)
     report_answers(predict_images(question), question.out)
+
+
+@main.command()
+@click.argument("first", type=FOLDER, metavar="RUN")
+@click.argument("second", type=FOLDER, metavar="RUN")
+@click.option(
+    "--out", type=FOLDER, metavar="DIR", help="What to write to.  [default: comparisons/<method-run>-vs-<method-run>]"
+)
+@click.option(
+    "--resamples",
+    type=click.IntRange(min=100),
+    default=2000,
+    show_default=True,
+    help="Draws of patients behind intervals and p-values.",
+)
+@click.option(
+    "--results", type=FOLDER, default=Path("results"), show_default=True, metavar="DIR", help="Where speed records lie."
+)
+def compare(first: Path, second: Path, out: Path | None, resamples: int, results: Path) -> None:
+    """Compare two runs that were scored on the same test images: do their AUCs differ, finding by finding?
+
+    RUN is a folder with run.json and scores.parquet, below runs/ or results/. Differences are paired, on the same draws
+    of patients; their p-values are corrected for the number of findings (Holm). Writes comparison.json, comparison.md
+    and roc.png, the ROC curves of both over each other.
+
+    \b
+    Examples:
+      chxbench compare results/phantom/ma/quick-seed0-b3a573c617 results/phantom/sam/quick-seed0-79183fa3f4
+      chxbench compare runs/paper-seed0-1a2b3c4d5e runs/paper-seed1-5e4d3c2b1a --resamples 10000 --out seeds
+    """
+    from .compare import compare_runs, default_folder, write_comparison
+    from .report_compare import report_comparison
+
+    compared = compare_runs(first, second, resamples, results)
+    folder = out or default_folder(compared)
+    write_comparison(compared, folder)
+    report_comparison(compared, folder)
 
 
 @main.command(name="list")
