@@ -3,16 +3,24 @@
 A figure carries the hash of what it shows (figures.py), so that one that shows something else is found and drawn again.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from . import record as records
-from .boards import Board
-from .figures import draw_roc, drawn_from
+from .boards import Board, heading
+from .figure_style import drawn_from
+from .figures import draw_roc
+from .figures_board import AucLine, auc_sha256, draw_auc
+from .figures_calibration import draw_calibration
+from .schema import Record
 from .speed_board import speed_sections
 from .speed_record import SpeedRecord
-from .tables import Run
+from .tables import Row, Run
 
 BOARD_FIGURES = ("*/speed-*.png", "*/auc-*.png")  # below results/: those that are named after a board
 
@@ -47,18 +55,43 @@ def wanted_figures(
     return wanted + [Wanted(path, None, None) for path in left if path not in shown]
 
 
+def draw_run(record: Record, table: pd.DataFrame, folder: Path) -> None:
+    """The figures of a record's scores, into its folder."""
+    draw_roc(record, table, folder / "roc.png")
+    draw_calibration(record, table, folder / "reliability.png")
+
+
+def auc_figure(board: Board) -> str:
+    """The place of a board's figure of AUCs, relative to the leaderboard."""
+    digest = hashlib.sha256(json.dumps(board.key).encode()).hexdigest()[:10]
+    return (Path(board.rows[0].runs[0].place).parents[1] / f"auc-{digest}.png").as_posix()
+
+
 def _of_run(run: Run, folder: Path) -> Iterator[Wanted]:
     record = run.record
 
     def curves(path: Path) -> None:
         draw_roc(record, records.read_scores(folder, record), path)
 
+    def calibration(path: Path) -> None:
+        draw_calibration(record, records.read_scores(folder, record), path)
+
     yield Wanted(folder / "roc.png", record.scores.sha256, curves)
+    yield Wanted(folder / "reliability.png", record.scores.sha256, calibration)
     if record.localization is not None:
         yield Wanted(folder / "heatmaps.png", record.localization.sha256, None)
 
 
 def _of_board(board: Board, speeds: Sequence[SpeedRecord], base: Path) -> Iterator[Wanted]:
+    lines, title = [_line(row) for row in board.rows], heading(board)
+    yield Wanted(base / auc_figure(board), auc_sha256(lines, title), lambda path: draw_auc(lines, title, path))
     for section in speed_sections(board.rows, board.key, speeds):
         if section.dots:
             yield Wanted(base / section.figure, section.sha256, section.draw)
+
+
+def _line(row: Row) -> AucLine:
+    low, high = row.bounds("mean_auc")
+    reported = row.reported.mean_auc if row.reported and row.repeats(row.reported) else None
+    seeds = row.values("mean_auc").tolist()
+    return AucLine(row.name, row.mean("mean_auc"), low, high, seeds, row.is_control, reported)

@@ -1,11 +1,11 @@
 """A board as Markdown: what it holds, what it ranks by, its tables and what they mean."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from . import tables, tables_localization, tables_statistics, tables_steps
-from .boards import ELSEWHERE, Board
+from .board_figures import auc_figure
+from .boards import Board, heading
 from .options import as_typed
 from .recipe import SECTIONS
 from .schema import Record
@@ -43,6 +43,7 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
     """
     rows = board.rows
     sections = [f"## {escape(heading(board))}", facts(board), tables.ranking(rows), *_differences_left_out(rows)]
+    sections += [f"![Mean AUC of each method with its 95 % interval]({auc_figure(board)})"]
     if steps := tables_steps.make_steps(rows):
         sections += ["### What each step adds", STEPS, tables_steps.ladder(steps)]
         sections += [tables_steps.in_words(steps, board.first.dataset.caveat)]
@@ -54,17 +55,6 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
     for speed in speed_sections(rows, board.key, speeds):
         sections += speed_markdown(speed)
     return [*sections, "### Runs" if board.is_trained else "### Files", tables.run_table(rows)]
-
-
-def heading(board: Board) -> str:
-    """The board's name, plain text."""
-    first = board.first
-    trial = "Trial, not a benchmark result: " if board.is_trial else ""
-    if first.recipe is None:
-        return f"{trial}{first.dataset.title}, {first.dataset.split.name}: {ELSEWHERE}"
-    changed = ", ".join(f"{key} = {value}" for key, value in first.recipe["changed"].items())
-    recipe = Path(first.recipe["name"]).name + (f" with {changed}" if changed else "")
-    return f"{trial}{first.dataset.title}, recipe {recipe}"
 
 
 def ranked_by(board: Board) -> str:
@@ -92,14 +82,14 @@ def facts(board: Board) -> str:
         if board.is_trained or split == "test"
     )
     labels, split = record.dataset.labels, record.dataset.split
-    known = f"known as {origin.labels}" if origin.labels else "not a known file"
-    test = f"the {origin.test} list, by its hash" if origin.test else "not a known list"
+    known = ", whose hash is known" if origin.labels else ""
+    test = f"; the test images are the {escape(origin.test)} list, whose hash is known" if origin.test else ""
     lines = [
         f"{ranked_by(board)}\n",
-        f"- images: {counts}; test images: {escape(test)}",
-        f"- labels: {escape(labels.version)}, {code(labels.file)}, SHA-256 {code(labels.sha256[:12])} "
-        f"({escape(known)}); compared {escape(origin.checked or 'with nothing: their source is not at hand')}",
+        f"- images: {counts}{test}",
+        f"- labels: {escape(labels.version)}{known}, {code(labels.file)}, SHA-256 {code(labels.sha256[:12])}",
         f"- split: {escape(split.name)}, SHA-256 {code(split.sha256[:12])}",
+        f"- labels and split were compared {origin.checked or 'with nothing: their source is not known here'}",
     ]
     if record.recipe is not None:
         lines.append(f"- recipe: {code(_settings(record.recipe))}")

@@ -7,6 +7,7 @@ nothing is known, have boards of their own: same dataset, labels and test images
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from .recipe import identity
@@ -47,6 +48,17 @@ def make_boards(runs: Iterable[Run]) -> list[Board]:
         _refuse_strangers(board)
     boards = [Board(key, make_rows(board)) for key, board in found.items()]
     return sorted(boards, key=lambda board: (board.is_trial, not board.is_trained, board.key))
+
+
+def heading(board: Board) -> str:
+    """The board's name, plain text."""
+    first = board.first
+    trial = "Trial, not a benchmark result: " if board.is_trial else ""
+    if first.recipe is None:
+        return f"{trial}{first.dataset.title}, {first.dataset.split.name}: {ELSEWHERE}"
+    changed = ", ".join(f"{key} = {value}" for key, value in first.recipe["changed"].items())
+    recipe = Path(first.recipe["name"]).name + (f" with {changed}" if changed else "")
+    return f"{trial}{first.dataset.title}, recipe {recipe}"
 
 
 def _key(record: Record) -> tuple[str, ...]:

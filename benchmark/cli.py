@@ -12,6 +12,7 @@ from .errors import UserError
 FOLDER = click.Path(path_type=Path)
 KEPT = {  # after an interrupt
     "speed": "what was measured is published and on the leaderboard",
+    "score": "the same command publishes the record whole, or finds it",
     "compare": "nothing was written",
 }
 
@@ -280,6 +281,55 @@ def predict(options: tuple[str, ...], **asked) -> None:
 
 
 @main.command()
+@click.argument("predictions", type=FOLDER, metavar="PREDICTIONS")
+@click.option("--name", required=True, metavar="NAME", help="Of the method: a folder's name, and the row's.")
+@click.option("--title", metavar="TEXT", help="The row's label on the leaderboard.  [default: the name]")
+@click.option("--dataset", default="chestxray14", show_default=True, metavar="NAME", help="See `chxbench list`.")
+@click.option("--data-dir", type=FOLDER, metavar="DIR", help="Where the dataset's labels and lists lie; no images.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="dataset.KEY=VALUE",
+    help="Change a dataset's option (dataset.labels=mine.csv). Repeatable.",
+)
+@click.option(
+    "--split", metavar="NAME", help="Take all images of the file as a test split of this name, on a board of its own."
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["auto", "probability", "logit"]),
+    default="auto",
+    show_default=True,
+    help="What the scores are.",
+)
+@click.option("--columns", metavar="PATTERN", help="What the score columns are called, such as 'prob_{finding}'.")
+@results_option
+@plugin_option
+def score(settings: tuple[str, ...], **asked) -> None:
+    """Judge scores that were computed elsewhere, publish their record, regenerate the leaderboard.
+
+    PREDICTIONS is a CSV or parquet file: one row an image; one column with the images' names (folders and extension do
+    not matter); one column a finding, all named alike, in any order (prob_Atelectasis, Pleural Thickening_score). All
+    test images of the dataset must be there. Others are left out, but for the validation images: where all are there,
+    they fix the thresholds.
+
+    \b
+    Examples:
+      chxbench score predictions.csv --name densenet121 --data-dir ~/nih
+      chxbench score scores.parquet --name ours --title "Ours, 5 models" --columns 'prob_{finding}' --data-dir ~/nih
+      chxbench score random_split.csv --name ours --split "our random split" --data-dir ~/nih
+    """
+    from .options import parse_pairs
+    from .report import report_run
+    from .score import score as score_order
+    from .submission import ScoreOrder
+
+    order = ScoreOrder(settings=parse_pairs(settings, "--set"), **asked)
+    score_order(order, tell=lambda record, place: report_run(record, place, order.results))
+
+
+@main.command()
 @click.argument("first", type=FOLDER, metavar="RUN")
 @click.argument("second", type=FOLDER, metavar="RUN")
 @click.option(
@@ -335,23 +385,53 @@ def list_(plugins: tuple[Path, ...]) -> None:
 @main.command()
 @results_option
 @click.option("--check", is_flag=True, help="Change nothing; exit with 2 if a record or the leaderboard does not fit.")
-def leaderboard(results: Path, check: bool) -> None:
+@click.option("--show", is_flag=True, help="Change nothing; print the rankings.")
+def leaderboard(results: Path, check: bool, show: bool) -> None:
     """Regenerate leaderboard.md from the records: every number is computed again from its scores.
 
     \b
     Examples:
       chxbench leaderboard
       chxbench leaderboard --check
+      chxbench leaderboard --show
     """
-    from .leaderboard import check_leaderboard, leaderboard_path, write_leaderboard
+    from .leaderboard import check_leaderboard, leaderboard_path, read_runs, write_leaderboard
     from .progress import say
+    from .show import show_boards
 
+    if check and show:
+        raise click.UsageError("--check and --show are two things: ask for one, then for the other")
     path = leaderboard_path(results)
-    if check:
+    if show:
+        show_boards(read_runs(results, path.parent))
+    elif check:
         say(f"{check_leaderboard(results, path)} records and {path} agree with their scores")
     else:
         write_leaderboard(results, path)
         say(f"wrote {path}")
+
+
+@main.command()
+@click.argument("run", type=FOLDER, metavar="RUN")
+@click.option("--data-dir", type=FOLDER, metavar="DIR", help="The dataset's files: labels and split are compared.")
+@plugin_option
+def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
+    """Compute everything in a record again that can be, and say what holds; exit with 2 where something does not.
+
+    RUN is a folder that holds run.json, in results/ or runs/.
+
+    \b
+    Examples:
+      chxbench verify results/phantom/ma/quick-seed0-b3a573c617
+      chxbench verify results/chestxray14/ma/quick-seed0-b928b1f775 --data-dir ~/nih
+    """
+    from .report import report_verdict
+    from .verify import verify_run
+
+    verdict = verify_run(run, data_dir, plugins)
+    report_verdict(verdict)
+    if verdict.failed:
+        raise UserError(f"{len(verdict.failed)} of {len(verdict.checks)} checks fail: {verdict.failed[0].what}")
 
 
 if __name__ == "__main__":

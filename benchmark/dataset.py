@@ -113,9 +113,9 @@ class Dataset:
         default_recipe: the recipe a run takes where the user names none.
         needs_folder: whether the user must say where the data lies (`--data-dir`).
         known_labels: SHA-256 of a label file to the version that it is.
-        known_tests: `test_sha256` of a list of test images to the name of the list.
-        known_truths: `truth_sha256` of the test images' patients and labels, by the SHA-256 of the label file and of
-            the list: so that a record's labels can be checked where the label file is not at hand.
+        known_tests: `evidence.test_sha256` of a list of test images to the name of the list.
+        known_truths: by version of the labels and name of the list, `evidence.truth_sha256` of the test images: so that
+            a record's labels can be checked where the label file is not at hand.
     """
 
     name: ClassVar[str]

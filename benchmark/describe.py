@@ -15,6 +15,7 @@ from .method import LoadedWeights
 from .options import describe
 from .plan import Plan
 from .recipe import as_table
+from .source import describe_dataset
 from .stages import Done
 
 SELECTION = {
@@ -25,7 +26,7 @@ SELECTION = {
 
 def describe_order(plan: Plan, pixels_sha256: str) -> dict[str, Any]:
     """The record's fields that say what was asked for."""
-    order, index = plan.order, plan.index
+    order = plan.order
     return {
         "run_id": plan.run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -33,16 +34,7 @@ def describe_order(plan: Plan, pixels_sha256: str) -> dict[str, Any]:
         "seed": order.seed,
         "selection": SELECTION[plan.recipe.train.select],
         "method": _describe_method(plan),
-        "dataset": {
-            "name": plan.dataset.name,
-            "title": plan.dataset.title,
-            "caveat": plan.dataset.caveat,
-            "options": describe(plan.dataset),
-            "labels": index.labels._asdict(),
-            "split": index.split._asdict(),
-            "pixels_sha256": pixels_sha256,
-            "counts": {split: _count(index, split) for split in SPLITS},
-        },
+        "dataset": describe_dataset(plan.dataset, plan.index, SPLITS, pixels_sha256),
         "recipe": as_table(plan.recipe),
     }
 
@@ -124,17 +116,6 @@ def _describe_stage(done: Done, index: Index) -> dict[str, Any]:
         "loss": trained.loss,
         "seconds": trained.seconds,
         "images_per_second": trained.images / trained.seconds,
-    }
-
-
-def _count(index: Index, split: str) -> dict[str, Any]:
-    images = index.images.iloc[index.rows(split)]
-    return {
-        "images": len(images),
-        "patients": int(images["patient_id"].nunique()),
-        "positives": {finding: int((images[finding] == 1).sum()) for finding in index.findings},
-        "with_finding": int((images[list(index.findings)] == 1).any(axis=1).sum()),
-        "absent": index.absent.get(split, 0),
     }
 
 

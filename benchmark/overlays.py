@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .figures import KEY
+from .figure_style import KEY
 from .localization import Frame, enlarge, normalise, predict_boxes
 from .text import plain
 

@@ -72,15 +72,17 @@ def _refuse_false_version(folder: Path, record: Record, cls: type[Dataset]) -> N
 
 
 def _compare_known(folder: Path, record: Record, cls: type[Dataset], test: pd.DataFrame, images: str) -> str | None:
-    truth = cls.known_truths.get((record.dataset.labels.sha256, images))
+    """Against what is known of the test images under these labels; None where nothing is."""
+    name = cls.known_tests.get(images)
+    truth = cls.known_truths.get((record.dataset.labels.version, name))
     if truth is None:
         return None
     if truth_sha256(test) != truth:
         raise RecordError(
-            f"{folder / 'scores.parquet'} has other labels of the {cls.known_tests[images]} than the file that its "
-            f"record names ({record.dataset.labels.version}): run again"
+            f"{folder / 'scores.parquet'} has other labels of the {name} list than {record.dataset.labels.version}, "
+            "which its record names: run again"
         )
-    return "by known hashes"
+    return "with known hashes"
 
 
 def _compare_index(folder: Path, record: Record, table: pd.DataFrame, cls: type[Dataset], data_dir: Path | None) -> str:

@@ -1,8 +1,8 @@
 """What a run leaves behind: `results/<dataset>/<method>/<run id>/` with `run.json`, its evidence and its figures.
 
-The evidence is `scores.parquet` and, where the test set has boxes, `maps.npz`; the figures are `roc.png` and
-`heatmaps.png`; schema.py says what `run.json` holds. A record is never believed: its checksum finds a changed
-character, and `verify` computes every AUC and every localisation score again from the evidence.
+The evidence is `scores.parquet` and, where the test set has boxes, `maps.npz`; the figures are `roc.png`,
+`reliability.png` and `heatmaps.png`; schema.py says what `run.json` holds. A record is never believed: its checksum
+finds a changed character, and `verify` computes every AUC and every localisation score again from the evidence.
 """
 
 import filecmp
@@ -30,7 +30,7 @@ from .recipe import Evaluate, Pixels
 from .schema import SCHEMA, Part, Record, StatisticsPart
 
 OF_MAPS = ("maps.npz", "heatmaps.png")
-FILES = ("run.json", "scores.parquet", "roc.png", *OF_MAPS)
+FILES = ("run.json", "scores.parquet", "roc.png", "reliability.png", *OF_MAPS)
 Kind = TypeVar("Kind", bound=Part)
 TOLERANCE = 1e-9  # between a recorded and a recomputed number
 
@@ -231,13 +231,20 @@ def parse(text: str, path: Path, model: type[Kind], schema: int) -> Kind:
             raise RecordError(f"{path} has schema {found!r}, this version reads {schema}: use the version it came from")
         record = model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        problems = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+        problems = [_problem(item) for item in error.errors()]
         raise RecordError(f"{path} is not a record: {first_few(problems)}") from error
     except json.JSONDecodeError as error:
         raise RecordError(f"{path} is not JSON: {error}") from error
     if content["checksum"] != checksum(content):
         raise RecordError(f"{path} was changed after it was written (its checksum does not fit): restore it")
     return record
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    """Where in the record, and what, of one of pydantic's errors."""
+    where = ".".join(str(part) for part in item["loc"])
+    what = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
 
 
 def checksum(content: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from .errors import UserError, did_you_mean
+from .text import why_no_title
 
 PLUGIN_PREFIX = "chxbench_plugin_"  # begins the module name of a single-file plugin
 Plugin = TypeVar("Plugin", bound=type)
@@ -77,6 +78,8 @@ class Registry:
                 raise PluginError(f"{self.kind} name {name!r} is no name for a folder: use letters, digits, _ . and -")
             if not isinstance(getattr(cls, "title", None), str):
                 raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
+            if why := why_no_title(cls.title):
+                raise PluginError(f"{self.kind} {name!r} has the title {cls.title!r}: {why}")
             entry = Entry(name, cls, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
             taken = self._entries.get(name)
             if taken and taken.place != entry.place:

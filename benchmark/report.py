@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from .inference import Answer
 from .leaderboard import leaderboard_path
 from .options import as_typed, describe
 from .recipe import SECTIONS, load_recipe, recipe_names
@@ -17,10 +17,14 @@ from .schema import Interval, LocalizationPart, Record
 from .speed_record import SpeedRecord, place
 from .tables_speed import inference_cells, training_cells
 from .text import plain
+from .verify import Verdict
+
+if TYPE_CHECKING:
+    from .inference import Answer
 
 
 def report_run(record: Record, place: Path, results: Path) -> None:
-    """The per-finding table of a run, its means, and where everything lies."""
+    """The per-finding table of a run or of scores from elsewhere, its means, and where everything lies."""
     console = Console(highlight=False)
     split = record.dataset.counts["test"]
     tested = f"{split.images:,} test images of {split.patients:,} patients"
@@ -43,8 +47,23 @@ def report_run(record: Record, place: Path, results: Path) -> None:
     places["leaderboard"] = leaderboard_path(results)
     for name, path in places.items():
         console.print(f"{name:<12} {path}", markup=False, soft_wrap=True)
+    if record.source is not None:  # whoever computed the scores has the network
+        return
     ask = f"chxbench predict IMAGE --run {leaderboard_path(results).with_name('runs') / record.run_id}"
     console.print(f"to ask it    {ask}", markup=False, soft_wrap=True)
+
+
+def report_verdict(verdict: Verdict) -> None:
+    """Each check with its outcome, then the command that makes the record again."""
+    console = Console(highlight=False)
+    table = Table("Check", "Outcome", "", show_edge=False)
+    styles = {"holds": "green", "fails": "bold red", "not checked": "yellow"}
+    for check in verdict.checks:
+        outcome = Text(check.outcome, styles[check.outcome])
+        table.add_row(check.what, outcome, Text(plain(check.told), overflow="fold"))
+    console.print(table)
+    if verdict.record:
+        console.print(f"made by      {plain(verdict.record.command)}", markup=False, soft_wrap=True)
 
 
 def _localization(found: LocalizationPart) -> Table:
@@ -95,7 +114,7 @@ def _numbers(first: str, *headings: str) -> Table:
     return table
 
 
-def report_answers(answers: Sequence[Answer], out: Path) -> None:
+def report_answers(answers: "Sequence[Answer]", out: Path) -> None:
     """The probabilities of the first few images, findings in rows, and where all are."""
     console = Console(highlight=False)
     table = Table("Finding")

@@ -11,11 +11,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from . import record as records
+from .board_figures import draw_run
 from .describe import describe_environment, describe_order, describe_outcome, loaded_weights
 from .device import Device, join_processes, save_weights
 from .errors import UserError, first_few
 from .evidence import score_table
-from .figures import draw_roc
 from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
 from .localize import localize
 from .method import MethodError
@@ -55,7 +55,7 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
         if not device.main:
             return None
         record = records.read(plan.work)
-        draw_roc(record, records.verify(plan.work, record).table, plan.work / "roc.png")
+        draw_run(record, records.verify(plan.work, record).table, plan.work)
         with FileLock(plan.work.with_name("publish.lock")):  # two seeds may finish at the same time
             place, done = records.publish(plan.work, record, order.results)
             say(f"{done} {place}")

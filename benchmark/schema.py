@@ -2,17 +2,25 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from .text import why_no_title
 
 SCHEMA = 1
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
-# What people read: one line, without the characters that begin HTML, a link, code or another cell in Markdown.
-TITLE = r"^[^\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069<>\[\]`|\\]+$"
-Title = Annotated[str, Field(pattern=TITLE, max_length=100)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
+
+
+def _refuse_markup(title: str) -> str:
+    if why := why_no_title(title):
+        raise ValueError(why)
+    return title
+
+
+Title = Annotated[str, AfterValidator(_refuse_markup)]
 
 
 class Part(BaseModel):

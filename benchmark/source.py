@@ -9,7 +9,7 @@ from . import dataset as datasets
 from .dataset import DataError, Dataset, Index
 from .environment import cache_folder
 from .errors import UserError, did_you_mean
-from .options import as_typed, keys, make
+from .options import as_typed, describe, keys, make
 from .recipe import Recipe, load_recipe, setting_keys
 from .registry import DATASETS, load_plugins
 
@@ -63,8 +63,49 @@ def make_source(source: Source) -> tuple[Dataset, Recipe]:
 
 def read_index(dataset: Dataset, data_dir: Path | None) -> Index:
     """The dataset's index, checked. Raises DataError."""
+    _check_folder(dataset, data_dir)
+    return datasets.check(dataset.index(data_dir))
+
+
+def read_listed(dataset: Dataset, data_dir: Path | None) -> Index:
+    """The index of all that the dataset lists, checked; no image is looked for. Raises DataError."""
+    _check_folder(dataset, data_dir)
+    return datasets.check(dataset.listed(data_dir))
+
+
+def describe_dataset(dataset: Dataset, index: Index, splits: Sequence[str], pixels: str | None) -> dict[str, Any]:
+    """The record's `dataset`.
+
+    Args:
+        dataset, index: what was scored.
+        splits: which splits of the index are counted.
+        pixels: SHA-256 of the decoded images; None where none was decoded.
+    """
+    return {
+        "name": dataset.name,
+        "title": dataset.title,
+        "caveat": dataset.caveat,
+        "options": describe(dataset),
+        "labels": index.labels._asdict(),
+        "split": index.split._asdict(),
+        "pixels_sha256": pixels,
+        "counts": {split: _count(index, split) for split in splits},
+    }
+
+
+def _check_folder(dataset: Dataset, data_dir: Path | None) -> None:
     if dataset.needs_folder and data_dir is None:
         raise DataError(f"dataset {dataset.name} needs its files: say where they lie with --data-dir FOLDER")
     if data_dir is not None and not dataset.needs_folder:
         raise DataError(f"dataset {dataset.name} reads no files: name the one in {data_dir} with --dataset NAME")
-    return datasets.check(dataset.index(data_dir))
+
+
+def _count(index: Index, split: str) -> dict[str, Any]:
+    images = index.images.iloc[index.rows(split)]
+    return {
+        "images": len(images),
+        "patients": int(images["patient_id"].nunique()),
+        "positives": {finding: int((images[finding] == 1).sum()) for finding in index.findings},
+        "with_finding": int((images[list(index.findings)] == 1).any(axis=1).sum()),
+        "absent": index.absent.get(split, 0),
+    }

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .figures import Dot, dots_sha256, draw_speed
+from .figures_board import Dot, dots_sha256, draw_speed
 from .schema import Record
 from .speed_record import SetupPart, SpeedRecord
 from .tables import Row

@@ -68,9 +68,9 @@ class Row(NamedTuple):
         return float(self.values(name).mean())
 
     def bounds(self, name: str) -> tuple[float, float]:
-        """Ends of the 95 % interval; the means of the seeds' where the row's mean is defined."""
+        """Ends of the 95 % interval; the means of the seeds', NaN where any is undefined."""
         intervals = [_interval(run.record, name) for run in self.runs]
-        low, high = np.mean([[interval.low, interval.high] for interval in intervals], axis=0).tolist()
+        low, high = np.mean([[interval.low, interval.high] for interval in intervals], axis=0, dtype=float).tolist()
         return low, high
 
     def images(self) -> float:

@@ -7,6 +7,19 @@ import re
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
 
+# What begins HTML, a link, code, another cell or an escape in Markdown.
+_MARKUP = re.compile(r"[<>\[\]`|\\]")
+
+
+def why_no_title(text: str) -> str | None:
+    """Why a text cannot be a title, which people read in tables and figures; None if it can."""
+    if not text.strip() or len(text) > 100:
+        return "a title has 1 to 100 characters"
+    if _UNSEEN.search(text):
+        return "a title has no control characters"
+    return "a title has none of the characters < > [ ] ` | \\" if _MARKUP.search(text) else None
+
+
 def plain(text: object) -> str:
     """One line without control characters."""
     return _UNSEEN.sub(" ", str(text))

@@ -16,7 +16,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -48,6 +48,11 @@ LISTS = {
     "train_val_list.txt": "61fbe896321c1c1c8b75f3e4f3a08e4fef6486d95ef8a667c31d4d60dca6cb81",
     "test_list.txt": "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc",
 }
+OFFICIAL = "NIH official test"
+# Computed from the released label file and list (evidence.truth_sha256).
+TRUTHS = {
+    ("NIH v2020", OFFICIAL): "a52ef9b96bdcc5c05135ce62acf01513df82995f1ab6d2f7a66c84eac04c2d0b",
+}
 BOX_FILE = "BBox_List_2017.csv"
 # Boxes are given in pixels of the released images, whatever size the images on disk have now.
 BOX_PIXELS = 1024
@@ -72,6 +77,10 @@ class ChestXray14(Dataset):
 
     title: ClassVar[str] = "NIH ChestX-ray14"
     caveat: ClassVar[str] = "the labels were mined from reports by software, and some of them are wrong"
+
+    known_labels: ClassVar[Mapping[str, str]] = LABEL_VERSIONS
+    known_tests: ClassVar[Mapping[str, str]] = {LISTS["test_list.txt"]: OFFICIAL}
+    known_truths: ClassVar[Mapping[tuple[str, str], str]] = TRUTHS
 
     allow_missing: bool = False
     labels: str = ""
@@ -108,7 +117,7 @@ class ChestXray14(Dataset):
                 "use the lists and the label file of one release"
             )
         boxes = _read_boxes(root / BOX_FILE, set(images["image_id"]))
-        lists = "NIH official test" if official else "own lists"
+        lists = OFFICIAL if official else "own lists"
         name = f"{lists}, validation by patient (seed {self.split_seed}, {100 * self.validation_share:g} %)"
         return Index(images, boxes, FINDINGS, labels, Split(name, split_sha256(images)))
 

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from chxbench.benchmark import compare, compare_facts, figures_compare, paired, speed_record, tables_compare
 from chxbench.benchmark import record as records
 from chxbench.benchmark.cli import main
-from chxbench.benchmark.figures import drawn_from
+from chxbench.benchmark.figure_style import drawn_from
 
 RESULTS = Path(__file__).parents[1] / "results"
 MA, SAM = RESULTS / "phantom/ma/quick-seed0-b3a573c617", RESULTS / "phantom/sam/quick-seed0-79183fa3f4"
@@ -92,7 +92,7 @@ def test_the_page_and_the_figure_show_the_same_numbers(two, tmp_path):
     figure = tmp_path / "out" / "roc.png"
     assert drawn_from(figure) == figures_compare.comparison_sha256(compared)
     with Image.open(figure) as image:
-        assert image.width == 900 and image.convert("RGBA").getpixel((0, 0)) == (255,) * 4
+        assert image.width == 1360 and image.convert("RGBA").getpixel((0, 0)) == (255,) * 4
 
 
 def test_a_figure_of_other_scores_carries_another_hash(two, tmp_path):

@@ -1,121 +1,47 @@
 """Records that lie are refused, and the leaderboard is what the records give, to the letter."""
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_records import edit, heatmaps, publish, recheck, score_table
 
 from chxbench import UserError
 from chxbench.benchmark import record as records
-from chxbench.benchmark.dataset import FINDINGS
-from chxbench.benchmark.evidence import Maps, maps_sha256, save_maps
-from chxbench.benchmark.figures import draw_roc
+from chxbench.benchmark.board_figures import draw_run
+from chxbench.benchmark.boards import make_boards
+from chxbench.benchmark.evidence import maps_sha256, save_maps
 from chxbench.benchmark.leaderboard import MARK, check_leaderboard, render, write_leaderboard
 from chxbench.benchmark.leaderboard import read_runs as read
-from chxbench.benchmark.localization import Frame
-from chxbench.benchmark.overlays import Panel, draw_panels
-from chxbench.benchmark.recipe import as_table, load_recipe
 from chxbench.benchmark.record import RecordError
-from chxbench.benchmark.tables import make_rows, make_steps
+from chxbench.benchmark.tables import make_rows
+from chxbench.benchmark.tables_steps import make_steps
 
 ROOT = Path(__file__).parents[1]
-HASH = "0" * 64
 
 
-def score_table(skill, seed=0, without=()):
-    """Scores of 60 validation and 240 test images; findings in `without` have no positives."""
-    labels = (np.random.default_rng(0).random((300, 14)) < 0.3).astype(np.float32)
-    rng = np.random.default_rng(seed)
-    labels[:, [FINDINGS.index(finding) for finding in without]] = 0
-    scores = (rng.standard_normal((300, 14)) + skill * labels).astype(np.float32)
-    names = {"image_id": [f"{k:03}" for k in range(300)], "patient_id": [f"{k // 3}" for k in range(300)]}
-    table = pd.DataFrame({**names, "split": ["val"] * 60 + ["test"] * 240})
-    columns = {f"label {f}": labels[:, c] for c, f in enumerate(FINDINGS)}
-    return table.assign(**columns, **{f"score {f}": scores[:, c] for c, f in enumerate(FINDINGS)})
-
-
-def count(table, split):
-    part = table[table["split"] == split]
-    positives = {finding: int(part[f"label {finding}"].sum()) for finding in FINDINGS}
-    having = int((part.filter(regex="^label ") == 1).any(axis=1).sum())
-    patients = part["patient_id"].nunique()
-    return {"images": len(part), "patients": patients, "positives": positives, "with_finding": having, "absent": 0}
-
-
-def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, examples=10, **method):
-    """The record of a run that never was, but for its scores."""
-    counts = {"images": 10, "patients": 5, "positives": {}, "with_finding": 4, "absent": absent}
-    about = {"name": "bsl", "title": title, "paper": "", "reported": None, "options": {}, "changed": {}}
-    about = {**about, "built_in": True, "source_sha256": HASH, "compared_with": [], **method}
-    stage = {"name": "train", "start": "initial", "examples": examples, "hard_positives": None, "epochs": 1}
-    stage |= {"best_epoch": 1, "validation_auc": [0.5], "loss": [0.7], "seconds": 1.0, "images_per_second": 10.0}
-    return {
-        "run_id": run_id,
-        "created": "2026-01-01T00:00:00+00:00",
-        "command": f"chxbench run --method {about['name']} --seed {seed}\nrm -rf \x1b[31m",
-        "seed": seed,
-        "selection": "the last epoch",
-        "method": about,
-        "dataset": {
-            "name": "phantom",
-            "title": "Phantom",
-            "caveat": "nothing here is about patients",
-            "options": {},
-            "labels": {"file": "drawn", "sha256": HASH, "version": "1"},
-            "split": {"name": "by patient", "sha256": split},
-            "pixels_sha256": HASH,
-            "counts": {"train": counts, **{part: count(table, part) for part in ("val", "test")}},
-        },
-        "recipe": as_table(load_recipe("quick", {"evaluate.resamples": 100, **(settings or {})})),
-        "weights": {"init": "none", "source": None, "untouched": None, "sha256": HASH, "final_sha256": HASH},
-        "stages": [stage],
-        "speed": None,
-        "environment": {
-            "versions": {"chxbench": "0.1.0"},
-            "hardware": {"device": "a CPU", "cores": 2},
-            "precision": "float32",
-            "layout": "channels_last",
-            "code": {"commit": None, "dirty": None},
-        },
-    }
-
-
-def heatmaps(table, brightness, seed=0):
-    """Heatmaps of the first 40 test images, a box of finding 0 or 1 on each, lit up by so much there."""
-    maps = np.random.default_rng(seed).random((40, 14, 4, 4))
-    place = np.arange(40) % 4
-    maps[np.arange(40), np.arange(40) % 2, place, place] += brightness
-    boxes = np.column_stack([place / 4, place / 4, np.full(40, 0.25), np.full(40, 0.25)])
-    test = table[table["split"] == "test"].iloc[:40]
-    names = (test[column].to_numpy(str) for column in ("image_id", "patient_id"))
-    which = np.arange(40, dtype=np.int32)
-    return Maps("the method's maps", maps.astype(np.float16), *names, which, which % 2, boxes)
-
-
-def publish(results, table, *about, maps=None, **changes):
-    """Write a record with its evidence and figures into the results folder; the folder and the record."""
-    filled = fields(table, *about, **changes)
-    folder = results / "phantom" / filled["method"]["name"] / filled["run_id"]
-    folder.mkdir(parents=True)
-    record = records.write(folder, filled, table, maps)
-    draw_roc(record, table, folder / "roc.png")
-    if maps is not None:
-        panel = Panel("one", np.zeros((8, 8), np.uint8), maps.maps[0, 0], maps.boxes[:1])
-        draw_panels([panel], Frame(72, 64), folder / "heatmaps.png", "one", columns=1, key=maps_sha256(maps))
-    return folder, record
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Two methods, one with two seeds, and their leaderboard beside the folder."""
+    base = tmp_path_factory.mktemp("three")
+    publish(base / "results", score_table(0.5), "a0", "Weak")
+    publish(base / "results", score_table(1.5, 1), "b0", "Strong", name="ma")
+    publish(base / "results", score_table(1.5, 2), "b1", "Strong", seed=1, name="ma")
+    write_leaderboard(base / "results", base / "leaderboard.md")
+    return base
 
 
 @pytest.fixture
-def results(tmp_path):
-    """Two methods, one with two seeds, and their leaderboard beside the folder."""
-    publish(tmp_path / "results", score_table(0.5), "a0", "Weak")
-    publish(tmp_path / "results", score_table(1.5, 1), "b0", "Strong", name="ma")
-    publish(tmp_path / "results", score_table(1.5, 2), "b1", "Strong", seed=1, name="ma")
-    write_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md")
+def results(three, tmp_path):
+    """A copy of them that a test may change."""
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
     return tmp_path / "results"
+
+
+def text_of(results):
+    return render(make_boards(read(results, results.parent)))
 
 
 def board(results):
@@ -139,7 +65,7 @@ def test_methods_are_ranked_by_the_mean_over_their_seeds(results):
 def test_other_splits_and_recipes_have_boards_of_their_own(results):
     publish(results, score_table(3), "c0", "Elsewhere", split="1" * 64)
     publish(results, score_table(3), "c1", "Longer", settings={"train.epochs": 9})
-    text = render(read(results, results.parent))
+    text = text_of(results)
     assert text.count("Ranked by the mean test AUC") == 3
     assert "recipe quick with evaluate.resamples = 100, train.epochs = 9" in text
 
@@ -149,18 +75,8 @@ def test_an_undefined_finding_is_no_number_and_leaves_the_mean(results, tmp_path
     assert record.auc["Hernia"].value is None
     assert record.mean_auc.findings == 13
     assert record.mean_auc.value == record.mean_auc_without_hernia.value
-    rows = [line for line in render(read(results, tmp_path)).splitlines() if line.startswith("| Hernia")]
+    rows = [line for line in text_of(results).splitlines() if line.startswith("| Hernia")]
     assert any("–" in row for row in rows)
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def recheck(content):
-    content["checksum"] = records.checksum(content)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +101,7 @@ def recheck(content):
     ],
 )
 def test_a_record_that_lies_is_refused(results, change, message):
-    edit(results / "phantom" / "bsl" / "a0" / "run.json", change)
+    edit(results / "made" / "bsl" / "a0" / "run.json", change)
     for refused in (check_leaderboard, write_leaderboard):
         with pytest.raises(RecordError, match=message):
             refused(results, results.parent / "leaderboard.md")
@@ -202,7 +118,7 @@ def test_a_record_that_lies_is_refused(results, change, message):
     ],
 )
 def test_scores_that_are_not_the_splits_are_refused_though_all_hashes_fit(results, change, message):
-    folder = results / "phantom" / "bsl" / "a0"
+    folder = results / "made" / "bsl" / "a0"
     change(pd.read_parquet(folder / "scores.parquet")).to_parquet(folder / "scores.parquet", index=False)
     digest = records.file_sha256(folder / "scores.parquet")
     edit(folder / "run.json", lambda c: (c["scores"].update(sha256=digest), recheck(c)))
@@ -215,25 +131,25 @@ def test_runs_on_other_images_do_not_share_a_board(results):
     table["image_id"] = "x" + table["image_id"]
     publish(results, table, "x0", "Others", name="sam")
     with pytest.raises(RecordError, match="were scored on other images or labels"):
-        render(read(results, results.parent))
+        text_of(results)
 
 
 def test_a_seed_counts_once(results):
     publish(results, score_table(1.5, 3), "b2", "Strong", seed=1, name="ma")
     with pytest.raises(RecordError, match="a seed of ma stands twice"):
-        render(read(results, results.parent))
+        text_of(results)
 
 
 def test_an_edited_plugin_is_a_row_of_its_own(results):
     for run_id, source in (("p0", "1" * 64), ("p1", "2" * 64)):
         publish(results, score_table(1), run_id, "Mine", name="mine", built_in=False, source_sha256=source)
-    text = render(read(results, results.parent))
+    text = text_of(results)
     assert "Mine (`plugin 1111111`)" in text
     assert "Mine (`plugin 2222222`)" in text
 
 
 def test_changed_or_missing_scores_are_refused(results):
-    path = results / "phantom" / "bsl" / "a0" / "scores.parquet"
+    path = results / "made" / "bsl" / "a0" / "scores.parquet"
     table = pd.read_parquet(path)
     table.loc[100, "label Mass"] = 1 - table.loc[100, "label Mass"]
     table.to_parquet(path, index=False)
@@ -257,25 +173,26 @@ def test_a_leaderboard_changed_by_hand_is_told_by_line(results):
 
 
 def test_a_figure_of_other_scores_is_told(results):
-    folder = results / "phantom"
+    folder = results / "made"
     shutil.copy(folder / "ma" / "b0" / "roc.png", folder / "bsl" / "a0" / "roc.png")
-    with pytest.raises(RecordError, match=r"a0/roc\.png does not show this record's scores"):
+    with pytest.raises(RecordError, match=r"a0/roc\.png does not show its numbers"):
         check_leaderboard(results, results.parent / "leaderboard.md")
     write_leaderboard(results, results.parent / "leaderboard.md")
     assert check_leaderboard(results, results.parent / "leaderboard.md") == 3
 
 
-def test_names_from_a_record_are_only_text(results):
+def test_texts_from_a_record_are_only_text(results):
     evil = "<script>x</script> | [a](b) ![c](d) `e` \x1b[31m\u202e**f**"
-    publish(results, score_table(1), "e0", evil, options={"pool": "`|<b>"}, changed={"pool": "`|<b>"})
-    text = render(read(results, results.parent))
-    assert "<script>" not in text
+    pool = {"pool": evil}
+    publish(results, score_table(1), "e0", "Evil", options=pool, changed=pool, version=evil, split="1" * 64)
+    text = text_of(results)
+    assert "<script>" not in text.replace("`pool=<script>", "")  # in code nothing is markup
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\nrm " not in text
     assert r"\| \[a\](b) \!\[c\](d) \`e\`" in text
-    row = next(line for line in text.splitlines() if "script" in line)
-    columns = next(line for line in text.splitlines() if line.startswith("|   # |")).count("|")
+    row = next(line for line in text.splitlines() if "script" in line and line.startswith("| "))
+    columns = next(line for line in text.splitlines() if "# | Method" in line).count("|")
     assert row.replace("\\|", "").count("|") == columns
 
 
@@ -300,21 +217,20 @@ def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
 
 def test_publishing_replaces_whole_folders(tmp_path):
     folder, record = publish(tmp_path / "work", score_table(1), "a0", "A")
+    draw_run(record, score_table(1), folder)
     place, replaced = records.publish(folder, record, tmp_path / "results")
     assert records.publish(folder, record, tmp_path / "results") == (place, "already published in")
     (place / "left over").touch()
     (place / "roc.png").write_bytes(b"")
     again, replaced_again = records.publish(folder, record, tmp_path / "results")
     assert (replaced, replaced_again, place) == ("published in", "replaced the record in", again)
-    assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
+    assert sorted(path.name for path in place.iterdir()) == ["reliability.png", "roc.png", "run.json", "scores.parquet"]
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]
 
 
 def test_heatmaps_of_noise_lie_above_no_floor(results):
     publish_localized(results, 0.0, name="sam")
-    assert "in the pointing game the whole interval lies above neither floor for Maps" in render(
-        read(results, results.parent)
-    )
+    assert "in the pointing game the whole interval lies above neither floor for Maps" in text_of(results)
 
 
 def publish_localized(results, brightness, run_id="l0", **about):
@@ -328,7 +244,7 @@ def test_localisation_stands_on_the_board_above_its_floors(results):
     assert found.findings["Mass"].method is None  # no box: null
     assert found.mean.method.pointing_game > 0.6 > 0.3 > found.mean.random.pointing_game
     assert found.mean.low.pointing_game <= found.mean.method.pointing_game <= found.mean.high.pointing_game
-    text = render(read(results, results.parent))
+    text = text_of(results)
     row = next(line for line in text.splitlines() if "the method's maps" in line)
     assert f"{found.mean.method.pointing_game:.3f} [" in row
     assert f"| {found.mean.method.iobb.accuracy[1]:.3f} |" in row.replace("  ", "").replace("|", "| ").replace(
@@ -395,7 +311,7 @@ def test_runs_that_were_localised_against_other_boxes_do_not_share_a_board(resul
     publish(results, score_table(1, 7), "l0", "Maps", maps=maps, name="sam")
     publish(results, score_table(1, 8), "l1", "Maps", maps=maps._replace(boxes=maps.boxes / 2), name="sam", seed=1)
     with pytest.raises(RecordError, match="were localised against other boxes"):
-        render(read(results, results.parent))
+        text_of(results)
 
 
 def test_a_step_is_a_paired_difference_over_common_seeds(results):
@@ -421,7 +337,7 @@ def test_a_step_is_a_paired_difference_over_common_seeds(results):
 )
 def test_the_sentence_says_what_a_step_shows_and_what_not(results, skill, examples, told):
     publish(results, score_table(skill, 5), "s0", "Step", name="sam", compared_with=["bsl"], examples=examples)
-    sentence = next(line for line in render(read(results, results.parent)).splitlines() if "In one sentence" in line)
+    sentence = next(line for line in text_of(results).splitlines() if "In one sentence" in line)
     assert "Step over Weak (" in sentence
     assert told in sentence
     assert "a difference from one seed" in sentence
@@ -439,6 +355,6 @@ def test_options_that_both_have_must_be_equal_in_a_step(results):
 
 def test_a_run_on_a_part_of_the_images_is_a_trial_and_comes_last(results):
     publish(results, score_table(9), "t0", "Partial", split="1" * 64, absent=7, settings={"train.epochs": 1})
-    text = render(read(results, results.parent))
+    text = text_of(results)
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert titles[1].startswith("## Trial, not a benchmark result: ")

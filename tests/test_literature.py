@@ -8,7 +8,7 @@ import pytest
 
 from chxbench.benchmark.dataset import FINDINGS
 
-DESCRIPTION = ["key", "title", "year", "source", "dataset", "split", "protocol"]
+DESCRIPTION = ["key", "title", "year", "source", "dataset", "split", "labels", "protocol"]
 MEANS = ["mean_auc", "mean_auc_printed", "mean_auc_without_hernia"]
 
 
@@ -26,7 +26,7 @@ def test_every_row_says_what_it_is_and_where_it_comes_from(table):
     assert table["key"].is_unique
     assert table[["key", "title", "source", "dataset", "split", "protocol"]].notna().all(axis=None)
     assert set(table["dataset"]) == {"chestxray14"}
-    assert set(table["split"]) == {"official", "random patient split"}
+    assert set(table["split"]) == {"NIH official test", "random patient split"}
     assert set(table.loc[table["year"].isna(), "key"]) == {"view_position", "shuffled_labels"}
 
 

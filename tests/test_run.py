@@ -14,7 +14,7 @@ from chxbench.benchmark import checkpoint
 from chxbench.benchmark import run as module
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.describe import weights_sha256
-from chxbench.benchmark.figures import drawn_from
+from chxbench.benchmark.figure_style import drawn_from
 from chxbench.benchmark.plan import make_plan
 from chxbench.benchmark.run import run
 
@@ -276,7 +276,7 @@ def test_without_boxes_or_maps_a_run_says_that_nothing_is_localised(small_order,
     record, place = run(order)
     assert record.localization is None
     assert "the test split has no boxes" in capsys.readouterr().err
-    assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
+    assert sorted(path.name for path in place.iterdir()) == ["reliability.png", "roc.png", "run.json", "scores.parquet"]
 
 
 def test_a_method_without_maps_or_places_is_scored_all_the_same(small_order, monkeypatch, capsys):

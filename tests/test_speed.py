@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from test_cli import invoke
-from test_leaderboard import edit, publish, recheck, score_table
+from made_records import edit, publish, recheck, score_table
 from torch import nn
 
 from chxbench import METHODS, Method, Output, UserError
 from chxbench.benchmark import memory, speed, speed_record
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.device import Device
-from chxbench.benchmark.figures import Dot, dots_sha256, drawn_from
+from chxbench.benchmark.figure_style import drawn_from
+from chxbench.benchmark.figures_board import Dot, dots_sha256
 from chxbench.benchmark.leaderboard import check_leaderboard, read_runs, read_speeds, render, write_leaderboard
 from chxbench.benchmark.options import make
 from chxbench.benchmark.recipe import load_recipe

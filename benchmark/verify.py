@@ -1,0 +1,142 @@
+"""`chxbench verify RUN`: everything in a record that can be computed again, and whether it holds."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pandas as pd
+
+from . import record as records
+from .errors import UserError
+from .figure_style import drawn_from
+from .provenance import origin
+from .record import RecordError
+from .registry import load_plugins
+from .schema import Record
+
+
+class Check(NamedTuple):
+    """Attributes: what was looked at; whether it holds; why, in words."""
+
+    what: str
+    outcome: Literal["holds", "fails", "not checked"]
+    told: str
+
+
+class Verdict(NamedTuple):
+    """The checks of a record; the record itself is None where it cannot be read."""
+
+    record: Record | None
+    checks: list[Check]
+
+    @property
+    def failed(self) -> list[Check]:
+        return [check for check in self.checks if check.outcome == "fails"]
+
+
+def verify_run(folder: Path, data_dir: Path | None = None, plugins: tuple[Path, ...] = ()) -> Verdict:
+    """Check a record against its evidence, its dataset and its figures, each check by itself.
+
+    Args:
+        folder: holds `run.json`, under `results/` or `runs/`.
+        data_dir: the files of its dataset: its labels and split are compared with them.
+        plugins: files to import first, where the dataset is one.
+
+    Raises:
+        UserError: there is no record.
+    """
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{folder} holds no run.json: name the folder of a record, in results/ or runs/")
+    load_plugins(plugins)
+    folder = folder.resolve()
+    try:
+        record = records.read(folder)
+    except RecordError as error:
+        return Verdict(None, [Check("record", "fails", str(error))])
+    return Verdict(record, list(_checks(folder, record, data_dir)))
+
+
+def _checks(folder: Path, record: Record, data_dir: Path | None) -> Iterator[Check]:
+    yield Check("record", "holds", "schema 1, every key known, unchanged since it was written (checksum)")
+    yield _check("place", lambda: _place(folder, record))
+    tables: list[pd.DataFrame] = []
+    yield _check("scores", lambda: tables.append(records.read_scores(folder, record)) or "the file that it names")
+    if not tables:
+        yield Check("numbers", "not checked", "without the scores nothing can be computed")
+        return
+    table = tables[0]
+    yield _check("images", lambda: _images(folder, record, table))
+    yield _check("AUC, statistics", lambda: _numbers(folder, record, table))
+    yield _check("localisation", lambda: _localization(folder, record, table))
+    unknown = "their source is not at hand: name the folder with --data-dir, or the dataset's file with --plugin"
+    yield _check("labels, split", lambda: _origin(folder, record, table, data_dir), unknown)
+    yield from _figures(folder, record)
+    yield _code(record)
+
+
+def _check(what: str, look: Callable[[], str | None], unknown: str = "") -> Check:
+    """What `look` says holds; None from it means that it could not be checked, for the reason `unknown`."""
+    try:
+        told = look()
+    except UserError as error:
+        return Check(what, "fails", str(error))
+    return Check(what, "not checked", unknown) if told is None else Check(what, "holds", told)
+
+
+def _place(folder: Path, record: Record) -> str:
+    if folder.parent.name == "runs":
+        if folder.name != record.run_id:
+            raise RecordError(f"{folder} holds the run {record.run_id}: move it to a folder of that name")
+    else:
+        records.check_place(folder, record)
+    return "lies where its names say"
+
+
+def _images(folder: Path, record: Record, table: pd.DataFrame) -> str:
+    records.check_rows(folder, record, table)
+    return f"{len(table):,} images, patients and positives as counted, each image once"
+
+
+def _numbers(folder: Path, record: Record, table: pd.DataFrame) -> str:
+    records.check_scores(folder, record, table)
+    draws = records.resamples_of(record.recipe)
+    more = "" if record.statistics else "; it holds no other statistics"
+    return f"computed again, intervals from {draws:,} draws of patients: the same{more}"
+
+
+def _localization(folder: Path, record: Record, table: pd.DataFrame) -> str:
+    maps = records.read_maps(folder, record)
+    if maps is None:
+        return "none is claimed"
+    records.check_maps(folder, record, table, maps)
+    return f"computed again from {len(maps.image_id):,} images' heatmaps: the same"
+
+
+def _origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | None) -> str | None:
+    found = origin(folder, record, table, data_dir)
+    if found.checked is None:
+        return None
+    names = [name for name in (found.labels, found.test) if name]
+    return f"compared {found.checked}" + (f"; known as {' and '.join(names)}" if names else "")
+
+
+def _figures(folder: Path, record: Record) -> Iterator[Check]:
+    wanted = {"roc.png": record.scores.sha256, "reliability.png": record.scores.sha256}
+    if record.localization:
+        wanted["heatmaps.png"] = record.localization.sha256
+    for name, sha256 in wanted.items():
+        if not (folder / name).is_file():
+            yield Check(name, "not checked", "is not there: `chxbench leaderboard` draws what it can")
+        elif drawn_from(folder / name) == sha256:
+            yield Check(name, "holds", "shows these numbers (by the hash in it)")
+        else:
+            yield Check(name, "fails", f"{folder / name} shows other numbers: draw it again with chxbench leaderboard")
+
+
+def _code(record: Record) -> Check:
+    code = record.environment.code
+    version = f"chxbench {record.environment.versions.get('chxbench', '?')}"
+    if code.get("commit") is None:
+        return Check("code", "not checked", f"{version}, no commit is recorded")
+    state = "with changes that are not in it" if code.get("dirty") else "unchanged"
+    return Check("code", "not checked", f"{version}, commit {str(code['commit'])[:10]}, {state}")

@@ -1,0 +1,115 @@
+"""Records of runs that never were, but for their scores and heatmaps: what tests of the leaderboard are about.
+
+Their dataset, `made`, is no plugin: nothing is known of it but what the records say.
+"""
+
+import json
+
+import numpy as np
+import pandas as pd
+
+from chxbench.benchmark import record as records
+from chxbench.benchmark.dataset import FINDINGS
+from chxbench.benchmark.evidence import Maps, maps_sha256
+from chxbench.benchmark.localization import Frame
+from chxbench.benchmark.overlays import Panel, draw_panels
+from chxbench.benchmark.recipe import as_table, load_recipe
+
+HASH = "0" * 64
+
+
+def score_table(skill, seed=0, without=()):
+    """Scores of 60 validation and 240 test images; findings in `without` have no positives."""
+    labels = (np.random.default_rng(0).random((300, 14)) < 0.3).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    labels[:, [FINDINGS.index(finding) for finding in without]] = 0
+    scores = (rng.standard_normal((300, 14)) + skill * labels).astype(np.float32)
+    names = {"image_id": [f"{k:03}" for k in range(300)], "patient_id": [f"{k // 3}" for k in range(300)]}
+    table = pd.DataFrame({**names, "split": ["val"] * 60 + ["test"] * 240})
+    columns = {f"label {f}": labels[:, c] for c, f in enumerate(FINDINGS)}
+    return table.assign(**columns, **{f"score {f}": scores[:, c] for c, f in enumerate(FINDINGS)})
+
+
+def count(table, split):
+    part = table[table["split"] == split]
+    positives = {finding: int(part[f"label {finding}"].sum()) for finding in FINDINGS}
+    having = int((part.filter(regex="^label ") == 1).any(axis=1).sum())
+    patients = part["patient_id"].nunique()
+    return {"images": len(part), "patients": patients, "positives": positives, "with_finding": having, "absent": 0}
+
+
+def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, examples=10, version="1", **method):
+    """The record of a run that never was, but for its scores."""
+    counts = {"images": 10, "patients": 5, "positives": {}, "with_finding": 4, "absent": absent}
+    about = {"name": "bsl", "title": title, "paper": "", "reported": None, "options": {}, "changed": {}}
+    about = {**about, "built_in": True, "source_sha256": HASH, "compared_with": [], **method}
+    stage = {"name": "train", "start": "initial", "examples": examples, "hard_positives": None, "epochs": 1}
+    stage |= {"best_epoch": 1, "validation_auc": [0.5], "loss": [0.7], "seconds": 1.0, "images_per_second": 10.0}
+    return {
+        "run_id": run_id,
+        "created": "2026-01-01T00:00:00+00:00",
+        "command": f"chxbench run --method {about['name']} --seed {seed}\nrm -rf \x1b[31m",
+        "seed": seed,
+        "selection": "the last epoch",
+        "method": about,
+        "dataset": {
+            "name": "made",
+            "title": "Made up",
+            "caveat": "nothing here is about patients",
+            "options": {},
+            "labels": {"file": "drawn", "sha256": HASH, "version": version},
+            "split": {"name": "by patient", "sha256": split},
+            "pixels_sha256": HASH,
+            "counts": {"train": counts, **{part: count(table, part) for part in ("val", "test")}},
+        },
+        "recipe": as_table(load_recipe("quick", {"evaluate.resamples": 100, **(settings or {})})),
+        "weights": {"init": "none", "source": None, "untouched": None, "sha256": HASH, "final_sha256": HASH},
+        "stages": [stage],
+        "speed": None,
+        "environment": {
+            "versions": {"chxbench": "0.1.0"},
+            "hardware": {"device": "a CPU", "cores": 2},
+            "precision": "float32",
+            "layout": "channels_last",
+            "code": {"commit": None, "dirty": None},
+        },
+    }
+
+
+def heatmaps(table, brightness, seed=0):
+    """Heatmaps of the first 40 test images, a box of finding 0 or 1 on each, lit up by so much there."""
+    maps = np.random.default_rng(seed).random((40, 14, 4, 4))
+    place = np.arange(40) % 4
+    maps[np.arange(40), np.arange(40) % 2, place, place] += brightness
+    boxes = np.column_stack([place / 4, place / 4, np.full(40, 0.25), np.full(40, 0.25)])
+    test = table[table["split"] == "test"].iloc[:40]
+    names = (test[column].to_numpy(str) for column in ("image_id", "patient_id"))
+    which = np.arange(40, dtype=np.int32)
+    return Maps("the method's maps", maps.astype(np.float16), *names, which, which % 2, boxes)
+
+
+def publish(results, table, *about, maps=None, **changes):
+    """Write a record with its evidence into the results folder; the folder and the record.
+
+    Its heatmaps are drawn, which a leaderboard cannot do; what it can draw, it draws.
+    """
+    filled = fields(table, *about, **changes)
+    folder = results / "made" / filled["method"]["name"] / filled["run_id"]
+    folder.mkdir(parents=True)
+    record = records.write(folder, filled, table, maps)
+    if maps is not None:
+        panel = Panel("one", np.zeros((8, 8), np.uint8), maps.maps[0, 0], maps.boxes[:1])
+        draw_panels([panel], Frame(72, 64), folder / "heatmaps.png", "one", columns=1, key=maps_sha256(maps))
+    return folder, record
+
+
+def edit(path, change):
+    """Change the JSON in a file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def recheck(content):
+    """Give a changed record the checksum of what it now says."""
+    content["checksum"] = records.checksum(content)

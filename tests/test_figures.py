@@ -1,0 +1,232 @@
+"""Figures: each carries the hash of all that it shows, is written whole, and draws what is hard to draw."""
+
+import numpy as np
+import pytest
+from made_records import publish, score_table
+from matplotlib import rc_context
+from PIL import Image
+
+from chxbench.benchmark import figure_style
+from chxbench.benchmark.figure_style import COLOURS, drawn_from, fold, line_style, new_figure, save
+from chxbench.benchmark.figures import draw_roc
+from chxbench.benchmark.figures_board import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
+from chxbench.benchmark.figures_calibration import Reliability, draw_reliability, reliability_sha256
+
+EVIL = "$x_{1$ _a_ <b>bold</b> \x1b[31m\u202e 漢字 \\frac " + "long " * 10
+LINE = AucLine("MA", 0.8, 0.7, 0.9, [0.79, 0.81])
+PANEL = Reliability("Mass", [0.1, 0.2], [0.1, 0.3], [9, 1], [0.0, 0.1], [0.2, 0.4], 0.02, 0.05)
+
+
+def auc_lines(count, name=""):
+    """As many methods, each seventh without a mean, controls and reported values among them."""
+    values = np.random.default_rng(0).uniform(0.6, 0.8, count).tolist()
+    return [
+        AucLine(
+            f"{k} {name}", v if k % 7 != 6 else None, v - 0.02, v + 0.02, [v], k % 3 == 1, v if k % 5 == 0 else None
+        )
+        for k, v in enumerate(values)
+    ]
+
+
+def dots(count, name=""):
+    rng = np.random.default_rng(0)
+    return [Dot(f"{k} {name}", float(rng.uniform(9, 4000)), 0.7 + k / 1000, 0.6, 0.8) for k in range(count)]
+
+
+def panels(count, name="Pleural_Thickening"):
+    """As many findings; the first rare, the second without an image."""
+    predicted = np.linspace(0.01, 0.4, 10)
+    full = Reliability(name, predicted, predicted**2, np.arange(10), predicted / 2, predicted * 1.5, 0.03, 0.06)
+    rare = full._replace(predicted=predicted / 1000, observed=np.zeros(10), low=None, high=None)
+    empty = Reliability("Hernia", [np.nan], [None], [0])
+    return [rare, empty, *[full] * count][:count]
+
+
+HARD = {
+    "auc of one": lambda path: draw_auc(auc_lines(1), "one", path),
+    "auc of 60": lambda path: draw_auc(auc_lines(60, EVIL), f"{EVIL}\n{EVIL}", path),
+    "nothing defined": lambda path: draw_auc([LINE._replace(auc=None, low=None, high=None, seeds=[np.nan])], "", path),
+    "speed of one": lambda path: draw_speed(dots(1), "one", path),
+    "speed of 60": lambda path: draw_speed(dots(60, EVIL), f"{EVIL}\n{EVIL}", path),
+    "reliability of one": lambda path: draw_reliability(panels(1), "one", path),
+    "reliability of 14": lambda path: draw_reliability(panels(14), "of 14", path),
+    "reliability of 16": lambda path: draw_reliability(panels(16, EVIL), EVIL, path),
+}
+
+
+@pytest.mark.parametrize("draw", HARD.values(), ids=HARD)
+def test_a_figure_stands_on_white_at_a_legible_width_and_a_modest_size(draw, tmp_path):
+    draw(tmp_path / "figure.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    with Image.open(tmp_path / "figure.png") as image:
+        assert (image.width, image.mode) == (1360, "P")
+        assert set(image.info) <= {figure_style.KEY, "dpi"}
+        corners = [(x, y) for x in (0, image.width - 1) for y in (0, image.height - 1)]
+        assert {image.convert("RGBA").getpixel(corner) for corner in corners} == {(255, 255, 255, 255)}
+        bound = 120_000 * max(1, image.height / 1500)
+    assert (tmp_path / "figure.png").stat().st_size < bound
+
+
+def colours(path):
+    with Image.open(path) as image:
+        rgb = image.convert("RGB")
+        return {color: number for number, color in rgb.getcolors(rgb.width * rgb.height)}
+
+
+def rgb(colour):
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+def test_colours_are_drawn_exactly_though_they_are_few(tmp_path):
+    lines = [line._replace(reported=None) for line in auc_lines(60, EVIL)]
+    draw_auc([*lines[:59], lines[59]._replace(reported=0.7)], EVIL, tmp_path / "figure.png")
+    assert colours(tmp_path / "figure.png")[rgb(COLOURS[1])] > 50  # the one diamond and its place in the legend
+
+
+def test_fourteen_lines_differ():
+    assert len({str(line_style(number)) for number in range(14)}) == 14
+
+
+def test_roc_curves_carry_the_hash_of_the_scores_and_show_every_defined_finding(tmp_path):
+    table = score_table(1, without=["Hernia"])
+    folder, record = publish(tmp_path / "results", table, "a0", "ROC")
+    evil = record.model_copy(update={"dataset": record.dataset.model_copy(update={"title": EVIL})})
+    draw_roc(evil, table, folder / "roc.png")
+    assert drawn_from(folder / "roc.png") == record.scores.sha256
+    seen = colours(folder / "roc.png")
+    assert all(seen[rgb(colour)] > 500 for colour in COLOURS)
+    nothing = table.assign(**{f"label {finding}": 0.0 for finding in record.auc})
+    folder, record = publish(tmp_path / "results", nothing, "a1", "Nothing", name="ma")
+    assert record.mean_auc.value is None
+    draw_roc(record, nothing, folder / "roc.png")
+    assert colours(folder / "roc.png").get(rgb(COLOURS[0]), 0) == 0
+    assert drawn_from(folder / "roc.png") == record.scores.sha256
+
+
+def test_a_figure_carries_the_hash_of_what_it_shows(tmp_path):
+    path = tmp_path / "figure.png"
+    draw_auc([LINE], "t", path)
+    assert drawn_from(path) == auc_sha256([LINE], "t")
+    draw_speed(dots(2), "t", path)
+    assert drawn_from(path) == dots_sha256(dots(2), "t")
+    draw_reliability([PANEL], "t", path)
+    assert drawn_from(path) == reliability_sha256([PANEL], "t")
+    draw_reliability([PANEL], "t", path, key="a key of the caller's")
+    assert drawn_from(path) == "a key of the caller's"
+
+
+@pytest.mark.parametrize(
+    ("shown", "digest", "others"),
+    [
+        pytest.param(
+            LINE,
+            auc_sha256,
+            {"name": "x", "auc": 0.5, "low": 0.5, "high": None, "seeds": [0.79], "control": True, "reported": 0.8},
+            id="auc",
+        ),
+        pytest.param(
+            PANEL,
+            reliability_sha256,
+            {"finding": "x", "predicted": [0.1, 0.21], "observed": [0.1, None], "count": [9, 2]}
+            | {"low": None, "high": [0.2, 0.5], "error": 0.03, "brier": None},
+            id="reliability",
+        ),
+    ],
+)
+def test_the_hash_changes_with_all_that_a_figure_shows(shown, digest, others):
+    assert set(others) == set(shown._fields)
+    changed = [shown._replace(**{field: value}) for field, value in others.items()]
+    hashes = [digest([one], "t") for one in (shown, *changed)]
+    hashes += [digest([shown], "other"), digest([], "t"), digest([shown, shown], "t"), digest([*changed[:2]], "t")]
+    hashes += [digest([*changed[1::-1]], "t")]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_the_hash_does_not_depend_on_how_numbers_are_held():
+    held = LINE._replace(auc=np.float64(0.8), seeds=np.array([0.79, 0.81]), control=np.False_, reported=np.nan)
+    assert auc_sha256([held], "t") == auc_sha256([LINE], "t")
+    arrays = {field: np.array(getattr(PANEL, field)) for field in ("predicted", "observed", "count", "low", "high")}
+    assert reliability_sha256([PANEL._replace(**arrays)], "t") == reliability_sha256([PANEL], "t")
+
+
+def test_the_best_stands_on_top_and_what_is_undefined_below(tmp_path):
+    best, worst = LINE._replace(name="a", seeds=[]), LINE._replace(name="b", auc=0.71, seeds=[], control=True)
+    undefined = LINE._replace(name="c", auc=None, low=None, high=None, seeds=[], reported=0.75)
+    pictures = []
+    for number, order in enumerate(([best, worst, undefined], [undefined, worst, best])):
+        draw_auc(order, "t", tmp_path / f"{number}.png")
+        with Image.open(tmp_path / f"{number}.png") as image:
+            pictures.append(np.asarray(image.convert("RGB")).astype(int))
+    np.testing.assert_array_equal(*pictures)
+    height = len(pictures[0])
+    rows = [np.flatnonzero((pictures[0] == rgb(colour)).all(axis=2).any(axis=1)) for colour in ("#0072B2", "#D55E00")]
+    assert rows[0].min() < height / 3 < rows[1].min()
+
+
+@pytest.fixture
+def axes_of(monkeypatch, tmp_path):
+    """The first axes that a call draws, instead of a file."""
+
+    def draw(function, *about):
+        kept = []
+        monkeypatch.setattr(f"{function.__module__}.save", lambda figure, *_: kept.append(figure))
+        function(*about, tmp_path / "figure.png")
+        return kept[0].axes[0]
+
+    return draw
+
+
+def drawn_at(axes):
+    """Where marks and lines stand along the horizontal axis, without lines from end to end."""
+    return sorted(x for line in axes.lines for x in line.get_xdata() if line.get_transform() == axes.transData)
+
+
+def test_means_intervals_seeds_and_reported_values_stand_where_they_are(axes_of):
+    line = LINE._replace(reported=0.85)
+    assert drawn_at(axes_of(draw_auc, [line], "t")) == [0.7, 0.79, 0.8, 0.81, 0.85, 0.9]
+    one_seed = line._replace(seeds=[0.8], reported=np.nan)
+    assert drawn_at(axes_of(draw_auc, [one_seed], "t")) == [0.7, 0.8, 0.9]
+    undefined = LINE._replace(auc=np.nan, seeds=[0.79, None])
+    assert drawn_at(axes_of(draw_auc, [undefined], "t")) == [0.79]
+
+
+def test_bins_and_their_intervals_stand_where_they_are_and_empty_ones_nowhere(axes_of):
+    held = {"predicted": [0.1, 0.2, 0.9], "observed": [0.1, 0.3, 0.9], "count": [9, 1, 0]}
+    held |= {"low": [0.0, 0.1, 0.8], "high": [0.2, 0.4, 1.0]}
+    axes = axes_of(draw_reliability, [PANEL._replace(**held)], "t")
+    intervals, bins = axes.collections
+    np.testing.assert_array_equal(bins.get_offsets(), [[0.1, 0.1], [0.2, 0.3]])
+    np.testing.assert_array_equal(intervals.get_segments(), [[[0.1, 0.0], [0.1, 0.2]], [[0.2, 0.1], [0.2, 0.4]]])
+    full, small = bins.get_sizes()
+    assert full > 2 * small
+    assert 0.3 < axes.get_xlim()[1] == axes.get_ylim()[1] < 0.4
+
+
+def test_a_user_s_matplotlib_settings_change_nothing(tmp_path):
+    draw_auc([LINE], "$t$", tmp_path / "one.png")
+    with rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 30, "text.parse_math": True}):
+        draw_auc([LINE], "$t$", tmp_path / "other.png")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"what was there")
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        save(new_figure(1), path, "key")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("figure.png", b"what was there")]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        pytest.param("a b c", 3, "a b\nc", id="between words"),
+        pytest.param("aaaaa", 3, "aaa\naa", id="within a word"),
+        pytest.param("a\n\x1b[31m\u202eb", 20, "a [31m b", id="control characters"),
+        pytest.param("漢 ü", 20, "? ü", id="not in the font"),
+        pytest.param(" ", 20, "?", id="nothing"),
+    ],
+)
+def test_text_is_folded_and_harmless(text, width, lines):
+    assert fold(text, width) == lines
