@@ -79,7 +79,7 @@ def _read_csv(path: Path, text: str) -> Sheet:
     try:
         table = pd.read_csv(io.StringIO(text), sep=delimiter, skipinitialspace=True, **options).fillna("")
     except ValueError as error:
-        reason = str(error).split("C error: ")[-1].strip()
+        reason = plain(error).split("C error: ")[-1].strip()
         raise DataError(f"{path} is no table ({reason}): write it again, with as many fields in each row") from error
     table.index += before + 1
     body = table.iloc[1:]
@@ -110,9 +110,9 @@ def _read_parquet(path: Path) -> Sheet:
             if file.metadata.num_rows * len(names) > MOST_CELLS:
                 raise DataError(f"{path} holds more than {MOST_CELLS:,} cells: keep the images and the scores")
             columns = file.read(columns=names)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no parquet file that can be read ({error}): write it again") from error
-    table = pd.DataFrame({number: _as_pandas(column) for number, column in enumerate(columns.itercolumns())})
+        table = pd.DataFrame({number: _as_pandas(column) for number, column in enumerate(columns.itercolumns())})
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no parquet file that can be read ({plain(error)}): write it again") from error
     table.index += 1
     return Sheet(path, [plain(name).strip() for name in columns.column_names], table)
 

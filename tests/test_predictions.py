@@ -134,6 +134,17 @@ def test_what_is_no_table_is_refused(tmp_path, data, told):
     assert told in refusal(path)
 
 
+@pytest.mark.parametrize("damage", range(12, 400, 20))
+def test_a_damaged_parquet_file_is_read_or_refused_in_one_line(tmp_path, damage):
+    path = write(tmp_path, table(), "scores.parquet")
+    data = path.read_bytes()
+    path.write_bytes(data[:-damage] + b"\xff\x9d\xff\xff" + data[4 - damage :])
+    try:
+        read_predictions(path, index())
+    except DataError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+
+
 def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
     assert "is no file" in refusal(tmp_path / "no.csv")
     assert "is no file" in refusal(tmp_path)
@@ -235,6 +246,7 @@ def test_an_image_that_is_listed_twice_is_refused(tmp_path):
         pytest.param([*(f"y_true_{f}" for f in THREE), *(f"y_pred_{f}" for f in THREE)], "y_pred_{finding}", id="y"),
         pytest.param([*(f"{f}_gt" for f in THREE), *THREE], "{finding}", id="truth with a suffix"),
         pytest.param([*(f"target_{f}" for f in THREE), *(f"{f}.prob" for f in THREE)], "{finding}.prob", id="target"),
+        pytest.param([f"target_pred_{f}" for f in THREE], "target_pred_{finding}", id="scores of a target"),
         pytest.param([*THREE, "prob_Mass", "Age", "Mass size", ""], "{finding}", id="extra columns"),
     ],
 )
