@@ -50,7 +50,7 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
     sections += ["### AUC by finding", tables.by_finding(rows, board.first)]
     sections += ["### Beyond the AUC", tables_statistics.statistics_facts(rows), tables_statistics.statistics(rows)]
     if groups := tables_statistics.subgroups(rows):
-        sections += ["Mean AUC within groups of the test images:", groups]
+        sections += ["Mean AUC within groups of the test images, over the findings that are defined there:", groups]
     sections += _localization(rows)
     for speed in speed_sections(rows, board.key, speeds):
         sections += speed_markdown(speed)

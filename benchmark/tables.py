@@ -191,8 +191,8 @@ def _label(record: Record) -> str:
 def _details(record: Record) -> str:
     """What tells a row from others of its method: the options that the user set, the plugin's source."""
     changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
-    origin = "plugin" if record.source is None else "scores"
-    plugin = "" if record.method.built_in else f"{origin} {record.method.source_sha256[:7]}"
+    foreign = record.source is None and not record.method.built_in
+    plugin = f"plugin {record.method.source_sha256[:7]}" if foreign else ""
     return ", ".join(part for part in (changed, plugin) if part)
 
 
