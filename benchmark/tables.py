@@ -114,7 +114,8 @@ def ranks(rows: Sequence[Row]) -> list[str]:
 def seeds(row: Row) -> str:
     """How many, and from the lowest to the highest mean AUC."""
     values = row.values("mean_auc")
-    return f"{len(values)}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else "")
+    known = values[~np.isnan(values)]
+    return f"{len(values)}" + (f" ({known.min():.3f} to {known.max():.3f})" if len(known) > 1 else "")
 
 
 def _reported_cells(row: Row) -> list[str]:
