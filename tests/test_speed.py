@@ -16,11 +16,11 @@ from torch import nn
 
 from chxbench import METHODS, Method, Output, UserError
 from chxbench.benchmark import memory, speed, speed_record
-from chxbench.benchmark.boards import make_boards
+from chxbench.benchmark.board.boards import make_boards
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.device import Device
-from chxbench.benchmark.figure_style import drawn_from
-from chxbench.benchmark.figures_board import Dot, dots_sha256
+from chxbench.benchmark.figures.board import Dot, dots_sha256
+from chxbench.benchmark.figures.style import drawn_from
 from chxbench.benchmark.leaderboard import check_leaderboard, read_runs, read_speeds, render, write_leaderboard
 from chxbench.benchmark.options import make
 from chxbench.benchmark.recipe import load_recipe
