@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from . import evidence
-from .dataset import TRAITS
+from .dataset import TRAITS, split_sha256
 from .errors import UserError, first_few
 from .evidence import Maps
 from .judge_maps import judge_maps
@@ -220,6 +220,18 @@ def check_rows(folder: Path, record: Record, table: pd.DataFrame) -> None:
         found = (len(part), part["patient_id"].nunique(), positives)
         if found != (counts.images, counts.patients, counts.positives):
             raise RecordError(f"{folder / 'scores.parquet'} does not hold the {split} images that the record counts")
+    if record.source is not None:
+        _check_own_split(folder, record, table)
+
+
+def _check_own_split(folder: Path, record: Record, table: pd.DataFrame) -> None:
+    """The split of scores from elsewhere is their test images, whose hash follows from them alone."""
+    split = split_sha256(table[table["split"] == "test"])
+    if split != record.dataset.split.sha256:
+        raise RecordError(
+            f"{folder / 'run.json'} names the split of SHA-256 {record.dataset.split.sha256[:12]}, its images are "
+            f"those of {split[:12]}: score the file again"
+        )
 
 
 def parse(text: str, path: Path, model: type[Kind], schema: int) -> Kind:

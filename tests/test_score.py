@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made_records import publish, score_table
+from made_records import edit, publish, recheck, score_table
 from sklearn.metrics import roc_auc_score
 
 from chxbench.benchmark import record as records
@@ -279,6 +279,17 @@ def test_no_torch_is_loaded(tmp_path, images):
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert json.loads(ran.stdout.splitlines()[-1]) == []
     assert (tmp_path / "leaderboard.md").is_file()
+
+
+def test_scores_that_claim_another_split_are_refused(ask, published, tmp_path):
+    assert ask().exit_code == 0
+    (place,) = published()
+    path = tmp_path / "results" / place / "run.json"
+    edit(path, lambda content: (content["dataset"]["split"].update(sha256="1" * 64), recheck(content)))
+    for words in (["verify", path.parent], ["leaderboard", "--results", tmp_path / "results"]):
+        answer = CliRunner().invoke(main, list(map(str, words)))
+        assert answer.exit_code == 2
+        assert "thesplitofSHA-256111111111111" in "".join(answer.output.replace("│", "").split())
 
 
 def test_the_official_list_is_recognised():
