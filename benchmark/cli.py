@@ -8,6 +8,7 @@ import click
 
 from .. import __version__
 from .errors import UserError
+from .text import plain
 
 FOLDER = click.Path(path_type=Path)
 KEPT = {  # after an interrupt
@@ -27,7 +28,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            raise _Refusal(str(error)) from error
+            raise _Refusal(plain(error)) from error
         except KeyboardInterrupt:
             kept = KEPT.get(ctx.invoked_subcommand, "the same command goes on after the last finished epoch or image")
             click.echo(f"\nInterrupted: {kept}.", err=True)
@@ -36,7 +37,7 @@ class _Commands(click.Group):
             if error.errno is None:
                 raise
             raise _Refusal(
-                f"{error.filename or 'a file'}: {error.strerror}: mend that, or choose another place"
+                plain(f"{error.filename or 'a file'}: {error.strerror}: mend that, or choose another place")
             ) from error
 
 
