@@ -77,6 +77,7 @@ class Index:
         findings: the finding columns, in the order of every score matrix.
         labels, split: the identity of the labels and of the split; part of every result.
         absent: per split, how many listed images are not there and are left out (only where the user allowed it).
+        skipped: the images that cannot be read and are left out (readable.py; no plugin fills it).
     """
 
     images: pd.DataFrame
@@ -85,6 +86,7 @@ class Index:
     labels: Labels
     split: Split
     absent: dict[str, int] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers (int64) of one split, in the table's order."""
