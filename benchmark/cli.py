@@ -8,6 +8,7 @@ import click
 
 from .. import __version__
 from .errors import UserError
+from .text import plain
 
 FOLDER = click.Path(path_type=Path)
 KEPT = {  # after an interrupt
@@ -28,7 +29,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            raise _Refusal(str(error)) from error
+            raise _Refusal(plain(error)) from error
         except KeyboardInterrupt:
             kept = KEPT.get(ctx.invoked_subcommand, "the same command goes on after the last finished epoch or image")
             click.echo(f"\nInterrupted: {kept}.", err=True)
@@ -37,7 +38,7 @@ class _Commands(click.Group):
             if error.errno is None:
                 raise
             raise _Refusal(
-                f"{error.filename or 'a file'}: {error.strerror}: mend that, or choose another place"
+                plain(f"{error.filename or 'a file'}: {error.strerror}: mend that, or choose another place")
             ) from error
 
 
@@ -220,25 +221,27 @@ def speed(
 
 @main.command()
 @source_options
-def prepare(settings: tuple[str, ...], cache: Path | None, **asked) -> None:
+@click.option("--report", type=FOLDER, metavar="FILE.csv", help="Write which images cannot be used, and why.")
+def prepare(settings: tuple[str, ...], cache: Path | None, report: Path | None, **asked) -> None:
     """Decode and shrink a dataset's images once, on all cores; `run` does the same where it was not done.
 
-    It may be stopped at any time: the same command goes on where it stopped.
+    It may be stopped at any time: the same command goes on where it stopped. Images that cannot be read are all told
+    at the end; `--set dataset.skip_unreadable=true`, here and for `run`, goes on without them, on a board of its own.
 
     \b
-    Example:
+    Examples:
       chxbench prepare --dataset chestxray14 --data-dir ~/nih
+      chxbench prepare --dataset chestxray14 --data-dir ~/nih --report bad_images.csv
     """
     from .environment import cache_folder
     from .options import parse_pairs
-    from .pixels import prepare as prepare_pixels
     from .progress import say
-    from .source import Source, make_source, read_index
+    from .readable import prepare_source
+    from .source import Source, make_source
 
     source = Source(settings=parse_pairs(settings, "--set"), cache=cache or cache_folder(), **asked)
     dataset, recipe = make_source(source)
-    index = read_index(dataset, source.data_dir)
-    pixels, _ = prepare_pixels(dataset, index, recipe.pixels.size, source.cache)
+    pixels, _ = prepare_source(source, dataset, recipe, report)
     say(f"{len(pixels):,} images of {recipe.pixels.size}x{recipe.pixels.size} pixels: {pixels.filename}")
 
 

@@ -15,18 +15,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .errors import UserError
-
-if TYPE_CHECKING:
-    from monai.data.image_reader import PILReader
-    from PIL.Image import Image
+from .errors import DataError, first_few
+from .gray import read_gray
 
 # The order of the literature (protocol of Wang et al. 2017); every table and every tensor of a 14-finding set uses it.
 FINDINGS = (
@@ -50,10 +46,6 @@ TRAITS = ("sex", "age", "view")  # what an index may tell of the patient and the
 BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
 MOST_YEARS = 120  # of age; more is a mistake in the source
 BOX_SLACK = 1e-6  # of rounding, beyond the image's edge
-
-
-class DataError(UserError):
-    """A data folder, label file, list or image that is not what it should be."""
 
 
 class Labels(NamedTuple):
@@ -85,6 +77,7 @@ class Index:
         findings: the finding columns, in the order of every score matrix.
         labels, split: the identity of the labels and of the split; part of every result.
         absent: per split, how many listed images are not there and are left out (only where the user allowed it).
+        skipped: the images that cannot be read and are left out (readable.py; no plugin fills it).
     """
 
     images: pd.DataFrame
@@ -93,6 +86,7 @@ class Index:
     labels: Labels
     split: Split
     absent: dict[str, int] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers (int64) of one split, in the table's order."""
@@ -152,15 +146,6 @@ class Dataset:
         return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
-def read_gray(path: str) -> np.ndarray:
-    """Pixels of a file that Pillow reads: uint8 gray (H, W), row 0 at the top. Raises DataError if it does not."""
-    try:
-        pixels, _ = _gray_reader().get_data(_gray_reader().read(path))
-        return np.asarray(pixels)
-    except Exception as error:
-        raise DataError(f"image {path} cannot be read ({error}): replace the file") from error
-
-
 def split_sha256(images: pd.DataFrame) -> str:
     """SHA-256 over the sorted lines `split,image_id`: equal exactly when the same images are in the same splits."""
     lines = sorted(f"{split},{image}\n" for split, image in zip(images["split"], images["image_id"], strict=True))
@@ -184,8 +169,11 @@ def check(index: Index) -> Index:
     if strange:
         raise DataError(f"unknown split {strange[0]!r}: use {', '.join(SPLITS)}")
     values = index.targets()
-    if not (np.isnan(values) | (values == 0) | (values == 1)).all():
-        raise DataError("a label is neither 0, 1 nor unknown: check the finding columns")
+    known = np.isnan(values) | (values == 0) | (values == 1)
+    if not known.all():
+        bad = np.argwhere(~known)
+        cells = [f"{index.findings[c]} of {images['image_id'].iloc[row]} is {values[row, c]:g}" for row, c in bad[:4]]
+        raise DataError(f"{len(bad):,} labels are neither 0, 1 nor unknown ({first_few(cells)}): correct that column")
     _check_traits(images)
     patients = images["split"].groupby(images["patient_id"].astype(str)).nunique()
     shared = patients.index[patients > 1].tolist()
@@ -236,19 +224,3 @@ def _check_boxes(index: Index) -> None:
             raise DataError(
                 f"{int((~np.asarray(fits)).sum()):,} boxes: {first['finding']} of {first['image_id']} {what}"
             )
-
-
-@cache
-def _gray_reader() -> "PILReader":
-    """MONAI's Pillow reader, as gray, in the orientation Pillow shows: its default swaps the two image axes."""
-    from monai.data.image_reader import PILReader
-
-    return PILReader(reverse_indexing=False, converter=_to_gray)
-
-
-def _to_gray(image: "Image") -> "Image":
-    """8-bit gray. Deeper images are refused: Pillow would clip them to white."""
-    if image.mode.startswith(("I", "F")):
-        image.close()
-        raise ValueError(f"it has more than 8 bits a pixel (mode {image.mode}): scale it to 8")
-    return image.convert("L")

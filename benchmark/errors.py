@@ -8,6 +8,10 @@ class UserError(Exception):
     """Something the user can mend: the message says what is wrong, where, and what to do."""
 
 
+class DataError(UserError):
+    """A data folder, label file, list or image that is not what it should be."""
+
+
 def first_few(items: Sequence[object], most: int = 3) -> str:
     """`a, b, c and 7 more`: enough to find the trouble, never a screenful."""
     shown = ", ".join(str(item) for item in items[:most])

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .dataset import DataError, read_gray
-from .errors import first_few
+from .errors import DataError, first_few
+from .gray import read_gray
 
 if TYPE_CHECKING:
     from pydicom import Dataset

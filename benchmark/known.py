@@ -10,6 +10,7 @@ import pandas as pd
 from .dataset import Dataset, Index
 from .errors import UserError
 from .options import make
+from .readable import without
 from .registry import DATASETS
 from .schema import Record
 from .source import read_index
@@ -66,7 +67,7 @@ def what_is_known(record: Record, data_dir: Path | None) -> Known:
     if data_dir is None and (record.dataset.name not in DATASETS or DATASETS.get(record.dataset.name).cls.needs_folder):
         return Known()
     dataset = make(DATASETS.get(record.dataset.name).cls, record.dataset.options, "dataset.")
-    index = read_index(dataset, data_dir)
+    index = without(read_index(dataset, data_dir), record.dataset.skipped)
     if (index.labels.sha256, index.split.sha256) != (record.dataset.labels.sha256, record.dataset.split.sha256):
         raise UserError(f"{data_dir or dataset.name} has other labels or another split than the run was made with")
     return Known(dataset, index)

@@ -1,31 +1,25 @@
 """Decode and shrink every image once, into one uint8 memory map; batches.py reads from it.
 
-A cache folder holds `pixels.u8` (N, size, size), `stamps.u64` (N) and `manifest.json`. A row of the map is valid when
-its stamp equals the one its source has now: so preparing can stop anywhere and go on, a second call does nothing, and
-an image whose file has changed is decoded again, alone.
+Preparing can stop anywhere and go on, a second call does nothing, and an image whose file has changed is decoded again,
+alone (pixel_cache.py).
 """
 
-import hashlib
-import json
 import multiprocessing
-import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from monai.data import DataLoader
 from monai.transforms import Resize
 
 from .dataset import DataError, Dataset, Index
 from .environment import cores
 from .errors import first_few
+from .pixel_cache import opened, save, sha256_in, write_manifest
 from .progress import progress, say
 from .registry import PLUGIN_PREFIX
 
-VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
 CHUNK = 8  # images a worker hands over at a time: few, so that the workers end together
 SAVED = 512  # images decoded between two waits for the disk: what a crash can cost
 
@@ -35,6 +29,14 @@ class Decoded(NamedTuple):
 
     pixels: np.ndarray
     sha256: str
+
+
+class Unusable(NamedTuple):
+    """An image that cannot be used: the file's path, if it has one, and what is wrong with it, in one sentence."""
+
+    image_id: str
+    path: str | None
+    problem: str
 
 
 def prepare(dataset: Dataset, index: Index, size: int, cache: Path) -> Decoded:
@@ -49,20 +51,42 @@ def prepare(dataset: Dataset, index: Index, size: int, cache: Path) -> Decoded:
     Raises:
         DataError: naming the images that cannot be read (the others stay in the cache), or too little space.
     """
-    expected = _stamps(dataset, index)
-    folder = cache / f"{dataset.name}-{size}-{_key(dataset, index, size)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        pixels, stamps = _open(folder, len(index.images), size)
+    decoded, unusable = attempt(dataset, index, size, cache)
+    if decoded is None:
+        problems = [image.problem for image in unusable]
+        raise DataError(f"{len(unusable):,} of {len(index.images):,} images cannot be used: {first_few(problems)}")
+    return decoded
+
+
+def attempt(dataset: Dataset, index: Index, size: int, cache: Path) -> tuple[Decoded | None, list[Unusable]]:
+    """The same, but the images that cannot be used are told apart: there are no pixels then, or no such images."""
+    with opened(dataset, index, size, cache) as (folder, pixels, stamps, expected):
         todo = np.flatnonzero(stamps != expected)
         manifest = folder / "manifest.json"
-        if len(todo) or not manifest.exists():
+        digest = sha256_in(manifest)
+        if len(todo) or digest is None:
             manifest.unlink(missing_ok=True)
-            _decode(dataset, index, pixels, stamps, expected, todo)
-            _write_manifest(manifest, dataset, index, pixels)
+            unusable = _decode(dataset, index, pixels, stamps, expected, todo)
+            if unusable:
+                return None, unusable
+            digest = write_manifest(manifest, dataset, index, pixels)
         else:
             say(f"pixels: all {len(stamps):,} images are in {folder}")
-        return Decoded(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=pixels.shape), _sha256_in(manifest))
+        return Decoded(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=pixels.shape), digest), []
+
+
+def carry_over(dataset: Dataset, whole: Index, part: Index, size: int, cache: Path) -> None:
+    """Into the cache of some of an index's images, in the same order, what the cache of all of them has."""
+    rows = np.flatnonzero(whole.images["image_id"].isin(part.images["image_id"]))
+    with (
+        opened(dataset, whole, size, cache) as (_, pixels, stamps, _),
+        opened(dataset, part, size, cache) as (_, part_pixels, part_stamps, expected),
+    ):
+        todo = np.flatnonzero((part_stamps != expected) & (stamps[rows] == expected))
+        for begin in range(0, len(todo), SAVED):
+            some = todo[begin : begin + SAVED]
+            part_pixels[some] = pixels[rows[some]]
+            save(part_pixels, part_stamps, expected, some.tolist())
 
 
 def as_is(batch: Any) -> Any:
@@ -72,7 +96,8 @@ def as_is(batch: Any) -> Any:
 
 def _decode(
     dataset: Dataset, index: Index, pixels: np.memmap, stamps: np.memmap, expected: np.ndarray, todo: np.ndarray
-) -> None:
+) -> list[Unusable]:
+    """Fill the rows to do; the images for which that cannot be done."""
     workers = cores() if len(todo) > 4 * CHUNK and travels(dataset) else 0
     source = _Shrunk(dataset, index, pixels.shape[1], todo)
     rows, bad = [], []
@@ -81,25 +106,16 @@ def _decode(
             for done in DataLoader(source, batch_size=CHUNK, collate_fn=as_is, num_workers=workers):
                 for row, image in done:
                     if isinstance(image, str):
-                        bad.append(image)
+                        bad.append(Unusable(source.ids[row], source.paths[row], image))
                     else:
                         pixels[row] = image
                         rows.append(row)
                 if len(rows) >= SAVED:
-                    _save(pixels, stamps, expected, rows)
+                    save(pixels, stamps, expected, rows)
                 advance(len(done))
         finally:
-            _save(pixels, stamps, expected, rows)
-    if bad:
-        raise DataError(f"{len(bad):,} of {len(todo):,} images cannot be used: {first_few(bad)}")
-
-
-def _save(pixels: np.memmap, stamps: np.memmap, expected: np.ndarray, rows: list[int]) -> None:
-    """Stamp these rows, and only once their pixels are on disk; empties the list."""
-    pixels.flush()
-    stamps[rows] = expected[rows]
-    stamps.flush()
-    rows.clear()
+            save(pixels, stamps, expected, rows)
+    return bad
 
 
 class _Shrunk(torch.utils.data.Dataset):
@@ -152,64 +168,7 @@ def _box_means(gray: np.ndarray, size: int) -> np.ndarray:
     return (sums / (height * width)).round().astype(np.uint8)
 
 
-def _open(folder: Path, count: int, size: int) -> tuple[np.memmap, np.memmap]:
-    """The map (count, size, size) and the stamps (count), writable; both anew where either is not whole."""
-    files = {folder / "pixels.u8": count * size * size, folder / "stamps.u64": 8 * count}
-    whole = all(path.exists() and path.stat().st_size == length for path, length in files.items())
-    needed, free = sum(files.values()), shutil.disk_usage(folder).free
-    if not whole and needed > free:
-        raise DataError(
-            f"the pixels need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: choose another --cache"
-        )
-    mode = "r+" if whole else "w+"
-    pixels = np.memmap(folder / "pixels.u8", np.uint8, mode, shape=(count, size, size))
-    return pixels, np.memmap(folder / "stamps.u64", np.uint64, mode, shape=(count,))
-
-
-def _key(dataset: Dataset, index: Index, size: int) -> str:
-    """Names the cache of these images from this place: a second folder with the same file names has its own."""
-    paths, first = index.images["path"], index.images["image_id"].iloc[0]
-    origin = dataset.stamp(first, None) if paths.isna().any() else os.path.commonpath(paths.tolist())
-    names = "\n".join([str(VERSION), str(size), origin, *index.images["image_id"]])
-    return hashlib.sha256(names.encode()).hexdigest()[:16]
-
-
 def travels(dataset: Dataset) -> bool:
     """Whether worker processes can have the dataset: a plugin from a single file is known to forked ones alone."""
     single_file = type(dataset).__module__.startswith(PLUGIN_PREFIX)
     return not single_file or multiprocessing.get_start_method() == "fork"
-
-
-def _stamps(dataset: Dataset, index: Index) -> np.ndarray:
-    """A 64-bit digest of each image's stamp (N,), never 0, which marks a row that is not done."""
-    missing, digests = [], []
-    for image, path in zip(index.images["image_id"], index.images["path"], strict=True):
-        try:
-            text = dataset.stamp(image, path)
-        except OSError:
-            missing.append(path)
-            continue
-        digests.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1)
-    if missing:
-        raise DataError(f"{len(missing):,} image files have gone: {first_few(missing)}")
-    return np.array(digests, np.uint64)
-
-
-def _write_manifest(path: Path, dataset: Dataset, index: Index, pixels: np.memmap) -> None:
-    content = {
-        "version": VERSION,
-        "dataset": dataset.name,
-        "images": len(pixels),
-        "size": pixels.shape[1],
-        "shrunk_by": "box average, as by MONAI's Resize in mode area",
-        "first": index.images["image_id"].iloc[0],
-        "last": index.images["image_id"].iloc[-1],
-        "sha256": hashlib.sha256(pixels).hexdigest(),
-    }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def _sha256_in(manifest: Path) -> str:
-    return json.loads(manifest.read_text(encoding="utf-8"))["sha256"]

@@ -12,9 +12,10 @@ from typing import Any
 from .dataset import Dataset, Index
 from .method import Method
 from .options import describe, keys, make
+from .readable import read_usable
 from .recipe import Recipe, as_table, identity
 from .registry import DATASETS, METHODS, Entry, load_plugins
-from .source import Source, make_source, read_index
+from .source import Source, make_source
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def make_plan(order: Order) -> Plan:
     entries = METHODS.get(order.method), DATASETS.get(order.dataset)
     dataset, recipe = make_source(order)
     method = make_method(entries[0].cls, recipe, order.options)
-    index = read_index(dataset, order.data_dir)
+    index = read_usable(order, dataset, recipe)
     foreign = [entry.source_sha256 for entry in entries if not entry.built_in]
     run_id = _run_id(order.seed, method, dataset, recipe, index, foreign)
     return Plan(order, method, dataset, recipe, index, run_id, entries[0])

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from .text import plain
+
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
 Advance = Callable[[int], None]
 
@@ -24,8 +26,8 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """One line for the user, never wrapped or marked up: paths stay whole."""
-    console().print(text, markup=False, soft_wrap=True)
+    """One line for the user, never wrapped or marked up: paths stay whole, without control characters."""
+    console().print(plain(text), markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -86,6 +86,7 @@ class DatasetPart(Part):
     split: SplitPart
     pixels_sha256: Sha256 | None  # of the decoded and shrunk images, all of them in order; null without images
     counts: dict[Literal["train", "val", "test"], Counts]  # of scores from elsewhere: only what was scored
+    skipped: list[str] = []  # images that could not be read and were left out on demand, sorted
 
 
 class WeightsPart(Part):

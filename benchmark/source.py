@@ -14,6 +14,7 @@ from .recipe import Recipe, load_recipe, setting_keys
 from .registry import DATASETS, load_plugins
 
 DATASET_PREFIX = "dataset."
+SKIP = "dataset.skip_unreadable"  # of any dataset, and no option of its plugin: readable.py does what it says
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Source:
         dataset: a registered dataset's name.
         data_dir: the folder where it lies; None if it needs none.
         recipe: a recipe's name or file; None takes the dataset's default.
-        settings: what `--set` changes: recipe keys, and the dataset's options behind `dataset.`.
+        settings: what `--set` changes: recipe keys, the dataset's options behind `dataset.`, and SKIP.
         cache: the folder of the pixel caches.
         plugins: files to import before any name is looked up.
     """
@@ -35,6 +36,14 @@ class Source:
     settings: Mapping[str, Any] = field(default_factory=dict)
     cache: Path = field(default_factory=cache_folder)
     plugins: Sequence[Path] = ()
+
+    @property
+    def skip_unreadable(self) -> bool:
+        """Whether to go on without the images that cannot be read. Raises UserError for another word than yes or no."""
+        value = self.settings.get(SKIP, False)
+        if not isinstance(value, bool):
+            raise UserError(f"{SKIP} = {value!r} does not fit: say true or false")
+        return value
 
     def changes(self, options: Mapping[str, Any]) -> list[str]:
         """The words of a command that change the recipe and these options of the method, and name the plugins."""
@@ -51,12 +60,12 @@ def make_source(source: Source) -> tuple[Dataset, Recipe]:
     """The dataset with its options, and the recipe. Raises UserError where a setting is neither's."""
     load_plugins(source.plugins)
     cls = DATASETS.get(source.dataset).cls
-    known = [*setting_keys(), *keys(cls, DATASET_PREFIX)]
+    known = [*setting_keys(), *keys(cls, DATASET_PREFIX), SKIP]
     for key in source.settings:
         if key not in known:
             raise UserError(f"unknown setting {key!r}: {did_you_mean(key, known)}")
     own = {key: value for key, value in source.settings.items() if key.startswith(DATASET_PREFIX)}
-    options = {key.removeprefix(DATASET_PREFIX): value for key, value in own.items()}
+    options = {key.removeprefix(DATASET_PREFIX): value for key, value in own.items() if key != SKIP}
     rest = {key: value for key, value in source.settings.items() if key not in own}
     return make(cls, options, DATASET_PREFIX), load_recipe(source.recipe or cls.default_recipe, rest)
 
@@ -90,6 +99,7 @@ def describe_dataset(dataset: Dataset, index: Index, splits: Sequence[str], pixe
         "split": index.split._asdict(),
         "pixels_sha256": pixels,
         "counts": {split: _count(index, split) for split in splits},
+        **({"skipped": list(index.skipped)} if index.skipped else {}),
     }
 
 

@@ -22,9 +22,10 @@ from .options import describe
 from .pixels import prepare
 from .plan import make_method
 from .progress import say
+from .readable import read_usable
 from .recipe import Recipe
 from .registry import METHODS, Entry
-from .source import Source, make_source, read_index
+from .source import Source, make_source
 from .speed import Subject, Throughput
 from .speed_record import SpeedRecord
 from .train import Material
@@ -118,7 +119,7 @@ def make_bench(order: SpeedOrder) -> Bench:
     dataset, recipe = make_source(order)
     entries = [METHODS.get(name) for name in dict.fromkeys(order.methods)]
     methods = [(entry, make_method(entry.cls, recipe, order.options)) for entry in entries]
-    index = read_index(dataset, order.data_dir)
+    index = read_usable(order, dataset, recipe)
     device = Device(recipe.compute.precision, order.device, order.cache)
     if device.share.count > 1:
         raise UserError("speed is measured in one process: start chxbench speed without torchrun")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar
@@ -179,7 +180,7 @@ def test_what_is_no_gray_bytes_is_refused(paths, tmp_path, monkeypatch, image):
 
 
 def test_too_little_space_is_told_before_anything_is_written(paths, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"GB free: choose another --cache"):
         prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
     assert not list(tmp_path.glob("cache/*/pixels.u8"))

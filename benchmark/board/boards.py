@@ -58,7 +58,9 @@ def heading(board: Board) -> str:
         return f"{trial}{first.dataset.title}, {first.dataset.split.name}: {ELSEWHERE}"
     changed = ", ".join(f"{key} = {value}" for key, value in first.recipe["changed"].items())
     recipe = Path(first.recipe["name"]).name + (f" with {changed}" if changed else "")
-    return f"{trial}{first.dataset.title}, recipe {recipe}"
+    skipped = len(first.dataset.skipped)
+    left_out = f", without {skipped:,} image{'s' if skipped > 1 else ''} that cannot be read" if skipped else ""
+    return f"{trial}{first.dataset.title}, recipe {recipe}{left_out}"
 
 
 def ranked_by(board: Board) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import first_few
 from ..options import as_typed
 from ..recipe import SECTIONS
 from ..schema import Record
@@ -76,6 +77,8 @@ def facts(board: Board) -> str:
         f"- split: {escape(split.name)}, SHA-256 {code(split.sha256[:12])}",
         f"- labels and split were compared {origin.checked or 'with nothing: their source is not known here'}",
     ]
+    if record.dataset.skipped:
+        lines.append(f"- left out, because they cannot be read: {code(first_few(record.dataset.skipped))}")
     if record.recipe is not None:
         lines.append(f"- recipe: {code(_settings(record.recipe))}")
     return "\n".join(lines)

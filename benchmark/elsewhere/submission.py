@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..options import as_typed
 from ..record import file_sha256
 from ..schema import Name, Title
-from ..source import DATASET_PREFIX, Source, describe_dataset, make_source, read_listed
+from ..source import DATASET_PREFIX, SKIP, Source, describe_dataset, make_source, read_listed
 from .predictions import Predictions, Scale, read_predictions
 from .scored_split import ScoredSplit, choose_split
 
@@ -177,6 +177,8 @@ def _make_dataset(order: ScoreOrder) -> Dataset:
     strange = [key for key in order.settings if not key.startswith(DATASET_PREFIX)]
     if strange:
         raise UserError(f"--set {strange[0]} is no option of a dataset: nothing is trained here, set dataset.KEY=VALUE")
+    if SKIP in order.settings:
+        raise UserError(f"--set {SKIP} has no sense here, where no image is opened: leave it out")
     source = Source(order.dataset, order.data_dir, settings=order.settings, plugins=order.plugins)
     return make_source(source)[0]
 

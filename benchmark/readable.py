@@ -1,0 +1,92 @@
+"""What is left of a dataset whose images cannot all be read, where the user asks to go on without them.
+
+It is asked for beside the dataset's own options, `--set dataset.skip_unreadable=true`, for any dataset. What is left is
+another split with another hash, so its runs have ids and boards of their own, and the record lists what was skipped.
+"""
+
+import csv
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from .dataset import SPLITS, DataError, Dataset, Index, Split, split_sha256
+from .errors import UserError, first_few
+from .pixels import Decoded, Unusable, attempt, carry_over, prepare
+from .progress import say
+from .recipe import Recipe
+from .source import Source, read_index
+from .text import plain
+
+
+def read_usable(source: Source, dataset: Dataset, recipe: Recipe) -> Index:
+    """The index that a run is made on: all images, or where the user asks for that, those that can be decoded.
+
+    Finding out decodes all of them, into the cache. Raises DataError.
+    """
+    index = read_index(dataset, source.data_dir)
+    if not source.skip_unreadable:
+        return index
+    return _keep(dataset, index, attempt(dataset, index, recipe.pixels.size, source.cache)[1], source, recipe)
+
+
+def prepare_source(source: Source, dataset: Dataset, recipe: Recipe, report: Path | None = None) -> Decoded:
+    """The pixels of the images, and a CSV file of those that cannot be used.
+
+    Raises:
+        DataError: there are such images, and the user does not ask to skip them; the report is written before.
+    """
+    _refuse_report(report)
+    index = read_index(dataset, source.data_dir)
+    unusable: list[Unusable] = []
+    if report or source.skip_unreadable:
+        unusable = attempt(dataset, index, recipe.pixels.size, source.cache)[1]
+    if report:
+        write_report(report, unusable)
+    if source.skip_unreadable:
+        index = _keep(dataset, index, unusable, source, recipe)
+    return prepare(dataset, index, recipe.pixels.size, source.cache)
+
+
+def without(index: Index, skipped: Collection[str]) -> Index:
+    """An index without these images; a split of its own. Raises DataError where a whole split would go."""
+    if not skipped:
+        return index
+    gone = index.images["image_id"].isin(skipped)
+    images = index.images[~gone].reset_index(drop=True)
+    empty = [split for split in SPLITS if not (images["split"] == split).any()]
+    if empty:
+        raise DataError(
+            f"no image of the {' and '.join(empty)} split can be read ({first_few(sorted(skipped))}): replace the files"
+        )
+    boxes = index.boxes
+    if not boxes.empty:
+        boxes = boxes[~boxes["image_id"].isin(skipped)].reset_index(drop=True)
+    name = f"{index.split.name}, without {len(skipped):,} images that cannot be read"
+    names = tuple(sorted(index.images.loc[gone, "image_id"]))
+    return replace(index, images=images, boxes=boxes, split=Split(name, split_sha256(images)), skipped=names)
+
+
+def write_report(path: Path, unusable: Collection[Unusable]) -> None:
+    """A CSV file of image, path and problem, whole or not at all; a header alone where nothing is wrong."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["image_id", "path", "problem"])
+        table.writerows((plain(image.image_id), image.path or "", plain(image.problem)) for image in unusable)
+    part.replace(path)
+    say(f"{len(unusable):,} images that cannot be used: {path}")
+
+
+def _keep(dataset: Dataset, index: Index, unusable: Collection[Unusable], source: Source, recipe: Recipe) -> Index:
+    """The index without these images, and their neighbours' pixels in its cache."""
+    left = without(index, {image.image_id for image in unusable})
+    if unusable:
+        say(f"left out: {len(unusable):,} images that cannot be read: {first_few(left.skipped)}")
+        carry_over(dataset, index, left, recipe.pixels.size, source.cache)
+    return left
+
+
+def _refuse_report(report: Path | None) -> None:
+    """Before hours of decoding, not after. Raises UserError."""
+    if report and (report.is_dir() or not report.parent.is_dir()):
+        raise UserError(f"--report {report} cannot be written: name a file in a folder that exists")
