@@ -315,9 +315,9 @@ def score(settings: tuple[str, ...], **asked) -> None:
 
     \b
     Examples:
-      chxbench score predictions.csv --name densenet121 --data-dir ~/nih
-      chxbench score scores.parquet --name ours --title "Ours, 5 models" --columns 'prob_{finding}' --data-dir ~/nih
-      chxbench score random_split.csv --name ours --split "our random split" --data-dir ~/nih
+      chxbench score theirs.csv --name densenet121 --data-dir ~/nih
+      chxbench score ours.parquet --name ours --columns 'p_{finding}' --data-dir ~/nih
+      chxbench score ours.csv --name ours --split "our split" --data-dir ~/nih
     """
     from .options import parse_pairs
     from .report import report_run

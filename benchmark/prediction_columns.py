@@ -115,12 +115,10 @@ def _refuse_missing(names: Sequence[str], findings: Sequence[str], found: dict[s
     missing = [finding for finding in findings if finding not in found]
     if not missing:
         return
-    lowered = {name.lower(): name for name in names}
-    near = [
-        lowered[like]
-        for finding in missing
-        for like in get_close_matches(finding.lower().join(chosen), lowered, 1, cutoff=0.7)
-    ]
+    used = {number for numbers in found.values() for number in numbers}
+    free = {name.lower(): name for number, name in enumerate(names) if number not in used}
+    likes = (get_close_matches(finding.lower().join(chosen), free, 1, cutoff=0.7) for finding in missing)
+    near = [free[name] for like in likes for name in like]
     there = f"near: {first_few(near)}" if near else f"its columns: {first_few(names, 5)}"
     raise DataError(
         f"{len(missing)} of {len(findings)} findings have no column like {HOLE.join(chosen)!r} "

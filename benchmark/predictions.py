@@ -158,8 +158,8 @@ def _numbers(sheet: Sheet, columns: Sequence[int]) -> np.ndarray:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         raise DataError(
-            f"{sheet.path}, {_cells(sheet, columns, bad)}: {len(bad):,} scores are no finite numbers; "
-            "give every image a number for every finding"
+            f"{sheet.path}, {_cells(sheet, columns, bad)}: {len(bad):,} of {values.size:,} scores are no finite "
+            "numbers; give every image a number for every finding"
         )
     return values
 

@@ -282,7 +282,7 @@ def test_two_patterns_that_cover_all_findings_are_refused_and_the_user_decides(t
         pytest.param(
             ["prob_Mass", "prob_Hernya", "prob_Pleural_Thickening", "Infiltration"],
             None,
-            "2 of 4 findings have no column like 'prob_{finding}' (Hernia, Infiltration; near: prob_Hernya",
+            "findings have no column like 'prob_{finding}' (Hernia, Infiltration; near: prob_Hernya, Infiltration)",
             id="misspelt and another prefix",
         ),
         pytest.param(["a", "b"], None, "4 of 4 findings have no column like '{finding}'", id="none"),
@@ -330,7 +330,7 @@ def test_a_score_that_is_no_finite_number_is_refused_with_row_and_column(tmp_pat
     told = refusal(write(tmp_path, table(scores=scores), name), scale="probability")
     row = 3 if name == "scores.csv" else 2
     assert f"row {row}, column 'Pleural_Thickening' (" in told and f"row {row + 1}, column 'Mass'" in told
-    assert "2 scores are no finite numbers" in told
+    assert "2 of 12 scores are no finite numbers" in told
 
 
 @pytest.mark.parametrize("text", ["", "n/a", "0.5 %", "1.2.3", "1,2,3", "high" * 99])
@@ -339,7 +339,7 @@ def test_text_in_a_score_column_is_refused_with_row_and_column(tmp_path, text):
     made.loc[1, "Hernia"] = text
     for name, row in (("scores.csv", 3), ("scores.parquet", 2)):
         told = refusal(write(tmp_path, made.astype({"Hernia": str}), name))
-        assert f"row {row}, column 'Hernia' ({text[:40]!r}): 1 scores" in told
+        assert f"row {row}, column 'Hernia' ({text[:40]!r}): 1 of 12 scores" in told
 
 
 @pytest.mark.parametrize(
