@@ -5,7 +5,7 @@ from typing import Any
 
 from . import tables, tables_localization, tables_statistics, tables_steps
 from .board_figures import auc_figure
-from .boards import Board, heading
+from .boards import Board, heading, ranked_by
 from .options import as_typed
 from .recipe import SECTIONS
 from .schema import Record
@@ -46,30 +46,15 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
     sections += [f"![Mean AUC of each method with its 95 % interval]({auc_figure(board)})"]
     if steps := tables_steps.make_steps(rows):
         sections += ["### What each step adds", STEPS, tables_steps.ladder(steps)]
-        sections += [tables_steps.in_words(steps, board.first.dataset.caveat)]
+        sections += [f"**In one sentence:** {tables_steps.in_words(steps, escape(board.first.dataset.caveat))}"]
     sections += ["### AUC by finding", tables.by_finding(rows, board.first)]
     sections += ["### Beyond the AUC", tables_statistics.statistics_facts(rows), tables_statistics.statistics(rows)]
     if groups := tables_statistics.subgroups(rows):
-        sections += ["Mean AUC within groups of the test images:", groups]
+        sections += ["Mean AUC within groups of the test images, over the findings that are defined there:", groups]
     sections += _localization(rows)
     for speed in speed_sections(rows, board.key, speeds):
         sections += speed_markdown(speed)
     return [*sections, "### Runs" if board.is_trained else "### Files", tables.run_table(rows)]
-
-
-def ranked_by(board: Board) -> str:
-    """What the ranking follows from, and how the epoch was picked."""
-    ranked = "Ranked by the mean test AUC over the findings. "
-    if not board.is_trained:
-        return (
-            ranked + "These scores were computed elsewhere and judged here: what the methods were trained on, and "
-            "whether anything was chosen on these test images, is not known."
-        )
-    return (
-        f"{ranked}Weights are those of {escape(board.first.selection)}; nothing is chosen on the test split. "
-        "Rows whose training saw more images (all epochs of all stages) had more of everything: a gain that comes "
-        "with them is not yet the method's."
-    )
 
 
 def facts(board: Board) -> str:
@@ -85,7 +70,7 @@ def facts(board: Board) -> str:
     known = ", whose hash is known" if origin.labels else ""
     test = f"; the test images are the {escape(origin.test)} list, whose hash is known" if origin.test else ""
     lines = [
-        f"{ranked_by(board)}\n",
+        f"{escape(ranked_by(board))}\n",
         f"- images: {counts}{test}",
         f"- labels: {escape(labels.version)}{known}, {code(labels.file)}, SHA-256 {code(labels.sha256[:12])}",
         f"- split: {escape(split.name)}, SHA-256 {code(split.sha256[:12])}",

@@ -61,6 +61,21 @@ def heading(board: Board) -> str:
     return f"{trial}{first.dataset.title}, recipe {recipe}"
 
 
+def ranked_by(board: Board) -> str:
+    """What the ranking follows from, and how the epoch was picked; plain text."""
+    ranked = "Ranked by the mean test AUC over the findings. "
+    if not board.is_trained:
+        return (
+            ranked + "These scores were computed elsewhere and judged here: what the methods were trained on, and "
+            "whether anything was chosen on these test images, is not known."
+        )
+    return (
+        f"{ranked}Weights are those of {board.first.selection}; nothing is chosen on the test split. "
+        "Rows whose training saw more images (all epochs of all stages) had more of everything: a gain that comes "
+        "with them is not yet the method's."
+    )
+
+
 def _key(record: Record) -> tuple[str, ...]:
     dataset = record.dataset
     options = json.dumps(dataset.options, sort_keys=True)

@@ -13,6 +13,7 @@ FOLDER = click.Path(path_type=Path)
 KEPT = {  # after an interrupt
     "speed": "what was measured is published and on the leaderboard",
     "score": "the same command publishes the record whole, or finds it",
+    "compare": "nothing was written",
 }
 
 
@@ -326,6 +327,43 @@ def score(settings: tuple[str, ...], **asked) -> None:
 
     order = ScoreOrder(settings=parse_pairs(settings, "--set"), **asked)
     score_order(order, tell=lambda record, place: report_run(record, place, order.results))
+
+
+@main.command()
+@click.argument("first", type=FOLDER, metavar="RUN")
+@click.argument("second", type=FOLDER, metavar="RUN")
+@click.option(
+    "--out", type=FOLDER, metavar="DIR", help="What to write to.  [default: comparisons/<method-run>-vs-<method-run>]"
+)
+@click.option(
+    "--resamples",
+    type=click.IntRange(min=100),
+    default=2000,
+    show_default=True,
+    help="Draws of patients behind intervals and p-values.",
+)
+@click.option(
+    "--results", type=FOLDER, default=Path("results"), show_default=True, metavar="DIR", help="Where speed records lie."
+)
+def compare(first: Path, second: Path, out: Path | None, resamples: int, results: Path) -> None:
+    """Compare two runs that were scored on the same test images: do their AUCs differ, finding by finding?
+
+    RUN is a folder with run.json and scores.parquet, below runs/ or results/. Differences are paired, on the same draws
+    of patients; their p-values are corrected for the number of findings (Holm). Writes comparison.json, comparison.md
+    and roc.png, the ROC curves of both over each other.
+
+    \b
+    Examples:
+      chxbench compare results/phantom/ma/quick-seed0-b3a573c617 results/phantom/sam/quick-seed0-79183fa3f4
+      chxbench compare runs/paper-seed0-1a2b3c4d5e runs/paper-seed1-5e4d3c2b1a --resamples 10000 --out seeds
+    """
+    from .compare import compare_runs, default_folder, write_comparison
+    from .report_compare import report_comparison
+
+    compared = compare_runs(first, second, resamples, results)
+    folder = out or default_folder(compared)
+    write_comparison(compared, folder)
+    report_comparison(compared, folder)
 
 
 @main.command(name="list")

@@ -62,7 +62,7 @@ def speed_sections(rows: Sequence[Row], key: Sequence[str], speeds: Iterable[Spe
     found = defaultdict(list)
     for record in speeds:
         for number, row in enumerate(rows):
-            if _belongs(record, row.first):
+            if belongs(record, row.first):
                 found[record.setup].append((number, Timed(row, record)))
     sections = []
     for setup in sorted(found, key=lambda setup: setup.model_dump_json()):
@@ -74,10 +74,10 @@ def speed_sections(rows: Sequence[Row], key: Sequence[str], speeds: Iterable[Spe
 def speed_markdown(section: SpeedSection) -> list[str]:
     """The section's paragraphs."""
     shown = [f"![Mean AUC against images per second of inference]({section.figure})"] if section.dots else []
-    return [f"### Speed on {escape(_where(section.setup))}", _facts(section), speed_table(section.timed), *shown]
+    return [f"### Speed on {escape(where(section.setup))}", _facts(section), speed_table(section.timed), *shown]
 
 
-def _belongs(speed: SpeedRecord, run: Record) -> bool:
+def belongs(speed: SpeedRecord, run: Record) -> bool:
     """Whether the speed is of the run's method with its options and crop; a plugin's source counts too."""
     mine, its = speed.method, run.method
     same = (mine.name, mine.options, mine.built_in) == (its.name, its.options, its.built_in)
@@ -95,10 +95,10 @@ def _figure_place(rows: Sequence[Row], key: Sequence[str], setup: SetupPart) -> 
 
 def _figure_title(rows: Sequence[Row], setup: SetupPart) -> str:
     first = rows[0].first
-    return f"{plain(first.dataset.title)}, recipe {plain(Path(first.recipe['name']).name)}\n{plain(_where(setup))}"
+    return f"{plain(first.dataset.title)}, recipe {plain(Path(first.recipe['name']).name)}\n{plain(where(setup))}"
 
 
-def _where(setup: SetupPart) -> str:
+def where(setup: SetupPart) -> str:
     cores = f" ({setup.cores} cores)" if setup.kind == "cpu" else ""
     compiled = ", compiled" if setup.compiled else ""
     return f"{setup.device}{cores}, {setup.precision}, {setup.layout}{compiled}"

@@ -39,7 +39,7 @@ class Row(NamedTuple):
     def is_control(self) -> bool:
         """Whether it is there to be compared with, not to win; early records say so in their titles alone."""
         method = self.first.method
-        return "control" in method.title.split() if method.control is None else method.control
+        return "control" in method.title.lower() if method.control is None else method.control
 
     @property
     def reported(self) -> Reported | None:
@@ -91,10 +91,8 @@ def make_rows(runs: Iterable[Run]) -> list[Row]:
 
 def ranking(rows: list[Row]) -> str:
     """Mean AUC of each row with its interval, seeds, how much it trained, and what its paper reports."""
-    ranks = iter(range(1, len(rows) + 1))
     table = []
-    for row in rows:
-        rank = "control" if row.is_control else next(ranks)
+    for rank, row in zip(ranks(rows), rows, strict=True):
         means = [with_interval(row, "mean_auc"), with_interval(row, "mean_auc_without_hernia")]
         table.append([rank, row.label, *means, row.first.mean_auc.findings])
     headers, align = ["#", "Method", "Mean AUC", "without Hernia", "Findings"], "rlllr"
@@ -105,6 +103,12 @@ def ranking(rows: list[Row]) -> str:
         headers, align = [*headers, "Reported", "by, on", "Measured − reported"], align + "rlr"
         table = [[*cells, *_reported_cells(row)] for cells, row in zip(table, rows, strict=True)]
     return make_table(headers, table, align)
+
+
+def ranks(rows: Sequence[Row]) -> list[str]:
+    """The place of each row; controls have none."""
+    places = iter(range(1, len(rows) + 1))
+    return ["control" if row.is_control else str(next(places)) for row in rows]
 
 
 def seeds(row: Row) -> str:
@@ -187,8 +191,8 @@ def _label(record: Record) -> str:
 def _details(record: Record) -> str:
     """What tells a row from others of its method: the options that the user set, the plugin's source."""
     changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
-    origin = "plugin" if record.source is None else "scores"
-    plugin = "" if record.method.built_in else f"{origin} {record.method.source_sha256[:7]}"
+    foreign = record.source is None and not record.method.built_in
+    plugin = f"plugin {record.method.source_sha256[:7]}" if foreign else ""
     return ", ".join(part for part in (changed, plugin) if part)
 
 

@@ -1,12 +1,12 @@
 """What each step adds: a row against those that it claims to better, on the same draws of patients."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from .schema import Record
 from .tables import Row, make_table
-from .text import escape
 
 
 class Step(NamedTuple):
@@ -70,20 +70,27 @@ def ladder(steps: list[Step]) -> str:
     return make_table(headers, table, "llllr")
 
 
-def in_words(steps: list[Step], caveat: str) -> str:
-    """What the differences show, and what not, in one sentence."""
+def in_words(steps: list[Step], caveat: str, name: Callable[[Row], str] = lambda row: row.label) -> str:
+    """What the differences show, and what not, in one sentence.
+
+    Args:
+        steps: at least one.
+        caveat: what a result on the dataset does not show.
+        name: how the sentence names a row.
+    """
     told = []
     for effort in ("at equal training", "with more training images", "with fewer training images"):
         for outcome in ("a gain", "no difference that its interval shows", "a loss"):
             found = [step for step in steps if (step.effort, step.outcome) == (effort, outcome)]
             more = ", which may be all of it" if outcome == "a gain" and "more" in effort else ""
             if found:
-                told.append(f"{_pairs(found)} {'is' if len(found) == 1 else 'are each'} {outcome} {effort}{more}")
+                pairs = ", ".join(f"{name(s.upper)} over {name(s.lower)} ({s.difference:+.3f})" for s in found)
+                told.append(f"{pairs} {'is' if len(found) == 1 else 'are each'} {outcome} {effort}{more}")
     few = "a difference from one seed may be the luck of its initial weights"
     if min(len(step.by_seed) for step in steps) > 1:
         few = ""
-    ends = [text for text in (few, escape(caveat)) if text]
-    return "**In one sentence:** " + "; ".join(told) + (f"; but {', and '.join(ends)}" if ends else "") + "."
+    ends = [text for text in (few, caveat) if text]
+    return "; ".join(told) + (f"; but {', and '.join(ends)}" if ends else "") + "."
 
 
 def _alike(one: Record, other: Record) -> bool:
@@ -103,7 +110,3 @@ def _step(upper: Row, lower: Row) -> list[Step]:
         return []
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return [Step(upper, lower, (upper.values("mean_auc") - lower.values("mean_auc")).tolist(), low, high)]
-
-
-def _pairs(steps: list[Step]) -> str:
-    return ", ".join(f"{step.upper.label} over {step.lower.label} ({step.difference:+.3f})" for step in steps)

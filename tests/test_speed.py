@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_records import edit, publish, recheck, score_table
 from PIL import Image
 from test_cli import invoke
-from made_records import edit, publish, recheck, score_table
 from torch import nn
 
 from chxbench import METHODS, Method, Output, UserError
@@ -317,7 +317,7 @@ def test_the_figure_is_drawn_where_it_is_stale_alone(results):
     [
         pytest.param(lambda results: the_figure(results).unlink(), id="missing"),
         pytest.param(
-            lambda results: shutil.copy(results / "phantom" / "ma" / "b0" / "roc.png", the_figure(results)),
+            lambda results: shutil.copy(results / "made" / "ma" / "b0" / "roc.png", the_figure(results)),
             id="another",
         ),
         pytest.param(
@@ -328,7 +328,7 @@ def test_the_figure_is_drawn_where_it_is_stale_alone(results):
 def test_a_figure_that_does_not_show_the_speeds_is_told(results, damage):
     assert check_leaderboard(results, results.parent / "leaderboard.md") == 2
     damage(results)
-    with pytest.raises(RecordError, match=r"speed-\w+\.png does not show its board's speeds"):
+    with pytest.raises(RecordError, match=r"speed-\w+\.png does not show its numbers"):
         check_leaderboard(results, results.parent / "leaderboard.md")
 
 
