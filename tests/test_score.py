@@ -267,6 +267,15 @@ def test_a_list_that_is_known_gives_its_name_whatever_the_user_calls_it(ask, pub
     assert {record.dataset.split.name for record in published().values()} == {"The list"}
 
 
+def test_options_that_leave_the_test_images_alone_leave_the_board_alone(ask, published, tmp_path, nih):
+    table = predictions(ChestXray14().listed(nih).images)
+    assert ask(table=table, dataset=["--data-dir", nih]).exit_code == 0
+    seeded = ["--data-dir", nih, "--set", "dataset.split_seed=1"]
+    assert ask(table=table, name="other", dataset=seeded).exit_code == 0
+    assert len({record.dataset.options["split_seed"] for record in published().values()}) == 2
+    assert (tmp_path / "leaderboard.md").read_text().count(": scores from elsewhere\n") == 1
+
+
 def test_no_torch_is_loaded(tmp_path, images):
     """A second of start-up instead of ten, and a machine without a working torch will do."""
     predictions(of(images, "test")).to_csv(tmp_path / "theirs.csv", index=False)
