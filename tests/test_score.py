@@ -207,11 +207,14 @@ def test_a_name_of_a_trained_method_is_refused(ask, published, tmp_path):
     assert [record.method.title for record in published().values()] == ["Trained"]
 
 
-def test_other_scores_of_the_same_images_need_another_name(ask, published, images):
+def test_other_scores_of_the_same_images_need_another_name_and_title(ask, published, images):
     assert ask().exit_code == 0
     other = predictions(of(images, "test"), seed=7)
     refused = ask(table=other)
-    assert refused.exit_code == 2 and "theirs already has other scores of these images" in refused.output
+    assert refused.exit_code == 2 and "other scores of these images already have the name theirs" in refused.output
+    assert len(published()) == 1
+    refused = ask("--title", "theirs", table=other, name="other")
+    assert refused.exit_code == 2 and "already have the title theirs" in refused.output
     assert len(published()) == 1
     assert ask(table=other, name="other").exit_code == 0
     assert ask("--split", "few", table=other.iloc[:30]).exit_code == 0  # other images: another board
