@@ -207,6 +207,12 @@ def test_a_name_of_a_trained_method_is_refused(ask, published, tmp_path):
     assert [record.method.title for record in published().values()] == ["Trained"]
 
 
+def test_a_name_of_a_method_that_was_trained_on_another_dataset_is_free(ask, published, tmp_path):
+    publish(tmp_path / "results", score_table(1), "r0", "Trained", name="theirs", built_in=False)
+    assert ask().exit_code == 0
+    assert {record.dataset.name for record in published().values()} == {"made", "phantom"}
+
+
 def test_other_scores_of_the_same_images_need_another_name_and_title(ask, published, images):
     assert ask().exit_code == 0
     other = predictions(of(images, "test"), seed=7)
