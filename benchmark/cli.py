@@ -320,10 +320,10 @@ def score(settings: tuple[str, ...], **asked) -> None:
       chxbench score ours.parquet --name ours --columns 'p_{finding}' --data-dir ~/nih
       chxbench score ours.csv --name ours --split "our split" --data-dir ~/nih
     """
+    from .elsewhere.score import score as score_order
+    from .elsewhere.submission import ScoreOrder
     from .options import parse_pairs
     from .report import report_run
-    from .score import score as score_order
-    from .submission import ScoreOrder
 
     order = ScoreOrder(settings=parse_pairs(settings, "--set"), **asked)
     score_order(order, tell=lambda record, place: report_run(record, place, order.results))
@@ -357,8 +357,8 @@ def compare(first: Path, second: Path, out: Path | None, resamples: int, results
       chxbench compare results/phantom/ma/quick-seed0-b3a573c617 results/phantom/sam/quick-seed0-79183fa3f4
       chxbench compare runs/paper-seed0-1a2b3c4d5e runs/paper-seed1-5e4d3c2b1a --resamples 10000 --out seeds
     """
-    from .compare import compare_runs, default_folder, write_comparison
-    from .report_compare import report_comparison
+    from .comparison.compare import compare_runs, default_folder, write_comparison
+    from .comparison.report import report_comparison
 
     compared = compare_runs(first, second, resamples, results)
     folder = out or default_folder(compared)
@@ -395,9 +395,9 @@ def leaderboard(results: Path, check: bool, show: bool) -> None:
       chxbench leaderboard --check
       chxbench leaderboard --show
     """
+    from .board.show import show_boards
     from .leaderboard import check_leaderboard, leaderboard_path, read_runs, write_leaderboard
     from .progress import say
-    from .show import show_boards
 
     if check and show:
         raise click.UsageError("--check and --show are two things: ask for one, then for the other")

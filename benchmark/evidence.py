@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .dataset import TRAITS, Index
-from .localization import Boxes, normalise
+from .statistics.localization import Boxes, normalise
 
 
 class Maps(NamedTuple):

@@ -6,12 +6,12 @@ from torch import nn
 from . import evidence
 from .device import Device
 from .evidence import Maps
+from .figures.overlays import Panel, draw_panels
 from .heatmaps import Heatmaps, read_heatmaps
-from .localization import Frame
 from .method import MethodError
-from .overlays import Panel, draw_panels
 from .plan import Plan
 from .progress import say
+from .statistics.localization import Frame
 
 FLAT = 0.05  # the share of heatmaps without contrast beyond which the user is told
 

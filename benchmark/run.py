@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from . import record as records
-from .board_figures import draw_run
+from .board.pictures import draw_run
 from .describe import describe_environment, describe_order, describe_outcome, loaded_weights
 from .device import Device, join_processes, save_weights
 from .errors import UserError, first_few

@@ -19,10 +19,10 @@ from .batches import Batch, batch_sizes, read_batches, shifted_crops, split_batc
 from .device import Device
 from .errors import UserError
 from .method import Method
-from .metrics import mean_auc
 from .predict import predict
 from .progress import progress, say
 from .recipe import Recipe
+from .statistics.metrics import mean_auc
 from .step import Learner, learn, make_learner
 
 

@@ -10,10 +10,15 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from chxbench.benchmark import compare, compare_facts, figures_compare, paired, speed_record, tables_compare
 from chxbench.benchmark import record as records
+from chxbench.benchmark import speed_record
 from chxbench.benchmark.cli import main
-from chxbench.benchmark.figure_style import drawn_from
+from chxbench.benchmark.comparison import compare
+from chxbench.benchmark.comparison import facts as compare_facts
+from chxbench.benchmark.comparison import tables as tables_compare
+from chxbench.benchmark.figures import comparison as figures_compare
+from chxbench.benchmark.figures.style import drawn_from
+from chxbench.benchmark.statistics import paired
 
 RESULTS = Path(__file__).parents[1] / "results"
 MA, SAM = RESULTS / "phantom/ma/quick-seed0-b3a573c617", RESULTS / "phantom/sam/quick-seed0-79183fa3f4"

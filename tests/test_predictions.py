@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chxbench.benchmark import prediction_file
 from chxbench.benchmark.dataset import FINDINGS, DataError, Index, Labels, Split
-from chxbench.benchmark.prediction_columns import find_columns
-from chxbench.benchmark.predictions import log_odds, read_predictions
+from chxbench.benchmark.elsewhere import prediction_file
+from chxbench.benchmark.elsewhere.prediction_columns import find_columns
+from chxbench.benchmark.elsewhere.predictions import log_odds, read_predictions
 
 IDS = [f"0000000{patient}_00{image}.png" for patient in range(1, 5) for image in range(2)]
 MASS, HERNIA, PLEURAL, INFILTRATION = THREE = ("Mass", "Hernia", "Pleural_Thickening", "Infiltration")

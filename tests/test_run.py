@@ -14,7 +14,7 @@ from chxbench.benchmark import checkpoint
 from chxbench.benchmark import run as module
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.describe import weights_sha256
-from chxbench.benchmark.figure_style import drawn_from
+from chxbench.benchmark.figures.style import drawn_from
 from chxbench.benchmark.plan import make_plan
 from chxbench.benchmark.run import run
 
