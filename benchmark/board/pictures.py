@@ -1,6 +1,6 @@
 """Every figure that records and boards have: where it lies, what it has to show, and how it is drawn.
 
-A figure carries the hash of what it shows (figures/style.py), so that one that shows something else is found and drawn again.
+A figure carries the hash of what it shows (figures/style.py): one that shows something else is found and drawn again.
 """
 
 import hashlib
