@@ -389,6 +389,11 @@ def test_log_odds_keep_order_and_ties_and_are_finite_at_the_ends():
     assert (np.diff(odds[0]) > 0).all() and odds[1, 0] == odds[1, 1] == 0 and odds[1, 2] < odds[1, 3] == odds[1, 4]
 
 
+def test_log_odds_of_very_many_neighbours_are_told_apart():
+    values = 0.001 + np.spacing(0.001) * np.arange(400_000)
+    assert (np.diff(log_odds(values)) > 0).all()
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(st.floats(0, 1), st.floats(0.0009, 0.00090000001)), min_size=1, max_size=40))
 def test_log_odds_rank_as_the_probabilities_do(values):

@@ -80,9 +80,10 @@ def ranked_by(board: Board) -> str:
 
 def _key(record: Record) -> tuple[str, ...]:
     dataset = record.dataset
-    options = json.dumps(dataset.options, sort_keys=True)
-    recipe = ELSEWHERE if record.recipe is None else identity(record.recipe)
-    return dataset.name, recipe, dataset.split.sha256, dataset.labels.sha256, options
+    asked = dataset.split.sha256, dataset.labels.sha256
+    if record.recipe is None:  # options that change neither images nor labels change nothing for scores from elsewhere
+        return dataset.name, ELSEWHERE, *asked
+    return dataset.name, identity(record.recipe), *asked, json.dumps(dataset.options, sort_keys=True)
 
 
 def _refuse_strangers(board: list[Run]) -> None:

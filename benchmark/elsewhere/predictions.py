@@ -84,9 +84,16 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         odds = np.clip(np.log(values) - np.log1p(-values), LEAST, MOST)
     # Neighbours among small float64 are nearer to each other than float64 can tell their logarithms apart.
-    while (level := np.flatnonzero(odds[1:] <= odds[:-1])).size:
-        odds[level + 1] = np.nextafter(odds[level], np.inf)
-    return odds[places].reshape(np.shape(probabilities))
+    return _rising(odds)[places].reshape(np.shape(probabilities))
+
+
+def _rising(values: np.ndarray) -> np.ndarray:
+    """Values that never fall (n,), each raised to the next float64 above the one before where it is not above that."""
+    bits, lowest = values.view(np.int64), np.iinfo(np.int64).min
+    number = np.where(bits < 0, lowest - bits, bits)  # counts the float64 in order, 0 at zero
+    steps = np.arange(len(values))
+    number = np.maximum.accumulate(number - steps) + steps
+    return np.where(number < 0, lowest - number, number).view(np.float64)
 
 
 def _find_images(sheet: Sheet, known: Index, candidates: Sequence[int]) -> tuple[int, np.ndarray]:

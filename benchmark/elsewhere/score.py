@@ -53,18 +53,26 @@ def score(order: ScoreOrder, tell: Callable[[Record, Path], None] | None = None)
 
 
 def _refuse_contenders(submission: Submission) -> None:
-    """The name is neither that of a trained method nor taken by other scores of these images. Raises UserError."""
+    """The name is no trained method's; on their board, no other scores have the name or the title. Raises UserError."""
     order, index = submission.order, submission.scored.index
-    for path in sorted(submission.place.parent.glob("*/run.json")):
-        other = records.read(path.parent)
-        if other.source is None:
-            raise UserError(f"{order.name} is a method that was trained here ({path.parent}): choose another --name")
-        asked = index.labels.sha256, index.split.sha256
-        if other.run_id != submission.run_id and asked == (other.dataset.labels.sha256, other.dataset.split.sha256):
-            raise UserError(
-                f"{order.name} already has other scores of these images ({path.parent}): "
-                "choose another --name, or remove that folder"
-            )
+    board = index.labels.sha256, index.split.sha256
+    for folder in records.find(order.results):
+        if folder.parts[-3] != submission.dataset.name or folder == submission.place:
+            continue
+        other = records.read(folder)
+        if other.source is None and folder.parts[-2] == order.name:
+            raise UserError(f"{order.name} is a method that was trained here ({folder}): choose another --name")
+        if other.source is not None and board == (other.dataset.labels.sha256, other.dataset.split.sha256):
+            _refuse_taken(folder, "name", other.method.name, order.name)
+            _refuse_taken(folder, "title", other.method.title, order.label)
+
+
+def _refuse_taken(folder: Path, what: str, taken: str, wanted: str) -> None:
+    if taken == wanted:
+        raise UserError(
+            f"other scores of these images already have the {what} {wanted} ({folder}): "
+            f"choose another --{what}, or remove that folder"
+        )
 
 
 def _published_before(submission: Submission) -> tuple[Record, str] | None:
