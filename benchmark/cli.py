@@ -25,6 +25,10 @@ class _Refusal(click.ClickException):
 
 
 class _Commands(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["typed"] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
@@ -137,6 +141,7 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
         settings=parse_pairs(settings, "--set"),
         options=parse_pairs(options, "--option"),
         cache=cache or cache_folder(),
+        typed=click.get_current_context().meta["typed"],
         **asked,
     )
     run_order(order, tell=lambda record, place: report_run(record, place, order.results))

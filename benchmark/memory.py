@@ -35,10 +35,7 @@ class Peak:
         """Bytes at the peak; None where the system does not tell."""
         if not self._known:
             return None
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        found = re.search(r"^VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else None
+        return peak(self.device)
 
     def _forget(self) -> bool:
         if self.device.type == "cuda":
@@ -51,6 +48,17 @@ class Peak:
         except OSError:
             return False
         return True
+
+
+def peak(device: torch.device) -> int | None:
+    """Bytes in use at most so far: allocated on a GPU, else by the process; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
 
 
 def release() -> None:

@@ -18,6 +18,7 @@ from .errors import UserError, first_few
 from .evidence import score_table
 from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
 from .localize import localize
+from .log import note
 from .method import MethodError
 from .pixels import prepare
 from .plan import Order, Plan, make_plan
@@ -26,6 +27,7 @@ from .progress import say
 from .schema import Record
 from .stages import train_stages
 from .train import copy_weights
+from .watch import watched
 
 
 def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path] | None:
@@ -49,7 +51,8 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
     device = Device(plan.recipe.compute.precision, cache=order.cache)
     with _alone(plan) if device.main else nullcontext():
         if not device.agree((plan.work / "run.json").exists()):
-            train_and_score(plan, device)
+            with watched(plan, device):
+                train_and_score(plan, device)
         else:
             say(f"this run is finished: {plan.work} (--fresh trains again)")
         if not device.main:
@@ -106,6 +109,7 @@ def score(
     if device.main:
         save_weights(weights, plan.work / "weights.safetensors")
     rows = np.concatenate([plan.index.rows("val"), plan.index.rows("test")])
+    note("scoring", images=len(rows))
     scores = predict(device, network, pixels, rows, plan.recipe, "scoring validation and test")
     if not np.isfinite(scores).all():
         raise MethodError(f"method {plan.method.name} gives scores that are not numbers: lower train.lr")

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .device import Device
+from .log import note
 from .method import MethodError, Selection, Stage
 from .plan import Plan
 from .predict import predict
@@ -38,6 +39,7 @@ def train_stages(
         start = initial if stage.start == "initial" or not done else done[-1].trained.weights
         title = f"stage {number + 1} ({stage.name})"
         say(f"{title}: {len(selection.rows):,} images an epoch")
+        note("stage", stage=number + 1, name=stage.name, images=len(selection.rows), epochs=plan.recipe.train.epochs)
         trained = train_stage(material, start, network, number, title, rows[selection.rows], work)
         network.load_state_dict(trained.weights)
         done.append(Done(stage, selection, trained))

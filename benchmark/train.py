@@ -18,12 +18,14 @@ from . import checkpoint
 from .batches import Batch, batch_sizes, read_batches, shifted_crops, split_batches
 from .device import Device
 from .errors import UserError
+from .log import note
 from .method import Method
 from .predict import predict
 from .progress import progress, say
 from .recipe import Recipe
 from .statistics.metrics import mean_auc
 from .step import Learner, learn, make_learner
+from .watch import Pace
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def train_stage(
         trained.images += len(rows)
         auc = _validate(material, network, trained)
         say(f"{name}: loss {trained.loss[-1]:.4f}, validation AUC {'undefined' if auc is None else f'{auc:.3f}'}")
+        note("epoch", stage=stage + 1, epoch=epoch + 1, epochs=epochs, loss=trained.loss[-1], validation_auc=auc)
         if device.main:
             _save(work / "checkpoint.pt", learner, trained)
     return trained
@@ -148,11 +151,13 @@ def train_epoch(material: Material, learner: Learner, count: tuple[int, int], ro
     torch.manual_seed(_torch_seed(material.seed, *count))
     total = torch.zeros((), device=device.torch_device)
     learner.train()
-    with progress(title, len(rows)) as advance:
+    pace = Pace(device, learner, count, len(batch_sizes(len(rows), recipe.train.batch_size)))
+    with progress(title, len(rows), noted=False) as advance:
         for batch in epoch_batches(material, count, rows):
             loss = learn(device, material.method, learner, batch, recipe.train.micro_batch)
             total += loss * len(batch.targets)
             advance(len(batch.targets))
+            pace(batch, loss)
     mean = float(device.total(total)) / len(rows)
     if not np.isfinite(mean):
         raise UserError(f"the loss is {mean} in {title}: lower the rate with --set train.lr={recipe.train.lr / 10:g}")
