@@ -41,7 +41,8 @@ def logged(order_in, tmp_path_factory):
 def test_a_run_tells_its_story(logged):
     _, _, entries = logged
     stage = ["stage", "step", "epoch", "step", "epoch"]
-    assert [entry["event"] for entry in entries] == ["started", *stage, *stage, "scoring", "finished"]
+    told = [entry["event"] for entry in entries if entry.get("step") == entry.get("steps")]  # a slow machine tells more
+    assert told == ["started", *stage, *stage, "scoring", "finished"]
     times = [datetime.fromisoformat(entry["time"]) for entry in entries]
     assert times == sorted(times)
     assert timedelta(0) <= datetime.now(UTC) - times[-1] < timedelta(minutes=5)
@@ -59,7 +60,7 @@ def test_its_numbers_are_the_records(logged):
         ends = [entry for entry in mine if entry["event"] == "epoch"]
         assert [entry["validation_auc"] for entry in ends] == stage.validation_auc
         assert [entry["loss"] for entry in ends] == stage.loss
-        steps = [entry for entry in mine if entry["event"] == "step"]
+        steps = [entry for entry in mine if entry["event"] == "step" and entry["step"] == entry["steps"]]
         assert [entry["loss"] for entry in steps] == pytest.approx(stage.loss)
         assert {(entry["step"], entry["steps"]) for entry in steps} == {(math.ceil(stage.examples / 16),) * 2}
         assert all(0 < entry["lr"] < plan.recipe.train.lr and entry["images_per_second"] > 0 for entry in steps)
