@@ -9,6 +9,7 @@ from ..text import escape
 from .tables import NOTHING, Row, make_table
 
 Read = Callable[[StatisticsPart], float | None]
+UNDEFINED = Interval(value=None, low=None, high=None)
 
 
 def statistics(rows: list[Row]) -> str:
@@ -46,15 +47,28 @@ def statistics_facts(rows: list[Row]) -> str:
 
 
 def subgroups(rows: list[Row]) -> str:
-    """Mean AUC within groups of the test images, one line a group; empty where the labels tell of none."""
-    groups = [(trait, name) for trait, part in _parts(rows[0])[0].subgroups.items() for name in part]
+    """Mean AUC within groups of the test images, one line a group; empty where the labels tell of none.
+
+    Early records do not tell whose images they scored: a dash.
+    """
+    groups = {
+        (trait, name): group
+        for row in rows
+        for part in _parts(row)
+        for trait, found in part.subgroups.items()
+        for name, group in found.items()
+    }
     table = []
-    for trait, name in groups:
-        first = _parts(rows[0])[0].subgroups[trait][name]
-        cells = [_with_ends(row, lambda part, t=trait, n=name: part.subgroups[t][n].mean_auc) for row in rows]
-        table.append([f"{trait} {escape(name)}", f"{first.images:,}", f"{first.patients:,}", *cells])
+    for (trait, name), group in groups.items():
+        cells = [_with_ends(row, lambda part, t=trait, n=name: _mean_within(part, t, n)) for row in rows]
+        table.append([f"{trait} {escape(name)}", f"{group.images:,}", f"{group.patients:,}", *cells])
     headers = ["Group", "Images", "Patients", *(row.label for row in rows)]
     return make_table(headers, table, "lrr" + "l" * len(rows)) if table else ""
+
+
+def _mean_within(part: StatisticsPart, trait: str, name: str) -> Interval:
+    group = part.subgroups.get(trait, {}).get(name)
+    return UNDEFINED if group is None else group.mean_auc
 
 
 def _parts(row: Row) -> Sequence[StatisticsPart]:
@@ -69,7 +83,7 @@ def _mean(row: Row, read: Read, digits: int = 3) -> str:
 def _with_ends(row: Row, read: Callable[[StatisticsPart], Interval]) -> str:
     """The mean over the seeds, with the means of the intervals' ends."""
     intervals = [read(part) for part in _parts(row)]
-    if any(interval.value is None for interval in intervals):
+    if any(None in (interval.value, interval.low, interval.high) for interval in intervals):
         return NOTHING
     value, low, high = np.mean([[part.value, part.low, part.high] for part in intervals], axis=0)
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
