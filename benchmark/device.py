@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .batches import Share
 from .environment import cores, processor
 from .errors import UserError
+from .files import write_whole
 from .memory import keep_freed
 from .method import MethodError, Output
 from .precision import fastest_precision
@@ -163,9 +164,7 @@ class Device:
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write a network's weights as safetensors, whole or not at all."""
-    from safetensors.torch import save_file
+    """Write a network's weights as safetensors, whole or not at all. Raises UserError: no room."""
+    from safetensors.torch import save
 
-    part = path.with_suffix(".part")
-    save_file(weights, part)
-    part.replace(path)
+    write_whole(path, save(weights))

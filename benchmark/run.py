@@ -25,6 +25,7 @@ from .predict import predict
 from .progress import say
 from .schema import Record
 from .stages import train_stages
+from .stopping import listening
 from .train import copy_weights
 
 
@@ -47,7 +48,7 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
         board = leaderboard_path(order.results)
         refuse_foreign(board)
     device = Device(plan.recipe.compute.precision, cache=order.cache)
-    with _alone(plan) if device.main else nullcontext():
+    with listening(), _alone(plan) if device.main else nullcontext():
         if not device.agree((plan.work / "run.json").exists()):
             train_and_score(plan, device)
         else:

@@ -226,7 +226,7 @@ def test_a_plugins_source_is_part_of_the_run(small_order, tmp_path):
 
 
 def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seeded(small_order, tmp_path, monkeypatch):
-    from chxbench.benchmark import train
+    from chxbench.benchmark import epoch
 
     asked = []
 
@@ -234,8 +234,8 @@ def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seed
         asked.append((key, rows.copy()))
         return shifted(rows, setting, *key)
 
-    shifted = train.shifted_crops
-    monkeypatch.setattr(train, "shifted_crops", note)
+    shifted = epoch.shifted_crops
+    monkeypatch.setattr(epoch, "shifted_crops", note)
     orders = []
     for seed, where in ((0, "a"), (0, "b"), (1, "c")):
         order = small_order(method="ma", seed=seed, results=tmp_path / where / "results", settings={"train.epochs": 1})
