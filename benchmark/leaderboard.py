@@ -14,6 +14,7 @@ from .board_text import board_markdown, introduction
 from .boards import Board, make_boards
 from .environment import cache_folder, cores
 from .errors import UserError
+from .files import write_whole
 from .record import RecordError
 from .speed_record import SpeedRecord
 from .tables import Run
@@ -44,9 +45,7 @@ def write_leaderboard(results: Path, path: Path) -> None:
     for figure in figures:
         if figure.is_stale:
             _mend(figure)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, text.encode())
 
 
 def refuse_foreign(path: Path) -> None:

@@ -22,6 +22,7 @@ from monai.transforms import Resize
 from .dataset import DataError, Dataset, Index
 from .environment import cores
 from .errors import first_few
+from .files import write_whole
 from .progress import progress, say
 from .registry import PLUGIN_PREFIX
 
@@ -206,9 +207,7 @@ def _write_manifest(path: Path, dataset: Dataset, index: Index, pixels: np.memma
         "last": index.images["image_id"].iloc[-1],
         "sha256": hashlib.sha256(pixels).hexdigest(),
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _sha256_in(manifest: Path) -> str:

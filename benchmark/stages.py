@@ -13,7 +13,7 @@ from .epoch import Material
 from .errors import UserError
 from .files import Damaged, check_seal, write_whole
 from .keeper import Trained
-from .method import MethodError, Selection, Stage
+from .method import ContractError, Selection, Stage
 from .plan import Plan
 from .predict import predict
 from .progress import say
@@ -72,11 +72,11 @@ def _select(material: Material, stage: Stage, network: nn.Module | None, rows: n
     if stage.select is None:
         return Selection(np.arange(len(rows)))
     if network is None:
-        raise MethodError(f"stage {stage.name!r} selects by scores, but no stage has been trained before it")
+        raise ContractError(f"stage {stage.name!r} selects by scores, but no stage has been trained before it")
     device = material.device
     if not device.agree(_is_whole(kept)):
         title = f"scoring the training set for {stage.name}"
-        scores = predict(device, network, material.pixels, rows, material.recipe, title)
+        scores = predict(device, network, material.pixels, rows, material.recipe, title, material.targets.shape[1])
         if device.main:
             _keep(_checked(stage, stage.select(scores, material.targets[rows]), len(rows)), kept)
         device.accelerator.wait_for_everyone()
@@ -87,7 +87,7 @@ def _checked(stage: Stage, selection: Selection, count: int) -> Selection:
     rows = selection.rows if isinstance(selection, Selection) else None
     whole = isinstance(rows, np.ndarray) and rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer) and len(rows)
     if not whole or rows.min() < 0 or rows.max() >= count:
-        raise MethodError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {count - 1}")
+        raise ContractError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {count - 1}")
     return selection
 
 

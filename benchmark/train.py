@@ -169,7 +169,8 @@ def _score_validation(material: Material, network: nn.Module, keeper: Keeper) ->
     """Log-odds of the validation split (n, C); who interrupts finds the epoch, trained, in the checkpoint."""
     try:
         stopping.stop_if_asked()
-        return predict(material.device, network, material.pixels, material.validation, material.recipe, "validation")
+        rows, findings = material.validation, material.targets.shape[1]
+        return predict(material.device, network, material.pixels, rows, material.recipe, "validation", findings)
     except KeyboardInterrupt:
         keeper.save()
         raise

@@ -98,9 +98,7 @@ def test_only_the_rows_asked_for_are_trained_on(stage, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(stage):
-    message = (
-        r"the loss is nan in stage, epoch 1/3, step \d of 5 \(images .* 13 more\): .*train\.lr.*; no checkpoint"
-    )
+    message = r"the loss is nan in stage, epoch 1/3, step \d of 5 \(images .* 13 more\): .*train\.lr.*; no checkpoint"
     with pytest.raises(UserError, match=message):
         stage(**{"train.optimizer": "sgd", "train.lr": 1e30, "train.schedule": "step"})
 
