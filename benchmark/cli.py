@@ -1,5 +1,6 @@
 """The commands: parse, call, print. Nothing heavy is imported before a command runs, so that `--help` is instant."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,10 +35,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             raise _Refusal(plain(error)) from error
-        except KeyboardInterrupt:
-            kept = KEPT.get(ctx.invoked_subcommand, "the same command goes on after the last finished epoch or image")
-            click.echo(f"\nInterrupted: {kept}.", err=True)
-            ctx.exit(130)
+        except KeyboardInterrupt as stop:
+            kept = KEPT.get(ctx.invoked_subcommand, "the same command goes on after what is finished")
+            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+                click.echo(f"\n{stop}" if str(stop) else f"\nInterrupted: {kept}.", err=True)
+            ctx.exit(getattr(stop, "status", 130))
         except OSError as error:
             if error.errno is None:
                 raise

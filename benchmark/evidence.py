@@ -5,6 +5,7 @@ judge_scores.py and judge_maps.py compute the numbers, when a record is made and
 
 import hashlib
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .dataset import TRAITS, Index
+from .files import write_whole
 from .statistics.localization import Boxes, normalise
 
 
@@ -80,9 +82,10 @@ def collect_maps(index: Index, rows: np.ndarray, maps: np.ndarray, kind: str) ->
 
 
 def save_maps(maps: Maps, path: Path) -> None:
-    """Write them as a compressed .npz of plain arrays."""
-    with path.open("wb") as file:
-        np.savez_compressed(file, **maps._asdict())
+    """Write them as a compressed .npz of plain arrays. Raises UserError: no room."""
+    packed = BytesIO()
+    np.savez_compressed(packed, **maps._asdict())
+    write_whole(path, packed.getvalue())
 
 
 def load_maps(path: Path) -> Maps:

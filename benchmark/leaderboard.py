@@ -16,6 +16,7 @@ from .board.tables import Run
 from .board.tables_literature import literature_sections
 from .environment import cache_folder, cores
 from .errors import UserError
+from .files import write_whole
 from .record import RecordError
 from .speed_record import SpeedRecord
 from .verified import verified
@@ -44,9 +45,7 @@ def write_leaderboard(results: Path, path: Path) -> None:
     for figure in figures:
         if figure.is_stale:
             _mend(figure)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, text.encode())
 
 
 def refuse_foreign(path: Path) -> None:

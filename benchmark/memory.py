@@ -61,6 +61,12 @@ def peak(device: torch.device) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch raises where the memory, a GPU's or the machine's, does not hold a tensor."""
+    said = re.search("can't allocate memory|not enough memory|out of memory", str(error))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or said is not None
+
+
 def release() -> None:
     """Give back to the system what nothing refers to any more: the next measurement does not inherit it."""
     gc.collect()

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..files import write_whole
 from ..statistics.localization import Frame, enlarge, normalise, predict_boxes
 from ..text import plain
 from .style import KEY
@@ -77,9 +78,9 @@ def _save(figure: Figure, path: Path, key: str | None) -> None:
     if key:
         text.add_text(KEY, key)
         image = image.quantize(256, method=Image.Quantize.MAXCOVERAGE)
-    part = path.with_name(f"{path.name}.part")
-    image.save(part, format="png", pnginfo=text, optimize=True)
-    part.replace(path)
+    small = BytesIO()
+    image.save(small, format="png", pnginfo=text, optimize=True)
+    write_whole(path, small.getvalue())
 
 
 def _draw(axis: Axes, panel: Panel, frame: Frame) -> None:

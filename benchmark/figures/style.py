@@ -21,6 +21,7 @@ from PIL import Image, ImageColor
 from PIL.PngImagePlugin import PngInfo
 from scipy.spatial.distance import cdist
 
+from ..files import write_whole
 from ..schema import Record
 from ..text import plain
 
@@ -113,12 +114,7 @@ def save(figure: Figure, path: Path, key: str) -> None:
     text = PngInfo()
     text.add_text(KEY, key)
     _in_few_colours(Image.open(drawn).convert("RGB")).save(small, format="png", pnginfo=text, optimize=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_bytes(small.getvalue())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, small.getvalue())
 
 
 def drawn_from(path: Path) -> str | None:
