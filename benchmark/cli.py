@@ -115,6 +115,12 @@ source_options = _several(
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and shifts.")
 @source_options
 @results_option
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME",
+    help="Show loss, rate, speed and AUC in tensorboard, mlflow or another tracker of accelerate's too. Repeatable.",
+)
 @click.option("--fresh", is_flag=True, help="Train anew, even if this run is finished or was interrupted.")
 def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None, **asked) -> None:
     """Train and score a method, publish its record, regenerate the leaderboard.
@@ -126,6 +132,7 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
       chxbench run --method ma
       chxbench run --method ma --dataset chestxray14 --data-dir ~/nih --seed 1
       chxbench run --method sam --option pool=lse --set train.epochs=3
+      chxbench run --method ma --track tensorboard    (then: tensorboard --logdir runs)
       torchrun --nproc-per-node 4 -m chxbench run --method ma    (four GPUs, each a share of every batch)
     """
     from .device import leave_processes

@@ -26,6 +26,7 @@ from .predict import predict
 from .progress import say
 from .schema import Record
 from .stages import train_stages
+from .track import check_trackers
 from .train import copy_weights
 from .watch import watched
 
@@ -45,6 +46,7 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
             written because another record under `results` is refused.
     """
     with join_processes().main_process_first():  # what is refused is told once
+        check_trackers(order.track)
         plan = make_plan(order)
         board = leaderboard_path(order.results)
         refuse_foreign(board)
