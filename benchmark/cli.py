@@ -386,6 +386,25 @@ def leaderboard(results: Path, check: bool, show: bool) -> None:
 
 
 @main.command()
+@results_option
+def status(results: Path) -> None:
+    """Show the runs beside the results folder: which go on, which were interrupted and where, which are finished.
+
+    An interrupted run is shown with the command that goes on with it. The run that wrote last stands last.
+
+    \b
+    Examples:
+      chxbench status
+      chxbench status --results ~/trials/results
+    """
+    from .status import read_standings, runs_folder
+    from .status_table import show_standings
+
+    folder = runs_folder(results)
+    show_standings(*read_standings(folder), folder)
+
+
+@main.command()
 @click.argument("run", type=FOLDER, metavar="RUN")
 @click.option("--data-dir", type=FOLDER, metavar="DIR", help="The dataset's files: labels and split are compared.")
 @plugin_option

@@ -124,7 +124,7 @@ def _alone(plan: Plan) -> Iterator[None]:
     plan.work.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(plan.work.with_name(f"{plan.run_id}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # `chxbench status` may be looking at it
     except Timeout:
         raise UserError(f"another process is working on this run in {plan.work}: wait for it, or end it") from None
     try:

@@ -58,8 +58,8 @@ def test_a_tracker_hears_what_the_log_holds(tracked):
     wanted = []
     for entry in read_log(plan.work / LOG):
         if entry["event"] == "step":
-            names = ("loss", "lr", "images_per_second", "memory")
-            wanted.append((5 * (entry["epoch"] - 1) + entry["step"], {f"stage1/step/{name}": entry[name] for name in names}))
+            names, step = ("loss", "lr", "images_per_second", "memory"), 5 * (entry["epoch"] - 1) + entry["step"]
+            wanted.append((step, {f"stage1/step/{name}": entry[name] for name in names}))
         elif entry["event"] == "epoch":
             names = ("loss", "validation_auc")
             wanted.append((5 * entry["epoch"], {f"stage1/epoch/{name}": entry[name] for name in names}))
