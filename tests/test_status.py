@@ -170,6 +170,7 @@ def test_damage_is_told(tmp_path, name, content, told):
         pytest.param(b"", id="empty"),
         pytest.param(b"\xff\x00\n{", id="bytes"),
         pytest.param(b'{"time": "x", "event": "started", "command": 5, "folder": []}', id="types"),
+        pytest.param(b'{"time": "x", "event": "started", "command": ["a", 1], "folder": 5}', id="types within"),
         pytest.param(b'{"time": "x", "event": "failed"}', id="no reason"),
         pytest.param(b'{"time": "x", "event": "failed", "why": "\\ud800 \\u001b[2J [red]"}', id="what a screen obeys"),
     ],
