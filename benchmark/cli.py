@@ -119,6 +119,12 @@ source_options = _several(
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and shifts.")
 @source_options
 @results_option
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME",
+    help="Show loss, rate, speed and AUC in tensorboard, mlflow or another tracker of accelerate's too. Repeatable.",
+)
 @click.option("--fresh", is_flag=True, help="Train anew, even if this run is finished or was interrupted.")
 def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None, **asked) -> None:
     """Train and score a method, publish its record, regenerate the leaderboard.
@@ -130,6 +136,7 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
       chxbench run --method ma
       chxbench run --method ma --dataset chestxray14 --data-dir ~/nih --seed 1
       chxbench run --method sam --option pool=lse --set train.epochs=3
+      chxbench run --method ma --track tensorboard    (then: tensorboard --logdir runs)
       torchrun --nproc-per-node 4 -m chxbench run --method ma    (four GPUs, each a share of every batch)
     """
     from .device import leave_processes
@@ -419,6 +426,25 @@ def leaderboard(results: Path, check: bool, show: bool) -> None:
     else:
         write_leaderboard(results, path)
         say(f"wrote {path}")
+
+
+@main.command()
+@results_option
+def status(results: Path) -> None:
+    """Show the runs beside the results folder: which go on, which were interrupted and where, which are finished.
+
+    An interrupted run is shown with the command that goes on with it. The run that wrote last stands last.
+
+    \b
+    Examples:
+      chxbench status
+      chxbench status --results ~/trials/results
+    """
+    from .status import read_standings, runs_folder
+    from .status_table import show_standings
+
+    folder = runs_folder(results)
+    show_standings(*read_standings(folder), folder)
 
 
 @main.command()

@@ -38,7 +38,7 @@ class Peak:
         return peak(self.device)
 
     def _forget(self) -> bool:
-        if self.device.type == "cuda":
+        if self.device.type == "cuda":  # pragma: no cover (needs a GPU)
             torch.cuda.reset_peak_memory_stats(self.device)
             return True
         if self.device.type != "cpu":
@@ -52,7 +52,7 @@ class Peak:
 
 def peak(device: torch.device) -> int | None:
     """Bytes in use at most so far: allocated on a GPU, else by the process; None where the system does not tell."""
-    if device.type == "cuda":
+    if device.type == "cuda":  # pragma: no cover (needs a GPU)
         return torch.cuda.max_memory_allocated(device)
     try:
         found = re.search(r"^VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
@@ -70,7 +70,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release() -> None:
     """Give back to the system what nothing refers to any more: the next measurement does not inherit it."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_available():  # pragma: no cover (needs a GPU)
         torch.cuda.empty_cache()
     _glibc("malloc_trim", 0)  # without it, what is free stays in the resident set
 

@@ -27,6 +27,7 @@ from .progress import say
 from .schema import Record
 from .stages import train_stages
 from .stopping import listening
+from .track import check_trackers
 from .train import copy_weights
 from .watch import watched
 
@@ -46,6 +47,7 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
             written because another record under `results` is refused.
     """
     with join_processes().main_process_first():  # what is refused is told once
+        check_trackers(order.track)
         plan = make_plan(order)
         board = leaderboard_path(order.results)
         refuse_foreign(board)
@@ -124,7 +126,7 @@ def _alone(plan: Plan) -> Iterator[None]:
     plan.work.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(plan.work.with_name(f"{plan.run_id}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # `chxbench status` may be looking at it
     except Timeout:
         raise UserError(f"another process is working on this run in {plan.work}: wait for it, or end it") from None
     try:

@@ -19,6 +19,7 @@ from .memory import peak
 from .plan import Plan
 from .progress import say
 from .step import Learner
+from .track import tracked
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def watched(plan: Plan, device: Device) -> Iterator[None]:
     if not device.main:
         yield
         return
-    with listening(Log(plan.work / LOG, say)):
+    with tracked(plan) as trackers, listening(Log(plan.work / LOG, say), *trackers):
         note("started", **_described(plan, device))
         try:
             yield

@@ -14,7 +14,7 @@ def invoke(*words):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "run", "score", "speed", "predict", "prepare", "compare", "list", "leaderboard"]
+    "command", ["", "run", "score", "speed", "predict", "prepare", "compare", "verify", "list", "leaderboard", "status"]
 )
 def test_help_shows_an_example(command):
     shown = invoke(*command.split(), "--help")
