@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from chxbench import UserError
-from chxbench.benchmark import checkpoint, epoch, train
+from chxbench import Output, UserError
+from chxbench.benchmark import checkpoint, epoch, keeper, train
 from chxbench.benchmark.device import Device
 from chxbench.benchmark.pixels import prepare
 from chxbench.benchmark.plan import make_plan
@@ -58,6 +59,83 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(stage, monkeypatch):
     assert resumed.validation_auc == whole.validation_auc
     assert resumed.loss == whole.loss
     assert equal(resumed.weights, whole.weights)
+
+
+class Dropping(nn.Module):
+    """A small network that draws random numbers in every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(3 * 32 * 32, 14), nn.BatchNorm1d(14))
+
+    def forward(self, images):
+        return Output(self.layers(images))
+
+
+@pytest.mark.parametrize("saves", [1, 4, 5, 6, 8])
+def test_a_stage_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped(stage, monkeypatch, capsys, saves):
+    from chxbench.methods.bsl import Baseline
+
+    monkeypatch.setattr(Baseline, "build", lambda *_: Dropping())
+    whole = stage("whole")
+    save, saved = checkpoint.save, []
+
+    def die_after(path, state):
+        save(path, state)
+        saved.append(path)
+        if len(saved) == saves:  # of epochs of five steps, each kept, and once more at its end
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(keeper, "EVERY", 0.0)
+        patch.setattr(checkpoint, "save", die_after)
+        stage("cut")
+    resumed = stage("cut")
+    assert (
+        f"goes on after epoch {saves // 6} of 3" + (f", step {saves % 6}" if saves % 6 else "")
+        in capsys.readouterr().err
+    )
+    assert (resumed.loss, resumed.validation_auc, resumed.images) == (whole.loss, whole.validation_auc, whole.images)
+    assert equal(resumed.weights, whole.weights)
+
+
+def test_a_checkpoint_of_another_training_is_refused(stage, tmp_path, monkeypatch):
+    from chxbench.methods.bsl import Baseline
+
+    monkeypatch.setattr(Baseline, "build", lambda *_: Dropping())
+    stage("one")
+    for change in ({"seed": 1}, {"train.lr": 0.5}, {"rows": np.arange(20)}):
+        with pytest.raises(
+            UserError, match=r"one/checkpoint\.pt is no checkpoint of this stage .*: remove it, or start"
+        ):
+            stage("one", **change)
+    checkpoint.save(tmp_path / "one" / "checkpoint.pt", {"weights": torch.ones(3)})
+    with pytest.raises(UserError, match="is no checkpoint of this stage"):
+        stage("one")
+
+
+def test_weights_that_are_no_numbers_are_never_kept(stage, tmp_path, monkeypatch):
+    from chxbench.methods.bsl import Baseline
+
+    monkeypatch.setattr(Baseline, "build", lambda *_: Dropping())
+    learn, steps = train.learn, []
+
+    def spoil(device, method, learner, *rest):
+        loss = learn(device, method, learner, *rest)
+        steps.append(loss)
+        if len(steps) == 10:  # the last of the second epoch: no loss is computed from these weights
+            next(learner.network.parameters()).data[0, 0] = torch.inf
+        return loss
+
+    monkeypatch.setattr(train, "learn", spoil)
+    message = (
+        r"the weights are not finite in stage, epoch 2/3, step 5 of 5 .*; the last good checkpoint is .*checkpoint\.pt"
+    )
+    with pytest.raises(UserError, match=message):
+        stage("work")
+    state = checkpoint.load(tmp_path / "work" / "checkpoint.pt")
+    assert len(state["trained"]["loss"]) == 1
+    assert all(value.isfinite().all() for value in state["network"].values())
 
 
 def test_training_learns_the_images_it_sees(stage):
