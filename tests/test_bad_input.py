@@ -224,7 +224,9 @@ def cut(path):
 BAD_IMAGES = [
     pytest.param(lambda path: path.write_bytes(b""), "cannot identify", id="no byte"),
     pytest.param(lambda path: path.write_text("no image"), "cannot identify", id="text"),
-    pytest.param(lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot", id="EPS"),
+    pytest.param(
+        lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot identify", id="EPS"
+    ),
     pytest.param(cut, "truncated", id="cut short"),
     pytest.param(lambda path: path.write_bytes(path.read_bytes()[:40]), "cannot be read", id="cut in its header"),
     pytest.param(deep, "more than 8 bits a pixel", id="16 bits"),
