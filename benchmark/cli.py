@@ -1,5 +1,6 @@
 """The commands: parse, call, print. Nothing heavy is imported before a command runs, so that `--help` is instant."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ FOLDER = click.Path(path_type=Path)
 KEPT = {  # after an interrupt
     "speed": "what was measured is published and on the leaderboard",
     "score": "the same command publishes the record whole, or finds it",
+    "compare": "nothing was written",
 }
 
 
@@ -24,15 +26,20 @@ class _Refusal(click.ClickException):
 
 
 class _Commands(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["typed"] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
         except UserError as error:
             raise _Refusal(plain(error)) from error
-        except KeyboardInterrupt:
-            kept = KEPT.get(ctx.invoked_subcommand, "the same command goes on after the last finished epoch or image")
-            click.echo(f"\nInterrupted: {kept}.", err=True)
-            ctx.exit(130)
+        except KeyboardInterrupt as stop:
+            kept = KEPT.get(ctx.invoked_subcommand, "the same command goes on after what is finished")
+            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+                click.echo(f"\n{stop}" if str(stop) else f"\nInterrupted: {kept}.", err=True)
+            ctx.exit(getattr(stop, "status", 130))
         except OSError as error:
             if error.errno is None:
                 raise
@@ -112,6 +119,12 @@ source_options = _several(
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and shifts.")
 @source_options
 @results_option
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME",
+    help="Show loss, rate, speed and AUC in tensorboard, mlflow or another tracker of accelerate's too. Repeatable.",
+)
 @click.option("--fresh", is_flag=True, help="Train anew, even if this run is finished or was interrupted.")
 def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None, **asked) -> None:
     """Train and score a method, publish its record, regenerate the leaderboard.
@@ -123,6 +136,7 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
       chxbench run --method ma
       chxbench run --method ma --dataset chestxray14 --data-dir ~/nih --seed 1
       chxbench run --method sam --option pool=lse --set train.epochs=3
+      chxbench run --method ma --track tensorboard    (then: tensorboard --logdir runs)
       torchrun --nproc-per-node 4 -m chxbench run --method ma    (four GPUs, each a share of every batch)
     """
     from .device import leave_processes
@@ -136,6 +150,7 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
         settings=parse_pairs(settings, "--set"),
         options=parse_pairs(options, "--option"),
         cache=cache or cache_folder(),
+        typed=click.get_current_context().meta["typed"],
         **asked,
     )
     run_order(order, tell=lambda record, place: report_run(record, place, order.results))
@@ -318,17 +333,54 @@ def score(settings: tuple[str, ...], **asked) -> None:
 
     \b
     Examples:
-      chxbench score predictions.csv --name densenet121 --data-dir ~/nih
-      chxbench score scores.parquet --name ours --title "Ours, 5 models" --columns 'prob_{finding}' --data-dir ~/nih
-      chxbench score random_split.csv --name ours --split "our random split" --data-dir ~/nih
+      chxbench score theirs.csv --name densenet121 --data-dir ~/nih
+      chxbench score ours.parquet --name ours --columns 'p_{finding}' --data-dir ~/nih
+      chxbench score ours.csv --name ours --split "our split" --data-dir ~/nih
     """
+    from .elsewhere.score import score as score_order
+    from .elsewhere.submission import ScoreOrder
     from .options import parse_pairs
     from .report import report_run
-    from .score import score as score_order
-    from .submission import ScoreOrder
 
     order = ScoreOrder(settings=parse_pairs(settings, "--set"), **asked)
     score_order(order, tell=lambda record, place: report_run(record, place, order.results))
+
+
+@main.command()
+@click.argument("first", type=FOLDER, metavar="RUN")
+@click.argument("second", type=FOLDER, metavar="RUN")
+@click.option(
+    "--out", type=FOLDER, metavar="DIR", help="What to write to.  [default: comparisons/<method-run>-vs-<method-run>]"
+)
+@click.option(
+    "--resamples",
+    type=click.IntRange(min=100),
+    default=2000,
+    show_default=True,
+    help="Draws of patients behind intervals and p-values.",
+)
+@click.option(
+    "--results", type=FOLDER, default=Path("results"), show_default=True, metavar="DIR", help="Where speed records lie."
+)
+def compare(first: Path, second: Path, out: Path | None, resamples: int, results: Path) -> None:
+    """Compare two runs that were scored on the same test images: do their AUCs differ, finding by finding?
+
+    RUN is a folder with run.json and scores.parquet, below runs/ or results/. Differences are paired, on the same draws
+    of patients; their p-values are corrected for the number of findings (Holm). Writes comparison.json, comparison.md
+    and roc.png, the ROC curves of both over each other.
+
+    \b
+    Examples:
+      chxbench compare results/phantom/ma/quick-seed0-b3a573c617 results/phantom/sam/quick-seed0-79183fa3f4
+      chxbench compare runs/paper-seed0-1a2b3c4d5e runs/paper-seed1-5e4d3c2b1a --resamples 10000 --out seeds
+    """
+    from .comparison.compare import compare_runs, default_folder, write_comparison
+    from .comparison.report import report_comparison
+
+    compared = compare_runs(first, second, resamples, results)
+    folder = out or default_folder(compared)
+    write_comparison(compared, folder)
+    report_comparison(compared, folder)
 
 
 @main.command(name="list")
@@ -360,9 +412,9 @@ def leaderboard(results: Path, check: bool, show: bool) -> None:
       chxbench leaderboard --check
       chxbench leaderboard --show
     """
+    from .board.show import show_boards
     from .leaderboard import check_leaderboard, leaderboard_path, read_runs, write_leaderboard
     from .progress import say
-    from .show import show_boards
 
     if check and show:
         raise click.UsageError("--check and --show are two things: ask for one, then for the other")
@@ -374,6 +426,25 @@ def leaderboard(results: Path, check: bool, show: bool) -> None:
     else:
         write_leaderboard(results, path)
         say(f"wrote {path}")
+
+
+@main.command()
+@results_option
+def status(results: Path) -> None:
+    """Show the runs beside the results folder: which go on, which were interrupted and where, which are finished.
+
+    An interrupted run is shown with the command that goes on with it. The run that wrote last stands last.
+
+    \b
+    Examples:
+      chxbench status
+      chxbench status --results ~/trials/results
+    """
+    from .status import read_standings, runs_folder
+    from .status_table import show_standings
+
+    folder = runs_folder(results)
+    show_standings(*read_standings(folder), folder)
 
 
 @main.command()

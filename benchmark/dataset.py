@@ -212,8 +212,9 @@ def _check_boxes(index: Index) -> None:
         raise DataError(f"the box table has no column {absent[0]!r}: it needs {', '.join(BOX_COLUMNS)}")
     x, y, w, h = boxes[["x", "y", "w", "h"]].to_numpy(float).T.reshape(4, -1)
     inside = (x >= 0) & (y >= 0) & (w > 0) & (h > 0) & (x + w <= 1 + BOX_SLACK) & (y + h <= 1 + BOX_SLACK)
+    listed = set(index.images["image_id"])  # Series.isin would be slow: boxes are few, images very many
     for fits, what in (
-        (boxes["image_id"].isin(index.images["image_id"]), "is on an image that is not listed"),
+        ([name in listed for name in boxes["image_id"]], "is on an image that is not listed"),
         (boxes["finding"].isin(index.findings), "is of a finding that is not listed"),
         (inside, "does not lie in its image: give x, y, w, h as fractions of width and height"),
         (~boxes.duplicated(list(BOX_COLUMNS)), "stands twice"),

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from .batches import Share
 from .environment import cores, processor
 from .errors import UserError
+from .files import write_whole
 from .memory import keep_freed
-from .method import MethodError, Output
+from .method import ContractError, Output
 from .precision import fastest_precision
 
 # Of the images that ImageNet weights were trained on: red, green, blue, as fractions of full brightness.
@@ -97,12 +98,12 @@ class Device:
             output = network(images)
         if not isinstance(output, Output) or output.logits.ndim != 2 or len(output.logits) != len(gray):
             shape = tuple(output.logits.shape) if isinstance(output, Output) else type(output).__name__
-            raise MethodError(
+            raise ContractError(
                 f"the network must return Output(logits (B, C), maps), not {shape}: see benchmark/method.py"
             )
         maps = output.maps
         if maps is not None and (maps.ndim != 4 or maps.shape[:2] != output.logits.shape):
-            raise MethodError(
+            raise ContractError(
                 f"the network's maps are {tuple(maps.shape)} beside logits {tuple(output.logits.shape)}: they must be "
                 "(B, C, h, w), or None"
             )
@@ -163,9 +164,7 @@ class Device:
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write a network's weights as safetensors, whole or not at all."""
-    from safetensors.torch import save_file
+    """Write a network's weights as safetensors, whole or not at all. Raises UserError: no room."""
+    from safetensors.torch import save
 
-    part = path.with_suffix(".part")
-    save_file(weights, part)
-    part.replace(path)
+    write_whole(path, save(weights))

@@ -6,6 +6,7 @@ judge_scores.py and judge_maps.py compute the numbers, when a record is made and
 import hashlib
 import math
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -15,7 +16,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from .dataset import TRAITS, Index
-from .localization import Boxes, normalise
+from .files import write_whole
+from .statistics.localization import Boxes, normalise
 
 # All images of ChestX-ray14 with scores and labels are 4 million cells and 35 MB, the heatmaps of its boxed ones 2 MB.
 MOST_CELLS, MOST_BYTES = 100_000_000, 512 * 2**20
@@ -86,9 +88,10 @@ def collect_maps(index: Index, rows: np.ndarray, maps: np.ndarray, kind: str) ->
 
 
 def save_maps(maps: Maps, path: Path) -> None:
-    """Write them as a compressed .npz of plain arrays."""
-    with path.open("wb") as file:
-        np.savez_compressed(file, **maps._asdict())
+    """Write them as a compressed .npz of plain arrays. Raises UserError: no room."""
+    packed = BytesIO()
+    np.savez_compressed(packed, **maps._asdict())
+    write_whole(path, packed.getvalue())
 
 
 def load_maps(path: Path) -> Maps:

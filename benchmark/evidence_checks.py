@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .dataset import MOST_YEARS, TRAITS
+from .dataset import MOST_YEARS, TRAITS, split_sha256
 from .evidence import Maps
 from .record_text import RecordError
 from .schema import Record
@@ -26,6 +26,18 @@ def check_rows(folder: Path, record: Record, table: pd.DataFrame) -> None:
         found = (len(part), part["patient_id"].nunique(), positives)
         if part.empty or found != (counts.images, counts.patients, counts.positives):
             raise RecordError(f"{folder / 'scores.parquet'} does not hold the {split} images that the record counts")
+    if record.source is not None:
+        _check_own_split(folder, record, table)
+
+
+def _check_own_split(folder: Path, record: Record, table: pd.DataFrame) -> None:
+    """The split of scores from elsewhere is their test images, whose hash follows from them alone."""
+    split = split_sha256(table[table["split"] == "test"])
+    if split != record.dataset.split.sha256:
+        raise RecordError(
+            f"{folder / 'run.json'} names the split of SHA-256 {record.dataset.split.sha256[:12]}, its images are "
+            f"those of {split[:12]}: score the file again"
+        )
 
 
 def check_arrays(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -> None:

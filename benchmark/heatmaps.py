@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .batches import centre_crops, read_batches, split_batches
 from .device import Device
-from .method import Method
+from .method import ContractError, Method
 from .progress import progress
 from .recipe import Recipe
 
@@ -55,7 +55,12 @@ class Reader:
         logits, maps = output.logits.cpu(), output.maps
         if self.kind == GRAD_CAM:
             return logits, self._explain(gray, logits.shape[1]).cpu()
-        return logits, None if maps is None else self.method.heat(maps).cpu()
+        if maps is None:
+            return logits, None
+        heat = self.method.heat(maps)
+        if not isinstance(heat, Tensor) or heat.ndim != 4 or heat.shape[:2] != logits.shape:
+            raise ContractError(f"heat() must return a tensor (B, C, h, w) for maps {tuple(maps.shape)}")
+        return logits, heat.cpu()
 
     def _explain(self, gray: Tensor, findings: int) -> Tensor:
         """Grad-CAM of every finding, with its sign; a few images at a time, because their graph is kept.

@@ -20,16 +20,16 @@ from .batches import centre
 from .dataset import DataError
 from .environment import cores
 from .errors import UserError, first_few
+from .figures.overlays import Panel, draw_panels
 from .finished import Finished, load_finished
 from .heatmaps import Reader
 from .images import find_images, read_image
 from .known import Facts, Known, what_is_known
-from .localization import Frame, predict_boxes
 from .options import describe
-from .overlays import Panel, draw_panels
 from .pixels import Shrink, as_is, travels
 from .progress import progress, say
 from .registry import load_plugins
+from .statistics.localization import Frame, predict_boxes
 from .text import plain
 
 BATCH = 16

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import localization
 from .evidence import Maps, maps_sha256
-from .localization import IOBB, IOU, THRESHOLDS, Boxes, Frame, Score
+from .statistics import localization
+from .statistics.localization import IOBB, IOU, THRESHOLDS, Boxes, Frame, Score
 
 RANDOM_MAPS = 5  # draws that the floor of a random map is averaged over
 

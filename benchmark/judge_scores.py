@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from . import calibration, metrics, operating_point
 from .dataset import TRAITS
-from .metrics import Evaluation, Interval
-from .subgroups import GROUPS
+from .statistics import calibration, metrics, operating_point
+from .statistics.metrics import Evaluation, Interval
+from .statistics.subgroups import GROUPS
 
 LEFT_OUT = "Hernia"  # 86 official test images of 32 patients: one class must not move a mean
 SPECIFICITY = 0.9  # that thresholds leave on the validation split

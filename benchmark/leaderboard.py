@@ -1,6 +1,6 @@
 """Records to leaderboard.md: recomputed from the scores, never trusted, never edited by hand.
 
-boards.py says which runs may be ranked with each other, tables.py and its neighbours write their tables.
+board/boards.py says which runs may be ranked with each other, its neighbours write their tables and figures.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,15 +9,16 @@ from pathlib import Path
 
 from . import record as records
 from . import speed_record
-from .board_figures import Wanted, wanted_figures
-from .board_text import board_markdown, introduction
-from .boards import Board, make_boards
+from .board.boards import Board, make_boards
+from .board.markdown import board_markdown, introduction
+from .board.pictures import Wanted, wanted_figures
+from .board.tables import Run
+from .board.tables_literature import literature_sections
 from .environment import cache_folder, cores
 from .errors import UserError
+from .files import write_whole
 from .record import RecordError
 from .speed_record import SpeedRecord
-from .tables import Run
-from .tables_literature import literature_sections
 from .verified import verified
 
 MARK = "<!-- Written by `chxbench leaderboard` from the records under results/. Do not edit. -->"
@@ -44,9 +45,7 @@ def write_leaderboard(results: Path, path: Path) -> None:
     for figure in figures:
         if figure.is_stale:
             _mend(figure)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, text.encode())
 
 
 def refuse_foreign(path: Path) -> None:

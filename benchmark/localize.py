@@ -6,12 +6,12 @@ from torch import nn
 from . import evidence
 from .device import Device
 from .evidence import Maps
+from .figures.overlays import Panel, draw_panels
 from .heatmaps import Heatmaps, read_heatmaps
-from .localization import Frame
-from .method import MethodError
-from .overlays import Panel, draw_panels
+from .method import ContractError
 from .plan import Plan
 from .progress import say
+from .statistics.localization import Frame
 
 FLAT = 0.05  # the share of heatmaps without contrast beyond which the user is told
 
@@ -27,7 +27,7 @@ def localize(plan: Plan, device: Device, network: nn.Module, pixels: np.ndarray)
         say(f"localisation is not scored: {plan.method.name} has neither maps nor layers that Grad-CAM could explain")
         return None
     if not np.isfinite(heatmaps.maps).all():
-        raise MethodError(f"method {plan.method.name} gives heatmaps that are not numbers: see its heat() and maps")
+        raise ContractError("it gives heatmaps that are not numbers: see its heat() and maps")
     flat = float((heatmaps.maps.max((2, 3)) == heatmaps.maps.min((2, 3))).mean())
     if flat > FLAT:
         say(f"{100 * flat:.0f} % of the heatmaps have no contrast: they find nothing and point nowhere")

@@ -35,13 +35,10 @@ class Peak:
         """Bytes at the peak; None where the system does not tell."""
         if not self._known:
             return None
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        found = re.search(r"^VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else None
+        return peak(self.device)
 
     def _forget(self) -> bool:
-        if self.device.type == "cuda":
+        if self.device.type == "cuda":  # pragma: no cover (needs a GPU)
             torch.cuda.reset_peak_memory_stats(self.device)
             return True
         if self.device.type != "cpu":
@@ -53,10 +50,27 @@ class Peak:
         return True
 
 
+def peak(device: torch.device) -> int | None:
+    """Bytes in use at most so far: allocated on a GPU, else by the process; None where the system does not tell."""
+    if device.type == "cuda":  # pragma: no cover (needs a GPU)
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch raises where the memory, a GPU's or the machine's, does not hold a tensor."""
+    said = re.search("can't allocate memory|not enough memory|out of memory", str(error))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or said is not None
+
+
 def release() -> None:
     """Give back to the system what nothing refers to any more: the next measurement does not inherit it."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_available():  # pragma: no cover (needs a GPU)
         torch.cuda.empty_cache()
     _glibc("malloc_trim", 0)  # without it, what is free stays in the resident set
 

@@ -28,6 +28,10 @@ class MethodError(UserError):
     """An option that does not fit, or weights that cannot be had."""
 
 
+class ContractError(MethodError):
+    """A method's network, loss, heat or selection that is not what this file asks for."""
+
+
 class Output(NamedTuple):
     """What a network returns for a batch of B images and C findings.
 

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from .dataset import DataError, Dataset, Index
 from .errors import first_few
+from .files import write_whole
 
 VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
 
@@ -107,9 +108,7 @@ def write_manifest(path: Path, dataset: Dataset, index: Index, pixels: np.memmap
         "last": index.images["image_id"].iloc[-1],
         "sha256": hashlib.sha256(pixels).hexdigest(),
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
     return content["sha256"]
 
 

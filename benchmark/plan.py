@@ -28,6 +28,8 @@ class Order(Source):
         seed: of initial weights, order and shifts.
         results: the folder of published records; `runs/` and `leaderboard.md` lie beside it.
         fresh: train again even if this run is finished or begun.
+        track: names of experiment trackers of accelerate's, or trackers of its kind.
+        typed: the words behind `chxbench`, as the user typed them; kept in the run's log, and nowhere else.
     """
 
     method: str = "ma"
@@ -35,6 +37,8 @@ class Order(Source):
     seed: int = 0
     results: Path = Path("results")
     fresh: bool = False
+    track: Sequence[Any] = ()
+    typed: Sequence[str] = ()
 
     def command(self, recipe: str) -> str:
         """The command that asks for the same, defaults spelt out; folders of this machine are left out."""

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from .log import INTERVAL, listened, note
 from .text import plain
 
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
@@ -31,14 +32,21 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str = "images") -> Iterator[Advance]:
-    """Show how far `total` units of work have come; yields `advance(count)`.
+def progress(title: str, total: int, unit: str = "images", noted: bool = True) -> Iterator[Advance]:
+    """Show how far `total` units of work have come, and note it in the run's log; yields `advance(count)`.
 
     Args:
         title: what is being done.
         total: units of work in all.
         unit: what is counted, in the plural.
+        noted: whether the log hears of it.
     """
+    with _shown(title, total, unit) as show:
+        yield _noting(show, title, total, unit) if noted and listened() else show
+
+
+@contextmanager
+def _shown(title: str, total: int, unit: str) -> Iterator[Advance]:
     screen = console()
     if screen.is_terminal:
         with _bar(screen) as bar:
@@ -82,5 +90,20 @@ def _plain(title: str, total: int, unit: str) -> Advance:
         rate = done / max(now - begun, 1e-9)
         left = f"{(total - done) / rate:,.0f} s left" if done < total else f"took {now - begun:,.1f} s"
         say(f"{title}: {done:,}/{total:,} {unit}, {rate:,.0f} {unit}/s, {left}")
+
+    return advance
+
+
+def _noting(show: Advance, title: str, total: int, unit: str) -> Advance:
+    last = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        show(count)
+        done += count
+        if time.monotonic() - last >= INTERVAL:
+            last = time.monotonic()
+            note("progress", doing=title, done=done, of=total, unit=unit)
 
     return advance

@@ -20,6 +20,7 @@ from . import evidence
 from .errors import first_few
 from .evidence import Maps
 from .evidence_checks import check_arrays, check_rows
+from .files import told, write_whole
 from .judge_maps import judge_maps
 from .judge_scores import judge_scores, judge_statistics
 from .options import make
@@ -37,7 +38,7 @@ def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: Maps 
 
     `run.json` comes last and whole: where it stands, the run is finished.
     """
-    table.to_parquet(folder / "scores.parquet", index=False)
+    write_whole(folder / "scores.parquet", table.to_parquet(index=False))
     scores = {"file": "scores.parquet", "sha256": file_sha256(folder / "scores.parquet")}
     resamples = resamples_of(fields["recipe"])
     judged = {**judge_scores(table, resamples), "statistics": judge_statistics(table, resamples)}
@@ -49,9 +50,7 @@ def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: Maps 
     content["checksum"] = checksum(content)
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     record = parse(text, folder / "run.json", Record, SCHEMA)
-    part = folder / "run.json.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(folder / "run.json")
+    write_whole(folder / "run.json", text.encode())
     return record
 
 
@@ -157,13 +156,17 @@ def publish(work: Path, record: Record, results: Path) -> tuple[Path, str]:
     part, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
     for left_over in (part, old):
         shutil.rmtree(left_over, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name in names:
-        shutil.copyfile(work / name, part / name)
-    replaced = place.exists()
-    if replaced:
-        place.rename(old)
-    part.rename(place)
+    try:
+        with told(place):
+            part.mkdir(parents=True)
+            for name in names:
+                shutil.copyfile(work / name, part / name)
+            replaced = place.exists()
+            if replaced:
+                place.rename(old)
+            part.rename(place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     return place, "replaced the record in" if replaced else "published in"
 

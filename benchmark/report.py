@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .board.tables_speed import inference_cells, training_cells
 from .leaderboard import leaderboard_path
 from .options import as_typed, describe
 from .recipe import SECTIONS, load_recipe, recipe_names
@@ -16,7 +17,6 @@ from .registry import DATASETS, METHODS, Registry
 from .schema import Interval, LocalizationPart, Record
 from .source import SKIP
 from .speed_record import SpeedRecord, place
-from .tables_speed import inference_cells, training_cells
 from .text import plain
 from .verify import Verdict
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +11,25 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from . import record as records
-from .board_figures import draw_run
+from .board.pictures import draw_run
 from .describe import describe_environment, describe_order, describe_outcome, loaded_weights
 from .device import Device, join_processes, save_weights
 from .errors import UserError, first_few
 from .evidence import score_table
 from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
 from .localize import localize
-from .method import MethodError
+from .log import note
+from .method import ContractError
 from .pixels import prepare
 from .plan import Order, Plan, make_plan
 from .predict import predict
 from .progress import say
 from .schema import Record
 from .stages import train_stages
+from .stopping import listening
+from .track import check_trackers
 from .train import copy_weights
+from .watch import watched
 
 
 def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path] | None:
@@ -43,13 +47,15 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
             written because another record under `results` is refused.
     """
     with join_processes().main_process_first():  # what is refused is told once
+        check_trackers(order.track)
         plan = make_plan(order)
         board = leaderboard_path(order.results)
         refuse_foreign(board)
     device = Device(plan.recipe.compute.precision, cache=order.cache)
-    with _alone(plan) if device.main else nullcontext():
+    with listening(), _alone(plan) if device.main else nullcontext():
         if not device.agree((plan.work / "run.json").exists()):
-            train_and_score(plan, device)
+            with watched(plan, device), _named(plan):
+                train_and_score(plan, device)
         else:
             say(f"this run is finished: {plan.work} (--fresh trains again)")
         if not device.main:
@@ -106,25 +112,49 @@ def score(
     if device.main:
         save_weights(weights, plan.work / "weights.safetensors")
     rows = np.concatenate([plan.index.rows("val"), plan.index.rows("test")])
-    scores = predict(device, network, pixels, rows, plan.recipe, "scoring validation and test")
-    if not np.isfinite(scores).all():
-        raise MethodError(f"method {plan.method.name} gives scores that are not numbers: lower train.lr")
-    return rows, scores
+    note("scoring", images=len(rows))
+    title, findings = "scoring validation and test", len(plan.index.findings)
+    return rows, predict(device, network, pixels, rows, plan.recipe, title, findings)
 
 
 @contextmanager
 def _alone(plan: Plan) -> Iterator[None]:
-    """Hold the run's folder against a second process; begin it anew where the user asks for that."""
+    """Hold the run's folder against a second process; begin it anew where the user asks for that.
+
+    The system lets go of the lock of a process that is dead. What ends before anything was kept leaves nothing.
+    """
     plan.work.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(plan.work.with_name(f"{plan.run_id}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # `chxbench status` may be looking at it
     except Timeout:
         raise UserError(f"another process is working on this run in {plan.work}: wait for it, or end it") from None
     try:
-        if plan.order.fresh:
-            shutil.rmtree(plan.work, ignore_errors=True)
+        if plan.order.fresh and plan.work.exists():
+            (plan.work / "run.json").unlink(missing_ok=True)  # first: half of a finished run is no finished run
+            shutil.rmtree(plan.work)
         plan.work.mkdir(exist_ok=True)
         yield
     finally:
+        if _is_empty(plan.work):
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+        with suppress(OSError):  # other runs lie there
+            plan.work.parent.rmdir()
+
+
+def _is_empty(work: Path) -> bool:
+    """Remove the folders that hold nothing, and tell whether nothing is left."""
+    for folder in (*work.glob("stage*"), work):
+        with suppress(OSError):
+            folder.rmdir()
+    return not work.exists()
+
+
+@contextmanager
+def _named(plan: Plan) -> Iterator[None]:
+    """Who breaks the contract is named, with the place where its class is written."""
+    try:
+        yield
+    except ContractError as error:
+        raise ContractError(f"method {plan.method.name} ({plan.source.place}) breaks its contract: {error}") from error

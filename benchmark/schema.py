@@ -184,7 +184,7 @@ class GroupPart(Part):
 
 
 class StatisticsPart(Part):
-    """What else follows from the scores of the test split (calibration.py, operating_point.py)."""
+    """What else follows from the scores of the test split (statistics/)."""
 
     specificity: Number  # that the thresholds leave on the validation split, at least
     mean: MeanStatistics
@@ -221,7 +221,7 @@ class MeanHits(FindingHits):
 
 
 class LocalizationPart(Part):
-    """The boxes of the test split, found on heatmaps as Wang et al. 2017 do (localization.py)."""
+    """The boxes of the test split, found on heatmaps as Wang et al. 2017 do (statistics/localization.py)."""
 
     heatmap: str  # the method's maps, or Grad-CAM
     images: Count  # test images with a box

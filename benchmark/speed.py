@@ -18,12 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .batches import Batch
 from .device import Device
+from .epoch import Epoch, Material
 from .errors import UserError
 from .memory import Peak
 from .method import Method
 from .recipe import Recipe
 from .step import Learner, learn, make_learner
-from .train import Material, epoch_batches, train_epoch
+from .train import train_epoch
 
 WARM_UP = 3  # repetitions that do not count: they choose kernels, compile, and fill caches
 FEWEST, MOST = 5, 1000  # repetitions that count
@@ -168,7 +169,7 @@ def measure_training(subject: Subject, network: nn.Module) -> tuple[Throughput, 
 
 def measure_loader(material: Material, rows: np.ndarray, seconds: float) -> Flow:
     """Images a second that are read from the pixel map as training reads them, when nothing is computed."""
-    batches = chain.from_iterable(epoch_batches(material, (0, epoch), rows) for epoch in count())
+    batches = chain.from_iterable(Epoch(material, (0, epoch), rows).batches() for epoch in count())
     images, begun, elapsed = 0, time.perf_counter(), 0.0
     while elapsed < seconds:
         images += len(next(batches).images)
@@ -190,7 +191,7 @@ def measure_end_to_end(material: Material, learner: Learner, rows: np.ndarray, i
     batches = int(np.clip(round(images / size), FEWEST_BATCHES, MOST_BATCHES))
     chosen = np.resize(rows, batches * size)
     begun = time.perf_counter()
-    train_epoch(material, learner, (0, 0), chosen, title)
+    train_epoch(Epoch(material, (0, 0), chosen, title), learner)
     return Flow(len(chosen) / (time.perf_counter() - begun), len(chosen))
 
 

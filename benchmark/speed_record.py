@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from .files import write_whole
 from .record_text import RecordError, checksum, load, parse
 from .schema import Count, Name, Number, Part, Sha256
 
@@ -127,9 +128,7 @@ def publish(fields: dict[str, Any], results: Path) -> tuple[SpeedRecord, Path, b
     path = results / place(record)
     replaced = path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, text.encode())
     return record, path, replaced
 
 

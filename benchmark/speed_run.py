@@ -14,6 +14,7 @@ from . import speed, speed_record
 from .dataset import Dataset, Index
 from .device import Device
 from .environment import code_state, cores, load, versions
+from .epoch import Material
 from .errors import UserError
 from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
 from .memory import Peak
@@ -28,7 +29,6 @@ from .registry import METHODS, Entry
 from .source import Source, make_source
 from .speed import Subject, Throughput
 from .speed_record import SpeedRecord
-from .train import Material
 
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 8, 32, 128, 512)}
 BUSY = 0.5  # of the cores
@@ -135,7 +135,8 @@ def make_subject(bench: Bench, method: Method, compiled: bool) -> Subject:
 def make_material(bench: Bench, subject: Subject, pixels: np.ndarray) -> Material:
     """What a stage of training would have; pixels uint8 (N, size, size)."""
     targets, validation = bench.index.targets(), bench.index.rows("val")
-    return Material(bench.device, subject.method, subject.recipe, 0, pixels, targets, validation)
+    names = bench.index.images["image_id"].to_numpy()
+    return Material(bench.device, subject.method, subject.recipe, 0, pixels, targets, validation, names)
 
 
 def measure(subject: Subject, material: Material, bench: Bench) -> dict[str, Any]:

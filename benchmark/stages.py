@@ -1,17 +1,24 @@
 """A method's stages in order: what each trains on, where it starts, and what came of it."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor, nn
 
 from .device import Device
-from .method import MethodError, Selection, Stage
+from .epoch import Material
+from .errors import UserError
+from .files import Damaged, check_seal, write_whole
+from .keeper import Trained
+from .log import note
+from .method import ContractError, Selection, Stage
 from .plan import Plan
 from .predict import predict
 from .progress import say
-from .train import Material, Trained, deal_labels_anew, train_stage
+from .train import deal_labels_anew, train_stage
 
 SHUFFLE = 0x5EED  # ends the key of the dealt labels: the order of the examples is drawn from keys that begin alike
 
@@ -38,6 +45,7 @@ def train_stages(
         start = initial if stage.start == "initial" or not done else done[-1].trained.weights
         title = f"stage {number + 1} ({stage.name})"
         say(f"{title}: {len(selection.rows):,} images an epoch")
+        note("stage", stage=number + 1, name=stage.name, images=len(selection.rows), epochs=plan.recipe.train.epochs)
         trained = train_stage(material, start, network, number, title, rows[selection.rows], work)
         network.load_state_dict(trained.weights)
         done.append(Done(stage, selection, trained))
@@ -52,7 +60,9 @@ def make_material(plan: Plan, device: Device, pixels: np.ndarray) -> Material:
         for number, split in enumerate(("train", "val")):
             rows = plan.index.rows(split)
             targets[rows] = deal_labels_anew(targets[rows], patients[rows], [plan.order.seed, number, SHUFFLE])
-    return Material(device, plan.method, plan.recipe, plan.order.seed, pixels, targets, plan.index.rows("val"))
+    seed, validation = plan.order.seed, plan.index.rows("val")
+    names = plan.index.images["image_id"].to_numpy()
+    return Material(device, plan.method, plan.recipe, seed, pixels, targets, validation, names)
 
 
 def _select(material: Material, stage: Stage, network: nn.Module | None, rows: np.ndarray, kept: Path) -> Selection:
@@ -64,28 +74,46 @@ def _select(material: Material, stage: Stage, network: nn.Module | None, rows: n
     if stage.select is None:
         return Selection(np.arange(len(rows)))
     if network is None:
-        raise MethodError(f"stage {stage.name!r} selects by scores, but no stage has been trained before it")
+        raise ContractError(f"stage {stage.name!r} selects by scores, but no stage has been trained before it")
     device = material.device
-    if not device.agree(kept.exists()):
+    if not device.agree(_is_whole(kept)):
         title = f"scoring the training set for {stage.name}"
-        scores = predict(device, network, material.pixels, rows, material.recipe, title)
+        scores = predict(device, network, material.pixels, rows, material.recipe, title, material.targets.shape[1])
         if device.main:
             _keep(_checked(stage, stage.select(scores, material.targets[rows]), len(rows)), kept)
         device.accelerator.wait_for_everyone()
-    with np.load(kept, allow_pickle=False) as file:
-        return Selection(file["rows"], file.get("hard"))
+    return _read_selection(kept)
 
 
 def _checked(stage: Stage, selection: Selection, count: int) -> Selection:
     rows = selection.rows if isinstance(selection, Selection) else None
     whole = isinstance(rows, np.ndarray) and rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer) and len(rows)
     if not whole or rows.min() < 0 or rows.max() >= count:
-        raise MethodError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {count - 1}")
+        raise ContractError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {count - 1}")
     return selection
 
 
 def _keep(selection: Selection, path: Path) -> None:
-    parts = {name: part for name, part in selection._asdict().items() if part is not None}
-    part = path.with_name("selection.part.npz")
-    np.savez_compressed(part, **parts)
-    part.replace(path)
+    packed = BytesIO()
+    np.savez_compressed(packed, **{name: part for name, part in selection._asdict().items() if part is not None})
+    write_whole(path, packed.getvalue(), sealed=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a choice was kept there and can be read; a damaged one is told in a line."""
+    if not path.exists():
+        return False
+    try:
+        check_seal(path)
+    except (Damaged, OSError) as error:
+        say(f"{path} is damaged ({error}): the examples are chosen again")
+        return False
+    return True
+
+
+def _read_selection(path: Path) -> Selection:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Selection(file["rows"], file.get("hard"))
+    except (OSError, ValueError, KeyError, AttributeError, BadZipFile) as error:
+        raise UserError(f"{path} is no choice of examples ({error}): remove it, or start over with --fresh") from error

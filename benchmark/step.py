@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .batches import Batch, batch_sizes
 from .device import Device
-from .method import Method, MethodError
+from .method import ContractError, Method
 from .recipe import Recipe, Train
 
 Optimizer, Scheduler = torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler
@@ -81,15 +81,23 @@ def add_gradients(device: Device, method: Method, network: nn.Module, batch: Bat
         The loss of this process's part of the batch: summed over the processes it is the batch's.
     """
     targets = batch.targets.to(device.torch_device, non_blocking=True)
-    weights = method.label_weights(targets)[batch.mine] * (0 if batch.idle else 1)
+    weights = method.label_weights(targets)
+    if not isinstance(weights, Tensor) or weights.shape != targets.shape:
+        raise ContractError(f"label_weights() must return a tensor {tuple(targets.shape)}, as its targets are")
+    weights = weights[batch.mine] * (0 if batch.idle else 1)
     parts = batch_sizes(len(batch.images), micro_batch or len(batch.images))
     total = torch.zeros((), device=device.torch_device)
     each = zip(*(whole.split(parts) for whole in (batch.images, targets[batch.mine], weights)), strict=True)
     for number, (images, labels, weight) in enumerate(each, start=1):
         output = device.forward(network, images)
         if output.logits.shape != labels.shape:
-            raise MethodError(f"the network gives logits {tuple(output.logits.shape)} for {tuple(labels.shape)} labels")
+            raise ContractError(
+                f"the network gives logits {tuple(output.logits.shape)} for {tuple(labels.shape)} labels"
+            )
         loss = method.loss(output, labels, weight)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ContractError(f"loss() must return a scalar tensor, not {shape}")
         device.backward(loss, network, last=number == len(parts))
         total += loss.detach()
     return total

@@ -5,69 +5,27 @@ functions of (seed, stage, epoch), so a stage that was interrupted goes on as if
 up to the order in which sums are taken on a GPU.
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
-from .batches import Batch, batch_sizes, read_batches, shifted_crops, split_batches
-from .device import Device
-from .errors import UserError
-from .method import Method
-from .metrics import mean_auc
+from . import stopping
+from .batches import Batch, batch_sizes
+from .epoch import Epoch, Material
+from .errors import UserError, first_few
+from .keeper import LOOK, Keeper, Passed, Trained, begin, identity_of, look, set_random_state
+from .log import note
+from .memory import is_out_of_memory
+from .options import describe
 from .predict import predict
 from .progress import progress, say
-from .recipe import Recipe
+from .recipe import as_table, identity
+from .statistics.metrics import mean_auc
 from .step import Learner, learn, make_learner
-
-
-@dataclass(frozen=True)
-class Material:
-    """What every stage of a run shares.
-
-    Attributes:
-        device: where the arithmetic happens.
-        method: builds networks and computes the loss.
-        recipe: how to train.
-        seed: the run's seed.
-        pixels: the map, uint8 (N, size, size).
-        targets: labels to train and validate on, float32 (N, C).
-        validation: row numbers of the validation split.
-    """
-
-    device: Device
-    method: Method
-    recipe: Recipe
-    seed: int
-    pixels: np.ndarray
-    targets: np.ndarray
-    validation: np.ndarray
-
-
-@dataclass
-class Trained:
-    """A stage's outcome.
-
-    Attributes:
-        weights: of the chosen epoch, on the CPU.
-        best_epoch: the chosen epoch, counted from 1.
-        validation_auc: mean AUC of the validation split after each epoch; None where undefined.
-        loss: mean training loss of each epoch.
-        seconds: of training alone, without validation.
-        images: how many images were trained on, over all epochs.
-    """
-
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    best_epoch: int = 0
-    validation_auc: list[float | None] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    images: int = 0
+from .watch import Pace
 
 
 def train_stage(
@@ -91,25 +49,27 @@ def train_stage(
         work: the stage's own folder.
 
     Raises:
-        UserError: if the loss is no longer a number.
+        UserError: as `train_epoch` and `Keeper`.
+        Stopped: a signal asked for it; the same call goes on.
     """
     recipe, device = material.recipe, material.device
     network.load_state_dict(start)
     learner = make_learner(device, network, recipe, len(batch_sizes(len(rows), recipe.train.batch_size)))
-    trained = _resume(device, work / "checkpoint.pt", learner)
-    epochs = recipe.train.epochs
-    if trained.loss:
-        say(f"{title}: goes on after epoch {len(trained.loss)} of {epochs}")
-    for epoch in range(len(trained.loss), epochs):
-        begun = time.perf_counter()
-        name = f"{title}, epoch {epoch + 1}/{epochs}"
-        trained.loss.append(train_epoch(material, learner, (stage, epoch), rows, name))
-        trained.seconds += time.perf_counter() - begun
-        trained.images += len(rows)
-        auc = _validate(material, network, trained)
-        say(f"{name}: loss {trained.loss[-1]:.4f}, validation AUC {'undefined' if auc is None else f'{auc:.3f}'}")
-        if device.main:
-            _save(work / "checkpoint.pt", learner, trained)
+    keeper = Keeper(device, learner, work / "checkpoint.pt", _identity(material, stage, rows))
+    trained, epochs = keeper.trained, recipe.train.epochs
+    if keeper.path.exists():
+        within = f", step {keeper.passed.steps}" if keeper.passed.steps else ""
+        say(f"{title}: goes on after epoch {len(trained.loss)} of {epochs}{within}")
+    for number in range(len(trained.loss), epochs):
+        epoch = Epoch(material, (stage, number), rows, f"{title}, epoch {number + 1}/{epochs}")
+        with stopping.held():
+            loss = train_epoch(epoch, learner, keeper)
+        scores = _score_validation(material, network, keeper)
+        with stopping.held():
+            auc = _finish_epoch(epoch, network, keeper, loss, scores)
+        say(f"{epoch.title}: loss {loss:.4f}, validation AUC {'undefined' if auc is None else f'{auc:.3f}'}")
+        note("epoch", stage=stage + 1, epoch=number + 1, epochs=epochs, loss=loss, validation_auc=auc)
+        stopping.stop_if_asked()
     return trained
 
 
@@ -131,79 +91,118 @@ def deal_labels_anew(targets: np.ndarray, patients: np.ndarray, key: Sequence[in
     return dealt
 
 
-def train_epoch(material: Material, learner: Learner, count: tuple[int, int], rows: np.ndarray, title: str) -> float:
-    """One pass over the rows in an order drawn for it; the mean loss over its images.
+def train_epoch(epoch: Epoch, learner: Learner, keeper: Keeper | None = None) -> float:
+    """One pass over the rows, from where it was left; the mean loss over its images.
 
     Args:
-        material: what the stages share.
+        epoch: which pass.
         learner: what is trained.
-        count: the stage's and the epoch's number, from 0; with the seed they decide the order and the shifts.
-        rows: row numbers to train on, repeats allowed.
-        title: what the progress bar says.
+        keeper: knows where the pass goes on, and keeps how far it has come; None begins, and keeps nothing.
 
     Raises:
-        UserError: if the loss is no longer a number.
+        UserError: the loss or the weights are no numbers any more, or the memory does not hold a step.
+        Stopped: a signal asked for it; the keeper has the state.
     """
-    recipe, device = material.recipe, material.device
-    torch.manual_seed(_torch_seed(material.seed, *count))
-    total = torch.zeros((), device=device.torch_device)
+    device, passed = epoch.material.device, keeper.passed if keeper else begin(epoch.material.device)
+    passed.clock.start()
+    torch.manual_seed(_torch_seed(epoch.material.seed, *epoch.count))
+    batches = epoch.batches(passed.steps)  # it draws, so a state that was kept is set afterwards
+    if passed.random:
+        set_random_state(device, passed.random)
     learner.train()
-    with progress(title, len(rows)) as advance:
-        for batch in epoch_batches(material, count, rows):
-            loss = learn(device, material.method, learner, batch, recipe.train.micro_batch)
-            total += loss * len(batch.targets)
+    pace = Pace(device, learner, epoch.count, len(epoch.spans), passed.steps)
+    with progress(epoch.title, len(epoch.rows) - epoch.images(passed.steps), noted=False) as advance:
+        for batch in batches:
+            loss = _learn(epoch.material, learner, batch)
+            passed.add(loss, len(batch.targets))
             advance(len(batch.targets))
-    mean = float(device.total(total)) / len(rows)
-    if not np.isfinite(mean):
-        raise UserError(f"the loss is {mean} in {title}: lower the rate with --set train.lr={recipe.train.lr / 10:g}")
+            pace(batch, loss)
+            if keeper:
+                _keep_up(epoch, keeper)
+    _refuse_lost(epoch, learner, passed, keeper)
+    mean = float(device.total(passed.total)) / len(epoch.rows)
+    passed.clock.stop()
     return mean
 
 
-def epoch_batches(material: Material, count: tuple[int, int], rows: np.ndarray) -> Iterator[Batch]:
-    """The batches of one pass over the rows, on the CPU; arguments as those of `train_epoch`."""
-    recipe, device = material.recipe, material.device
-    order = np.random.default_rng([material.seed, *count, 0]).permutation(rows)
-    crop = shifted_crops(order, recipe.pixels, material.seed, *count, 1)
-    spans = split_batches(len(rows), recipe.train.batch_size, device.share)
-    on_gpu = device.torch_device.type == "cuda"
-    return read_batches(material.pixels, material.targets, crop, recipe.pixels.crop, spans, pin=on_gpu)
+def _keep_up(epoch: Epoch, keeper: Keeper) -> None:
+    """After a step: look whether all is well, save and stop, each where it is time."""
+    passed = keeper.passed
+    signal, due = keeper.wanted()
+    if signal is None and not due:
+        if passed.steps % LOOK == 0:
+            _refuse_lost(epoch, keeper.learner, passed, keeper, with_weights=False)
+        return
+    _refuse_lost(epoch, keeper.learner, passed, keeper)
+    passed.clock.stop()
+    keeper.save()
+    passed.clock.start()
+    if signal is not None:
+        stage, number = epoch.count
+        where = f"step {passed.steps} of {len(epoch.spans)} of stage {stage + 1}, epoch {number + 1}"
+        raise stopping.Stopped(signal, f"stopped after {where}: the same command goes on from there")
 
 
-def _validate(material: Material, network: nn.Module, trained: Trained) -> float | None:
-    """Score the validation split and keep the weights if the recipe's rule picks this epoch; the mean AUC."""
-    rows = material.validation
-    scores = predict(material.device, network, material.pixels, rows, material.recipe, "validation")
-    value = mean_auc(scores, material.targets[rows])
+def _refuse_lost(
+    epoch: Epoch, learner: Learner, passed: Passed, keeper: Keeper | None, with_weights: bool = True
+) -> None:
+    lost = look(epoch.material.device, learner, passed, with_weights)
+    if lost is not None:
+        rate = epoch.material.recipe.train.lr / 10
+        raise UserError(
+            f"{lost.what} in {epoch.title}, step {lost.step + 1} of {len(epoch.spans)} (images "
+            f"{first_few(epoch.names(lost.step))}): lower the rate with --set train.lr={rate:g}"
+            + (f"; {keeper.last()}" if keeper else "")
+        )
+
+
+def _learn(material: Material, learner: Learner, batch: Batch) -> Tensor:
+    """One step. Raises UserError where the memory does not hold it, with the setting that takes half of it."""
+    micro_batch = material.recipe.train.micro_batch
+    try:
+        return learn(material.device, material.method, learner, batch, micro_batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        images = min(micro_batch or len(batch.images), len(batch.images))
+        advice = f"--set train.micro_batch={images // 2}" if images > 1 else "a smaller pixels.crop"
+        raise UserError(
+            f"the memory does not hold a training step of {images} images at a time: try {advice}"
+        ) from error
+
+
+def _score_validation(material: Material, network: nn.Module, keeper: Keeper) -> np.ndarray:
+    """Log-odds of the validation split (n, C); who interrupts finds the epoch, trained, in the checkpoint."""
+    try:
+        stopping.stop_if_asked()
+        rows, findings = material.validation, material.targets.shape[1]
+        return predict(material.device, network, material.pixels, rows, material.recipe, "validation", findings)
+    except KeyboardInterrupt:
+        keeper.save()
+        raise
+
+
+def _finish_epoch(epoch: Epoch, network: nn.Module, keeper: Keeper, loss: float, scores: np.ndarray) -> float | None:
+    """Note what came of an epoch, keep the weights if the recipe's rule picks it, save; the validation's mean AUC."""
+    trained, material = keeper.trained, epoch.material
+    value = mean_auc(scores, material.targets[material.validation])
     best = max((auc for auc in trained.validation_auc if auc is not None), default=-1.0)
+    trained.loss.append(loss)
     trained.validation_auc.append(value)
-    last = material.recipe.train.select == "last"
-    if last or not trained.weights or (value is not None and value > best):
-        trained.weights = copy_weights(network)
-        trained.best_epoch = len(trained.loss)
+    trained.seconds += keeper.passed.clock.seconds
+    trained.images += len(epoch.rows)
+    if material.recipe.train.select == "last" or not trained.weights or (value is not None and value > best):
+        trained.weights, trained.best_epoch = copy_weights(network), len(trained.loss)
+    keeper.passed = begin(material.device)
+    keeper.save()
     return value
 
 
-def _resume(device: Device, path: Path, learner: Learner) -> Trained:
-    """What is trained already, and the learner as it was then. Raises UserError where processes see other files."""
-    if device.agree(path.exists()) and not path.exists():
-        raise UserError(f"{path} is not to be seen from every machine: put --results where all of them see it")
-    state = checkpoint.load(path)
-    if state is None:
-        return Trained()
-    learner.network.load_state_dict(state["network"])
-    learner.optimizer.load_state_dict(state["optimizer"])
-    learner.scheduler.load_state_dict(state["scheduler"])
-    return Trained(**state["trained"])
-
-
-def _save(path: Path, learner: Learner, trained: Trained) -> None:
-    state = {
-        "network": learner.network.state_dict(),
-        "optimizer": learner.optimizer.state_dict(),
-        "scheduler": learner.scheduler.state_dict(),
-        "trained": vars(trained),
-    }
-    checkpoint.save(path, state)
+def _identity(material: Material, stage: int, rows: np.ndarray) -> str:
+    """Names the training that a checkpoint belongs to."""
+    method, recipe = material.method, as_table(material.recipe)
+    counts = {"seed": material.seed, "stage": stage, "method": [method.name, describe(method)]}
+    return identity_of({**counts, "recipe": identity(recipe)}, rows)
 
 
 def _torch_seed(*count: int) -> int:

@@ -19,9 +19,9 @@ from . import evidence
 from . import record as records
 from .environment import ROOT
 from .judge_scores import scored
-from .metrics import mean_auc_draws
 from .provenance import Origin, origin
 from .schema import Part, Record, Sha256, StatisticsPart
+from .statistics.metrics import mean_auc_draws
 
 NUMERIC = ("numpy", "scipy", "pandas", "pyarrow")  # their versions may move a last digit
 
@@ -119,4 +119,4 @@ def _code() -> str:
 
 def _sources() -> Iterator[Path]:
     for wing in ("benchmark", "datasets"):
-        yield from sorted((ROOT / wing).glob("*.py"))
+        yield from sorted((ROOT / wing).rglob("*.py"))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from . import record as records
 from .errors import UserError
-from .figure_style import drawn_from
+from .figures.style import drawn_from
 from .provenance import origin
 from .record import RecordError
 from .registry import load_plugins

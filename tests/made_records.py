@@ -11,9 +11,9 @@ import pandas as pd
 from chxbench.benchmark import record as records
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.evidence import Maps, maps_sha256
-from chxbench.benchmark.localization import Frame
-from chxbench.benchmark.overlays import Panel, draw_panels
+from chxbench.benchmark.figures.overlays import Panel, draw_panels
 from chxbench.benchmark.recipe import as_table, load_recipe
+from chxbench.benchmark.statistics.localization import Frame
 
 HASH = "0" * 64
 

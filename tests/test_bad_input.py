@@ -320,7 +320,7 @@ def test_results_that_are_no_folder_are_one_sentence(tmp_path):
 
 def test_results_that_cannot_be_written_are_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
-    monkeypatch.setattr(Path, "write_text", failing(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
     ran = CliRunner().invoke(main, ["leaderboard", "--results", str(tmp_path / "results")])
     assert "No space left on device" in sentence(ran)
     assert not (tmp_path / "leaderboard.md").exists() and nothing_half_written(tmp_path)

@@ -13,7 +13,9 @@ def invoke(*words):
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-@pytest.mark.parametrize("command", ["", "run", "score", "speed", "predict", "prepare", "list", "leaderboard"])
+@pytest.mark.parametrize(
+    "command", ["", "run", "score", "speed", "predict", "prepare", "compare", "verify", "list", "leaderboard", "status"]
+)
 def test_help_shows_an_example(command):
     shown = invoke(*command.split(), "--help")
     assert shown.exit_code == 0

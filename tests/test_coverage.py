@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from chxbench.benchmark import delong, metrics, paired
+from chxbench.benchmark.statistics import delong, metrics, paired
 
 TRIALS, PATIENTS, RESAMPLES = 500, 300, 400
 TRUE = norm.cdf(1 / np.sqrt(2))

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from chxbench.benchmark import delong, metrics
-from chxbench.benchmark.resampling import UNDEFINED
+from chxbench.benchmark.statistics import delong, metrics
+from chxbench.benchmark.statistics.resampling import UNDEFINED
 
 # 113 patients with an aneurysmal subarachnoid haemorrhage (Turck et al. 2010, Intensive Care Medicine 36:107), as
 # in the data set aSAH of the R package pROC: 41 with a poor outcome, then 72 with a good one; S100B as ranks.

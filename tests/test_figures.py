@@ -6,11 +6,11 @@ from made_records import publish, score_table
 from matplotlib import rc_context
 from PIL import Image
 
-from chxbench.benchmark import figure_style
-from chxbench.benchmark.figure_style import COLOURS, drawn_from, fold, line_style, new_figure, save
-from chxbench.benchmark.figures import draw_roc
-from chxbench.benchmark.figures_board import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
-from chxbench.benchmark.figures_calibration import Reliability, draw_reliability, reliability_sha256
+from chxbench.benchmark.figures import style as figure_style
+from chxbench.benchmark.figures.board import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
+from chxbench.benchmark.figures.calibration import Reliability, draw_reliability, reliability_sha256
+from chxbench.benchmark.figures.roc import draw_roc
+from chxbench.benchmark.figures.style import COLOURS, drawn_from, fold, line_style, new_figure, save
 
 EVIL = "$x_{1$ _a_ <b>bold</b> \x1b[31m\u202e 漢字 \\frac " + "long " * 10
 LINE = AucLine("MA", 0.8, 0.7, 0.9, [0.79, 0.81])

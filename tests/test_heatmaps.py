@@ -11,9 +11,9 @@ from torch import nn
 from chxbench import METHODS, Method, Output
 from chxbench.benchmark.device import Device
 from chxbench.benchmark.heatmaps import GRAD_CAM, OWN, Reader, read_heatmaps
-from chxbench.benchmark.localization import Frame, highest
 from chxbench.benchmark.options import make
 from chxbench.benchmark.recipe import load_recipe
+from chxbench.benchmark.statistics.localization import Frame, highest
 
 
 class Bright(nn.Module):

@@ -10,14 +10,14 @@ from made_records import edit, heatmaps, publish, recheck, score_table
 
 from chxbench import UserError
 from chxbench.benchmark import record as records
-from chxbench.benchmark.board_figures import draw_run
-from chxbench.benchmark.boards import make_boards
+from chxbench.benchmark.board.boards import make_boards
+from chxbench.benchmark.board.pictures import draw_run
+from chxbench.benchmark.board.tables import make_rows
+from chxbench.benchmark.board.tables_steps import make_steps
 from chxbench.benchmark.evidence import maps_sha256, save_maps
 from chxbench.benchmark.leaderboard import MARK, check_leaderboard, render, write_leaderboard
 from chxbench.benchmark.leaderboard import read_runs as read
 from chxbench.benchmark.record import RecordError
-from chxbench.benchmark.tables import make_rows
-from chxbench.benchmark.tables_steps import make_steps
 
 ROOT = Path(__file__).parents[1]
 

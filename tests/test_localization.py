@@ -11,12 +11,12 @@ from PIL import Image
 from scipy import ndimage
 
 from chxbench import Dataset, Index
-from chxbench.benchmark import localization as module
 from chxbench.benchmark.batches import centre_crops, gather
 from chxbench.benchmark.dataset import BOX_COLUMNS, Labels, Split, split_sha256
-from chxbench.benchmark.localization import IOBB, LEVELS, Boxes, Frame
 from chxbench.benchmark.pixels import prepare
 from chxbench.benchmark.recipe import Pixels
+from chxbench.benchmark.statistics import localization as module
+from chxbench.benchmark.statistics.localization import IOBB, LEVELS, Boxes, Frame
 
 WHOLE = Frame(size=64, side=64)
 

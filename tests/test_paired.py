@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from chxbench.benchmark import delong, metrics, paired
+from chxbench.benchmark.statistics import delong, metrics, paired
 
 
 def study(seed=0, findings=3, images=150, patients=40):

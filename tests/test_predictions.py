@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chxbench.benchmark import prediction_file
 from chxbench.benchmark.dataset import FINDINGS, DataError, Index, Labels, Split
-from chxbench.benchmark.prediction_columns import find_columns
-from chxbench.benchmark.predictions import log_odds, read_predictions
+from chxbench.benchmark.elsewhere import prediction_file
+from chxbench.benchmark.elsewhere.prediction_columns import find_columns
+from chxbench.benchmark.elsewhere.predictions import log_odds, read_predictions
 
 IDS = [f"0000000{patient}_00{image}.png" for patient in range(1, 5) for image in range(2)]
 MASS, HERNIA, PLEURAL, INFILTRATION = THREE = ("Mass", "Hernia", "Pleural_Thickening", "Infiltration")
@@ -283,7 +283,8 @@ def test_two_patterns_that_cover_all_findings_are_refused_and_the_user_decides(t
         pytest.param(
             ["prob_Mass", "prob_Hernya", "prob_Pleural_Thickening", "Infiltration"],
             None,
-            "2 of 4 findings have no column like 'prob_{finding}' (Hernia, Infiltration; near: prob_Hernya",
+            "2 of 4 findings have no column like 'prob_{finding}' (Hernia, Infiltration; "
+            "near: prob_Hernya, Infiltration)",
             id="misspelt and another prefix",
         ),
         pytest.param(["a", "b"], None, "4 of 4 findings have no column like '{finding}'", id="none"),
@@ -331,7 +332,7 @@ def test_a_score_that_is_no_finite_number_is_refused_with_row_and_column(tmp_pat
     told = refusal(write(tmp_path, table(scores=scores), name), scale="probability")
     row = 3 if name == "scores.csv" else 2
     assert f"row {row}, column 'Pleural_Thickening' (" in told and f"row {row + 1}, column 'Mass'" in told
-    assert "2 scores are no finite numbers" in told
+    assert "2 of 12 scores are no finite numbers" in told
 
 
 @pytest.mark.parametrize("text", ["", "n/a", "0.5 %", "1.2.3", "1,2,3", "high" * 99])
@@ -340,7 +341,7 @@ def test_text_in_a_score_column_is_refused_with_row_and_column(tmp_path, text):
     made.loc[1, "Hernia"] = text
     for name, row in (("scores.csv", 3), ("scores.parquet", 2)):
         told = refusal(write(tmp_path, made.astype({"Hernia": str}), name))
-        assert f"row {row}, column 'Hernia' ({text[:40]!r}): 1 scores" in told
+        assert f"row {row}, column 'Hernia' ({text[:40]!r}): 1 of 12 scores" in told
 
 
 @pytest.mark.parametrize(
@@ -387,6 +388,11 @@ def test_log_odds_keep_order_and_ties_and_are_finite_at_the_ends():
     odds = log_odds(probabilities)
     assert np.isfinite(odds).all() and odds.shape == probabilities.shape
     assert (np.diff(odds[0]) > 0).all() and odds[1, 0] == odds[1, 1] == 0 and odds[1, 2] < odds[1, 3] == odds[1, 4]
+
+
+def test_log_odds_of_very_many_neighbours_are_told_apart():
+    values = 0.001 + np.spacing(0.001) * np.arange(400_000)
+    assert (np.diff(log_odds(values)) > 0).all()
 
 
 @settings(max_examples=200, deadline=None)

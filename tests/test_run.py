@@ -1,10 +1,13 @@
 """Whole runs, small but real: from an order to a record, a figure and a leaderboard."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -14,7 +17,7 @@ from chxbench.benchmark import checkpoint
 from chxbench.benchmark import run as module
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.describe import weights_sha256
-from chxbench.benchmark.figure_style import drawn_from
+from chxbench.benchmark.figures.style import drawn_from
 from chxbench.benchmark.plan import make_plan
 from chxbench.benchmark.run import run
 
@@ -191,6 +194,16 @@ def test_a_first_stage_cannot_select(small_order, monkeypatch):
         run(order)
 
 
+def in_evaluation(change):
+    """A forward pass that does as it should in training, and something else afterwards."""
+
+    def forward(self, images):
+        logits = images.mean((2, 3)).repeat(1, 5)[:, :14] * next(self.parameters()).flatten()[0]
+        return Output(logits if self.training else change(logits))
+
+    return forward
+
+
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
@@ -199,14 +212,71 @@ def test_a_first_stage_cannot_select(small_order, monkeypatch):
             lambda self, images: Output(images.mean((2, 3))), r"logits \(16, 3\) for \(16, 14\)", id="findings"
         ),
         pytest.param(lambda self, images: Output(images.mean()), r"not \(\)", id="no batch"),
+        pytest.param(
+            in_evaluation(lambda logits: logits * np.nan), "13 of 13 images have scores that are not", id="nan"
+        ),
+        pytest.param(in_evaluation(lambda logits: logits[:, :3]), "gives 3 findings, not 14", id="fewer"),
     ],
 )
-def test_a_network_that_breaks_the_contract_is_told(small_order, monkeypatch, forward, message):
+def test_a_network_that_breaks_the_contract_is_told_with_the_place_of_its_method(
+    small_order, monkeypatch, forward, message
+):
     from chxbench.methods.blocks import MapClassifier
 
     monkeypatch.setattr(MapClassifier, "forward", forward)
-    with pytest.raises(UserError, match=message):
-        run(small_order(method="bsl"))
+    with pytest.raises(UserError, match=rf"^method bsl \(.*bsl\.py:\d+\) breaks its contract: .*{message}"):
+        run(small_order(method="bsl", options={"backbone": "test_resnet"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "returned", "message"),
+    [
+        pytest.param(
+            "loss", lambda self, output, targets, weights: output.logits, r"scalar tensor, not \(16,", id="loss"
+        ),
+        pytest.param("label_weights", lambda self, targets: targets[0], r"tensor \(16, 14\)", id="label weights"),
+        pytest.param("heat", lambda self, maps: maps[0], r"tensor \(B, C, h, w\)", id="heat"),
+    ],
+)
+def test_a_method_that_returns_other_shapes_is_told(small_order, monkeypatch, name, returned, message):
+    order = small_order(method="bsl", options={"backbone": "test_resnet"}, settings={"train.epochs": 1})
+    monkeypatch.setattr(type(make_plan(order).method), name, returned)
+    with pytest.raises(UserError, match=rf"bsl\.py:\d+.*{name}\(\) must return a {message}"):
+        run(order)
+
+
+def test_too_little_memory_says_what_takes_half_of_it(small_order, monkeypatch):
+    order = small_order(method="bsl", options={"backbone": "test_resnet"})
+
+    def greedy(self, output, targets, weights):
+        return torch.empty(2**60).sum()
+
+    monkeypatch.setattr(type(make_plan(order).method), "loss", greedy)
+    with pytest.raises(UserError, match=r"a training step of 16 images at a time: try --set train\.micro_batch=8"):
+        run(order)
+
+
+def test_a_run_that_is_refused_leaves_nothing_in_runs(small_order):
+    order = small_order(method="bsl", options={"backbone": "no_such_network"})
+    with pytest.raises(UserError, match="no_such_network"):
+        run(order)
+    assert not make_plan(order).work.parent.exists()
+
+
+def test_the_lock_of_a_process_that_was_killed_is_taken_over(small_order):
+    order = small_order(method="bsl", options={"backbone": "no_such_network"})
+    work = make_plan(order).work
+    work.parent.mkdir(parents=True)
+    hold = "import sys, time, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", hold, str(work.with_name(f"{work.name}.lock"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(UserError, match="another process is working on this run"):
+            run(order)
+        holder.kill()
+        holder.wait()
+        with pytest.raises(UserError, match="no_such_network"):  # it has the run now, and comes so far
+            run(order)
 
 
 def test_a_plugins_source_is_part_of_the_run(small_order, tmp_path):
@@ -226,7 +296,7 @@ def test_a_plugins_source_is_part_of_the_run(small_order, tmp_path):
 
 
 def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seeded(small_order, tmp_path, monkeypatch):
-    from chxbench.benchmark import train
+    from chxbench.benchmark import epoch
 
     asked = []
 
@@ -234,8 +304,8 @@ def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seed
         asked.append((key, rows.copy()))
         return shifted(rows, setting, *key)
 
-    shifted = train.shifted_crops
-    monkeypatch.setattr(train, "shifted_crops", note)
+    shifted = epoch.shifted_crops
+    monkeypatch.setattr(epoch, "shifted_crops", note)
     orders = []
     for seed, where in ((0, "a"), (0, "b"), (1, "c")):
         order = small_order(method="ma", seed=seed, results=tmp_path / where / "results", settings={"train.epochs": 1})

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made_records import publish, score_table
+from made_records import edit, publish, recheck, score_table
 from sklearn.metrics import roc_auc_score
 
 from chxbench.benchmark import record as records
@@ -207,11 +207,20 @@ def test_a_name_of_a_trained_method_is_refused(ask, published, tmp_path):
     assert [record.method.title for record in published().values()] == ["Trained"]
 
 
-def test_other_scores_of_the_same_images_need_another_name(ask, published, images):
+def test_a_name_of_a_method_that_was_trained_on_another_dataset_is_free(ask, published, tmp_path):
+    publish(tmp_path / "results", score_table(1), "r0", "Trained", name="theirs", built_in=False)
+    assert ask().exit_code == 0
+    assert {record.dataset.name for record in published().values()} == {"made", "phantom"}
+
+
+def test_other_scores_of_the_same_images_need_another_name_and_title(ask, published, images):
     assert ask().exit_code == 0
     other = predictions(of(images, "test"), seed=7)
     refused = ask(table=other)
-    assert refused.exit_code == 2 and "theirs already has other scores of these images" in refused.output
+    assert refused.exit_code == 2 and "other scores of these images already have the name theirs" in refused.output
+    assert len(published()) == 1
+    refused = ask("--title", "theirs", table=other, name="other")
+    assert refused.exit_code == 2 and "already have the title theirs" in refused.output
     assert len(published()) == 1
     assert ask(table=other, name="other").exit_code == 0
     assert ask("--split", "few", table=other.iloc[:30]).exit_code == 0  # other images: another board
@@ -267,6 +276,15 @@ def test_a_list_that_is_known_gives_its_name_whatever_the_user_calls_it(ask, pub
     assert {record.dataset.split.name for record in published().values()} == {"The list"}
 
 
+def test_options_that_leave_the_test_images_alone_leave_the_board_alone(ask, published, tmp_path, nih):
+    table = predictions(ChestXray14().listed(nih).images)
+    assert ask(table=table, dataset=["--data-dir", nih]).exit_code == 0
+    seeded = ["--data-dir", nih, "--set", "dataset.split_seed=1"]
+    assert ask(table=table, name="other", dataset=seeded).exit_code == 0
+    assert len({record.dataset.options["split_seed"] for record in published().values()}) == 2
+    assert (tmp_path / "leaderboard.md").read_text().count(": scores from elsewhere\n") == 1
+
+
 def test_no_torch_is_loaded(tmp_path, images):
     """A second of start-up instead of ten, and a machine without a working torch will do."""
     predictions(of(images, "test")).to_csv(tmp_path / "theirs.csv", index=False)
@@ -279,6 +297,17 @@ def test_no_torch_is_loaded(tmp_path, images):
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert json.loads(ran.stdout.splitlines()[-1]) == []
     assert (tmp_path / "leaderboard.md").is_file()
+
+
+def test_scores_that_claim_another_split_are_refused(ask, published, tmp_path):
+    assert ask().exit_code == 0
+    (place,) = published()
+    path = tmp_path / "results" / place / "run.json"
+    edit(path, lambda content: (content["dataset"]["split"].update(sha256="1" * 64), recheck(content)))
+    for words in (["verify", path.parent], ["leaderboard", "--results", tmp_path / "results"]):
+        answer = CliRunner().invoke(main, list(map(str, words)))
+        assert answer.exit_code == 2
+        assert "thesplitofSHA-256111111111111" in "".join(answer.output.replace("│", "").split())
 
 
 def test_the_official_list_is_recognised():

@@ -4,12 +4,13 @@ import re
 
 import pytest
 from click.testing import CliRunner
+from made_records import publish, score_table
 from rich.cells import cell_len
-from test_leaderboard import publish, read, score_table
 
+from chxbench.benchmark.board.boards import make_boards
+from chxbench.benchmark.board.show import show_boards
 from chxbench.benchmark.cli import main
-from chxbench.benchmark.leaderboard import make_boards
-from chxbench.benchmark.show import show_boards
+from chxbench.benchmark.leaderboard import read_runs as read
 
 EVIL = (
     "[bold red]x[/] [link=file:///etc]y[/link] :smile: \x1b[31m\u202e\x07 `a` *b* <b>&amp;</b> \\[c] 漢字 " + "w" * 99
@@ -20,7 +21,7 @@ EVIL = (
 def results(tmp_path):
     """A method with two seeds that claims to better a control, and a trial on another split."""
     folder = tmp_path / "results"
-    publish(folder, score_table(0.5), "a0", EVIL)
+    publish(folder, score_table(0.5), "a0", "Weak", options={"pool": EVIL}, changed={"pool": EVIL})
     for seed in (0, 1):
         publish(folder, score_table(1.5, seed), f"b{seed}", "Strong", seed=seed, name="ma", compared_with=["bsl"])
     publish(folder, score_table(1, without=["Hernia"]), "t0", "Partial", split="1" * 64, absent=7)
@@ -69,7 +70,7 @@ def test_text_from_records_is_only_text(results, capsys, monkeypatch):
     for part in (table, sentence):
         assert "[bold red]x[/] [link=file:///etc]y[/link] :smile:" in part
         assert "`a` *b* <b>&amp;</b> \\[c] 漢字 www" in part
-    assert sentence.startswith("Strong over [bold red]x")
+    assert sentence.startswith("Strong over Weak (pool=[bold red]x")
 
 
 def test_a_dataset_and_a_rule_are_only_text_too(results, capsys, monkeypatch):
@@ -85,9 +86,9 @@ def test_a_dataset_and_a_rule_are_only_text_too(results, capsys, monkeypatch):
 
 def test_boards_stand_in_the_order_of_the_leaderboard_best_first(results, capsys, monkeypatch):
     text = shown(results, capsys, monkeypatch, 80)
-    headings = [line for line in text.splitlines() if "Phantom, recipe quick" in line]
+    headings = [line for line in text.splitlines() if "Made up, recipe quick" in line]
     assert [heading.startswith("Trial, not a benchmark result: ") for heading in headings] == [False, True]
-    assert text.index(" 1   Strong") < text.index(" 2   [bold red]")
+    assert text.index(" 1   Strong") < text.index(" 2   Weak (pool=")
     assert text.count("Ranked by the mean test AUC over the findings") == 2
     assert "nothing here is about patients." in " ".join(text.split())
 
@@ -108,7 +109,7 @@ def test_the_command_shows_and_changes_nothing(results):
 
 
 def test_a_record_that_lies_is_not_shown(results):
-    (results / "phantom" / "bsl" / "a0" / "scores.parquet").unlink()
+    (results / "made" / "bsl" / "a0" / "scores.parquet").unlink()
     told = CliRunner().invoke(main, ["leaderboard", "--results", str(results), "--show"])
     assert (told.exit_code, "Strong" in told.output) == (2, False)
     assert "scores.parquet is missing" in told.output

@@ -16,10 +16,11 @@ from torch import nn
 
 from chxbench import METHODS, Method, Output, UserError
 from chxbench.benchmark import memory, speed, speed_record
+from chxbench.benchmark.board.boards import make_boards
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.device import Device
-from chxbench.benchmark.figure_style import drawn_from
-from chxbench.benchmark.figures_board import Dot, dots_sha256
+from chxbench.benchmark.figures.board import Dot, dots_sha256
+from chxbench.benchmark.figures.style import drawn_from
 from chxbench.benchmark.leaderboard import check_leaderboard, read_runs, read_speeds, render, write_leaderboard
 from chxbench.benchmark.options import make
 from chxbench.benchmark.recipe import load_recipe
@@ -225,7 +226,7 @@ def results(tmp_path):
 
 
 def board(results):
-    return render(read_runs(results, results.parent), read_speeds(results))
+    return render(make_boards(read_runs(results, results.parent)), read_speeds(results))
 
 
 def speed_rows(text):
@@ -273,12 +274,12 @@ def test_each_setup_has_a_section_and_a_figure(results):
     text = (results.parent / "leaderboard.md").read_text()
     assert text.count("### Speed on a CPU (2 cores), float32") == 2
     assert text.count("channels\\_last, compiled\n") == 1
-    assert len(list((results / "phantom").glob("speed-*.png"))) == 2
+    assert len(list((results / "made").glob("speed-*.png"))) == 2
 
 
 def test_a_board_without_speeds_is_as_it_was(results):
     before, _, rest = board(results).partition("### Speed")
-    assert render(read_runs(results, results.parent)) == before + rest[rest.index("### Runs") :]
+    assert render(make_boards(read_runs(results, results.parent))) == before + rest[rest.index("### Runs") :]
 
 
 EVIL = "<script>x</script> | [a](b) ![c](d) `e` \x1b[31m\u202e**f**\n# g"
@@ -295,7 +296,7 @@ def test_texts_from_a_record_are_only_text(results):
 
 
 def the_figure(results):
-    (path,) = (results / "phantom").glob("speed-*.png")
+    (path,) = (results / "made").glob("speed-*.png")
     return path
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from chxbench import UserError
-from chxbench.benchmark import checkpoint, train
+from chxbench.benchmark import checkpoint, epoch, train
 from chxbench.benchmark.device import Device
 from chxbench.benchmark.pixels import prepare
 from chxbench.benchmark.plan import make_plan
@@ -84,13 +84,13 @@ def test_the_rule_picks_the_epoch_and_its_weights_are_kept(stage, monkeypatch, r
 
 
 def test_only_the_rows_asked_for_are_trained_on(stage, monkeypatch):
-    seen, read_batches = [], train.read_batches
+    seen, read_batches = [], epoch.read_batches
 
     def spy(pixels, targets, crop, *rest, **options):
         seen.append(crop.rows.tolist())
         return read_batches(pixels, targets, crop, *rest, **options)
 
-    monkeypatch.setattr(train, "read_batches", spy)
+    monkeypatch.setattr(epoch, "read_batches", spy)
     rows = np.array([3, 5, 5, 8, 9, 11])
     stage(rows=rows)
     assert len(seen) == 3
@@ -98,16 +98,25 @@ def test_only_the_rows_asked_for_are_trained_on(stage, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(stage):
-    with pytest.raises(UserError, match=r"the loss is nan in stage, epoch 1/3: .*train\.lr"):
+    message = r"the loss is nan in stage, epoch 1/3, step \d of 5 \(images .* 13 more\): .*train\.lr.*; no checkpoint"
+    with pytest.raises(UserError, match=message):
         stage(**{"train.optimizer": "sgd", "train.lr": 1e30, "train.schedule": "step"})
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path):
-    checkpoint.save(tmp_path / "checkpoint.pt", {"weights": torch.ones(3)})
-    assert torch.equal(checkpoint.load(tmp_path / "checkpoint.pt")["weights"], torch.ones(3))
-    (tmp_path / "checkpoint.pt").write_bytes(b"half of one")
-    with pytest.raises(UserError, match="start over with --fresh"):
-        checkpoint.load(tmp_path / "checkpoint.pt")
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:99] + b"?" + data[100:]])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, capsys, damage):
+    path = tmp_path / "checkpoint.pt"
+    for number in (1, 2, 3):
+        checkpoint.save(path, {"weights": torch.full((3,), float(number))})
+    assert torch.equal(checkpoint.load(path)["weights"], torch.full((3,), 3.0))
+    assert capsys.readouterr().err == ""
+    path.write_bytes(damage(path.read_bytes()))
+    assert torch.equal(checkpoint.load(path)["weights"], torch.full((3,), 2.0))
+    assert "checkpoint.pt is damaged (it" in (told := capsys.readouterr().err)
+    assert told.endswith("): the one before it is used\n")
+    checkpoint.previous(path).write_bytes(b"half of one")
+    assert checkpoint.load(path) is None
+    assert "checkpoint.previous.pt is damaged (it has no seal): the stage starts over" in capsys.readouterr().err
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):
@@ -115,8 +124,8 @@ def test_a_checkpoint_runs_no_code(tmp_path):
         def __reduce__(self):
             return (pytest.fail, ("a checkpoint ran code",))
 
-    torch.save({"weights": Payload()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(UserError):
+    checkpoint.save(tmp_path / "checkpoint.pt", {"weights": Payload()})
+    with pytest.raises(UserError, match=r"is no checkpoint .*: remove it, or start over with --fresh"):
         checkpoint.load(tmp_path / "checkpoint.pt")
 
 

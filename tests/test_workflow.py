@@ -21,12 +21,20 @@ def jobs():
     return dict(zip(names_and_texts[::2], names_and_texts[1::2], strict=True))
 
 
-def test_every_environment_of_tox_but_speed_is_a_job_of_its_own():
+def called(text):
+    """The environments of tox that a job runs, by name or one after the other from its matrix."""
+    names = re.findall(r"^      - run: tox -e (\S+)$", text, re.MULTILINE)
+    chosen = re.findall(r"^          - \{python: \S+, environment: (\w+)\}$", text, re.MULTILINE)
+    return names + chosen if "      - run: tox -e ${{ matrix.environment }}\n" in text else names
+
+
+def test_every_environment_of_tox_but_speed_is_called_once():
     parser = tox_ini()
     known = set(re.split(r",\s*", parser["tox"]["env_list"]))
     known |= {section.removeprefix("testenv:") for section in parser.sections() if section.startswith("testenv:")}
-    called = {name: re.findall(r"^      - run: tox -e (\S+)$", text, re.MULTILINE) for name, text in jobs().items()}
-    assert called == {name: [name] for name in known - {"speed"}}
+    found = {name: called(text) for name, text in jobs().items()}
+    assert found == {"lint": ["lint"], "tests": ["tests", "coverage"], "leaderboard": ["leaderboard"]}
+    assert {environment for environments in found.values() for environment in environments} == known - {"speed"}
 
 
 def test_the_workflow_may_read_and_nothing_else():
@@ -45,8 +53,7 @@ def test_actions_are_pinned_to_a_major_version():
 
 def test_the_oldest_python_that_the_package_allows_is_tested():
     (oldest,) = re.findall(r'^requires-python = ">=([\d.]+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    (tested,) = re.findall(r"python: \[(.*)\]", jobs()["tests"])
-    assert f'"{oldest}"' in tested.split(", ")
+    assert oldest in re.findall(r'\{python: "([\d.]+)"', jobs()["tests"])
 
 
 def test_the_leaderboard_is_checked_made_again_and_compared():
@@ -56,3 +63,10 @@ def test_the_leaderboard_is_checked_made_again_and_compared():
         "chxbench leaderboard",
         "git diff --exit-code -- leaderboard.md results",
     ]
+
+
+def test_the_only_lines_that_coverage_leaves_out_need_a_gpu():
+    files = [path for wing in ("benchmark", "methods", "datasets") for path in (ROOT / wing).rglob("*.py")]
+    lines = [line for path in files for line in path.read_text().splitlines() if "no cover" in line]
+    assert lines
+    assert [line for line in lines if not re.search(r"cuda.*:  # pragma: no cover \(needs a GPU\)$", line)] == []

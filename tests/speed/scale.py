@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from chxbench.benchmark import metrics
 from chxbench.benchmark.batches import read_batches, shifted_crops, split_batches
 from chxbench.benchmark.dataset import check
 from chxbench.benchmark.device import Device
 from chxbench.benchmark.pixels import prepare
 from chxbench.benchmark.predict import predict
 from chxbench.benchmark.recipe import load_recipe
+from chxbench.benchmark.statistics import metrics
 from chxbench.datasets.phantom import Phantom
 from chxbench.methods.bsl import Baseline
 

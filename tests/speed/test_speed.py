@@ -21,13 +21,13 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from chxbench.benchmark import localization, metrics
 from chxbench.benchmark.batches import centre_crops, read_batches, split_batches
 from chxbench.benchmark.dataset import Dataset
 from chxbench.benchmark.environment import cores
-from chxbench.benchmark.localization import IOBB, IOU, THRESHOLDS, Boxes, Frame
 from chxbench.benchmark.pixels import prepare
 from chxbench.benchmark.recipe import Pixels
+from chxbench.benchmark.statistics import localization, metrics
+from chxbench.benchmark.statistics.localization import IOBB, IOU, THRESHOLDS, Boxes, Frame
 from chxbench.datasets.phantom import Phantom
 
 DRAWN, IMAGES = 64, 512

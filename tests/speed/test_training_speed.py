@@ -12,11 +12,12 @@ from PIL import Image
 from chxbench import FINDINGS
 from chxbench.benchmark.batches import Batch
 from chxbench.benchmark.device import Device
+from chxbench.benchmark.epoch import Epoch, Material
 from chxbench.benchmark.pixels import prepare
 from chxbench.benchmark.plan import make_method
 from chxbench.benchmark.recipe import load_recipe
 from chxbench.benchmark.step import learn, make_learner
-from chxbench.benchmark.train import Material, train_epoch
+from chxbench.benchmark.train import train_epoch
 from chxbench.datasets.phantom import Phantom
 from chxbench.methods.ma import MultiAttention
 
@@ -32,7 +33,8 @@ def make_material(dataset, settings, cache, recipe="quick"):
     device = Device("auto")
     learner = make_learner(device, method.build(FINDINGS, "none"), recipe, 1000)
     rows = np.arange(len(index.images))
-    return Material(device, method, recipe, 0, pixels, index.targets(), rows), learner, rows
+    names = index.images["image_id"].to_numpy()
+    return Material(device, method, recipe, 0, pixels, index.targets(), rows, names), learner, rows
 
 
 def test_an_epoch_against_its_bare_steps(versus, tmp_path):
@@ -43,7 +45,7 @@ def test_an_epoch_against_its_bare_steps(versus, tmp_path):
     resident = Batch(gray.to(material.device.torch_device), torch.from_numpy(material.targets[:size]), slice(0, size))
 
     def epoch():
-        return train_epoch(material, learner, (0, 0), rows, "training")
+        return train_epoch(Epoch(material, (0, 0), rows, "training"), learner)
 
     def bare():
         learner.train()
@@ -84,7 +86,7 @@ def test_training_against_a_plain_script(versus, plain_script, tmp_path):
     material, learner, rows = make_material(dataset, settings, tmp_path / "cache", "paper")
 
     def epoch():
-        return train_epoch(material, learner, (0, 0), rows, "training")
+        return train_epoch(Epoch(material, (0, 0), rows, "training"), learner)
 
     plain_script()
     epoch()

@@ -1,0 +1,89 @@
+"""What else the scores say: the tables of average precision, calibration, rates at fixed thresholds, and groups."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..schema import Interval, StatisticsPart
+from ..text import escape
+from .tables import NOTHING, Row, make_table
+
+Read = Callable[[StatisticsPart], float | None]
+UNDEFINED = Interval(value=None, low=None, high=None)
+
+
+def statistics(rows: list[Row]) -> str:
+    """Means over the findings, one line a row of the ranking."""
+    table = [
+        [
+            row.label,
+            _with_ends(row, lambda part: part.mean.average_precision),
+            _mean(row, lambda part: part.mean.brier, 4),
+            _mean(row, lambda part: part.mean.calibration_error, 4),
+            _mean(row, lambda part: part.mean.sensitivity),
+            _mean(row, lambda part: part.mean.specificity),
+        ]
+        for row in rows
+    ]
+    headers = ["Method", "Average precision", "Brier score", "Calibration error", "Sensitivity", "at specificity"]
+    return make_table(headers, table, "llrrrr")
+
+
+def statistics_facts(rows: list[Row]) -> str:
+    """What the numbers mean."""
+    wanted = _parts(rows[0])[0].specificity
+    shares = [part.prevalence for part in _parts(rows[0])[0].findings.values() if part.prevalence is not None]
+    chance = f"a ranking by chance has {np.mean(shares):.3f}" if shares else "no finding is defined"
+    text = (
+        f"Means over the findings. Average precision: the area under the precision-recall curve as a sum of steps; "
+        f"{chance}. Brier score and expected calibration error (15 bins of equal count, over images): 0 is best, and "
+        "both are small where findings are rare. Sensitivity and specificity on the test split, at the threshold of "
+        f"each finding that leaves {wanted:.0%} of its negatives below it on the validation split: no threshold is "
+        "chosen on the test split."
+    )
+    if all(part.mean.sensitivity is None for row in rows for part in _parts(row)):
+        text += " None could be fixed here: there are no validation scores."
+    return text
+
+
+def subgroups(rows: list[Row]) -> str:
+    """Mean AUC within groups of the test images, one line a group; empty where the labels tell of none.
+
+    Early records do not tell whose images they scored: a dash.
+    """
+    groups = {
+        (trait, name): group
+        for row in rows
+        for part in _parts(row)
+        for trait, found in part.subgroups.items()
+        for name, group in found.items()
+    }
+    table = []
+    for (trait, name), group in groups.items():
+        cells = [_with_ends(row, lambda part, t=trait, n=name: _mean_within(part, t, n)) for row in rows]
+        table.append([f"{trait} {escape(name)}", f"{group.images:,}", f"{group.patients:,}", *cells])
+    headers = ["Group", "Images", "Patients", *(row.label for row in rows)]
+    return make_table(headers, table, "lrr" + "l" * len(rows)) if table else ""
+
+
+def _mean_within(part: StatisticsPart, trait: str, name: str) -> Interval:
+    group = part.subgroups.get(trait, {}).get(name)
+    return UNDEFINED if group is None else group.mean_auc
+
+
+def _parts(row: Row) -> Sequence[StatisticsPart]:
+    return [run.verified.statistics for run in row.runs]
+
+
+def _mean(row: Row, read: Read, digits: int = 3) -> str:
+    values = [read(part) for part in _parts(row)]
+    return NOTHING if None in values else f"{np.mean(values):.{digits}f}"
+
+
+def _with_ends(row: Row, read: Callable[[StatisticsPart], Interval]) -> str:
+    """The mean over the seeds, with the means of the intervals' ends."""
+    intervals = [read(part) for part in _parts(row)]
+    if any(None in (interval.value, interval.low, interval.high) for interval in intervals):
+        return NOTHING
+    value, low, high = np.mean([[part.value, part.low, part.high] for part in intervals], axis=0)
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,1 @@
+"""Figures; each carries the hash of what it shows."""

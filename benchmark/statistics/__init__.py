@@ -1,0 +1,1 @@
+"""Pure functions of arrays: they know no file, no torch and no screen."""

@@ -1,0 +1,157 @@
+"""The runs in `runs/`, and what became of them: running, interrupted, failed, finished or broken. No torch."""
+
+import os
+import shlex
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from .errors import UserError
+from .log import LOG, Entry, read_log
+
+REACHED = {
+    "started": "begun",
+    "stage": "stage {stage} begins",
+    "step": "stage {stage}, epoch {epoch}, step {step} of {steps}",
+    "epoch": "stage {stage}, epoch {epoch} of {epochs} done",
+    "progress": "{doing}, {done} of {of} {unit}",
+    "scoring": "scoring",
+}
+
+
+class Standing(NamedTuple):
+    """How a run stands.
+
+    Attributes:
+        run: its id.
+        what: method and dataset, as far as they are known.
+        state: "running", "interrupted", "failed" (by an error that it told), "finished" or "broken".
+        told: where it stands; the mean AUC of a finished one; why it failed or is broken.
+        written: when it last wrote, in seconds since 1970.
+        size: of its files, in bytes.
+        command: what goes on with it, from any folder; None where it is not known or not needed.
+    """
+
+    run: str
+    what: str
+    state: str
+    told: str
+    written: float
+    size: int
+    command: str | None
+
+
+def runs_folder(results: Path) -> Path:
+    """Where the runs lie that publish to `results`."""
+    return results.resolve().parent / "runs"
+
+
+def read_standings(folder: Path) -> tuple[list[Standing], int]:
+    """Every run in the folder, the one that wrote last at the end, and how many other things lie there."""
+    things = [path for path in folder.iterdir() if _counts(path)] if folder.exists() else []
+    runs = [path for path in things if _is_run(path)]
+    return sorted(map(read_standing, runs), key=lambda standing: standing.written), len(things) - len(runs)
+
+
+def read_standing(folder: Path) -> Standing:
+    """How the run in this folder stands; whatever lies there, it is told and nothing is raised."""
+    entries: list[Entry] = []
+    written, size = _extent(folder)
+    started: Entry = {}
+    try:
+        entries = read_log(folder / LOG) if (folder / LOG).exists() else []
+        started = next((entry for entry in reversed(entries) if entry["event"] == "started"), {})
+        state, told = _judge(folder, entries)
+    except (UserError, OSError) as error:
+        state, told = "broken", str(error)
+    what = f"{started['method']} on {started['dataset']}" if {"method", "dataset"} <= started.keys() else ""
+    command = _command(started) if state in ("interrupted", "failed") else None
+    return Standing(folder.name, what, state, told, written, size, command)
+
+
+def _judge(folder: Path, entries: Sequence[Entry]) -> tuple[str, str]:
+    """State, and what to say of it. Raises UserError or OSError where it is broken."""
+    if _is_held(_lock(folder)):
+        return "running", _reached(entries)
+    if (folder / "run.json").exists():
+        return "finished", _outcome(folder)
+    _check_checkpoints(folder)
+    if entries and entries[-1]["event"] == "failed":
+        return "failed", str(entries[-1].get("why"))
+    return "interrupted", _reached(entries)
+
+
+def _outcome(folder: Path) -> str:
+    from . import record as records  # a second that other runs need not wait
+
+    try:
+        value = records.read(folder).mean_auc.value
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{folder / 'run.json'} cannot be read ({error}): start over with --fresh") from error
+    return "mean AUC undefined" if value is None else f"mean AUC {value:.3f}"
+
+
+def _check_checkpoints(folder: Path) -> None:
+    """Raises UserError if one is damaged: torch writes them as zip files."""
+    for path in sorted(folder.glob("stage*/*.pt")):
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"{path.relative_to(folder)} cannot be read: start over with --fresh")
+
+
+def _reached(entries: Sequence[Entry]) -> str:
+    """How far it has come, in words."""
+    last = next((entry for entry in reversed(entries) if entry["event"] in REACHED), None)
+    return REACHED[last["event"]].format_map(_Known(last)) if last else "its log says nothing"
+
+
+class _Known(dict[str, Any]):
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+def _command(started: Entry) -> str | None:
+    words, folder = started.get("command"), started.get("folder")
+    if not isinstance(words, list) or not words:
+        return None
+    command = shlex.join(map(str, words))
+    elsewhere = isinstance(folder, str) and folder != str(Path.cwd())
+    return f"cd {shlex.quote(folder)} && {command}" if elsewhere else command
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process works on the run: it holds the lock until it ends, however it ends."""
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _counts(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix != ".lock"
+
+
+def _is_run(path: Path) -> bool:
+    there = any((path / name).exists() for name in (LOG, "run.json", "stage1"))
+    return path.is_dir() and (there or _lock(path).exists())
+
+
+def _extent(folder: Path) -> tuple[float, int]:
+    """When something was last written there, in seconds since 1970, and the bytes of all files."""
+    written, size = 0.0, 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # a run that goes on replaces its files
+                found = Path(place, name).lstat()
+                written, size = max(written, found.st_mtime), size + found.st_size
+    return written or folder.stat().st_mtime, size

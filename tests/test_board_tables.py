@@ -1,0 +1,119 @@
+"""What stands in a board's tables beside the AUC: reported values, controls, other statistics, groups."""
+
+import numpy as np
+import pytest
+from made_records import publish, score_table
+
+from chxbench.benchmark.board.boards import make_boards
+from chxbench.benchmark.board.literature import reported
+from chxbench.benchmark.board.markdown import board_markdown
+from chxbench.benchmark.board.tables import make_rows, ranking
+from chxbench.benchmark.board.tables_statistics import statistics, subgroups
+from chxbench.benchmark.leaderboard import read_runs
+from chxbench.benchmark.provenance import Origin
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+def rows_of(results):
+    return make_rows(read_runs(results, results.parent))
+
+
+def on_nih(run, version, test):
+    """The same run, as if it had been scored on NIH's images."""
+    labels = run.record.dataset.labels.model_copy(update={"version": version})
+    dataset = run.record.dataset.model_copy(update={"name": "chestxray14", "labels": labels})
+    record = run.record.model_copy(update={"dataset": dataset})
+    verified = run.verified.model_copy(update={"origin": Origin(None, test, None)})
+    return run._replace(record=record, verified=verified)
+
+
+@pytest.mark.parametrize(
+    ("version", "test", "shown"),
+    [
+        pytest.param("NIH v2017 (unverified)", "NIH official test", True, id="the paper's protocol"),
+        pytest.param("NIH v2020", "NIH official test", False, id="other labels"),
+        pytest.param("NIH v2017 (unverified)", None, False, id="other images"),
+    ],
+)
+def test_a_reported_value_has_a_difference_where_the_protocol_is_the_same(results, version, test, shown):
+    publish(results, score_table(1.5), "a0", "MA", name="ma", reported="ma")
+    (row,) = make_rows([on_nih(run, version, test) for run in read_runs(results, results.parent)])
+    cells = [cell.strip() for cell in ranking([row]).splitlines()[-1].strip("|").split("|")]
+    assert cells[-3:-1] == ["0.7942", "Ma et al., ICASSP 2019; NIH official test split, NIH v2017 labels"]
+    assert cells[-1] == (f"{row.mean('mean_auc') - 0.7942:+.3f}" if shown else "–")
+    told = "\n".join(board_markdown(make_boards(row.runs)[0], []))
+    assert ("A difference to a reported value is given only" in told) != shown
+
+
+def test_a_reported_value_is_of_the_papers_dataset_and_options(results):
+    publish(results, score_table(1.5), "a0", "MA", name="ma", reported="ma")
+    publish(results, score_table(1.5), "a1", "MA", name="ma", reported="ma", options={"k": 1}, changed={"k": 1})
+    plain, changed = sorted(rows_of(results), key=lambda row: len(row.first.method.changed))
+    assert plain.reported is None
+    assert "Reported" not in ranking([plain])
+    assert make_rows([on_nih(changed.runs[0], "1", None)])[0].reported is None
+    assert reported("ma", "chestxray14").mean_auc == 0.7942
+    assert reported(None, "chestxray14") is None
+
+
+def test_a_control_has_no_rank(results):
+    publish(results, score_table(3), "c0", "Best of all", name="ma_random", control=True)
+    publish(results, score_table(2), "c1", "MA control: of an early record", name="ma_again")
+    publish(results, score_table(1), "a0", "Method")
+    ranks = [line.split("|")[1].strip() for line in ranking(rows_of(results)).splitlines()[2:]]
+    assert ranks == ["control", "control", "1"]
+
+
+def cells_of(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_other_statistics_are_means_over_findings_and_seeds(results):
+    for seed in (0, 1):
+        publish(results, score_table(1.5, seed), f"a{seed}", "Method", seed=seed)
+    ((row),) = rows_of(results)
+    parts = [run.verified.statistics for run in row.runs]
+    (cells,) = cells_of(statistics([row]))
+    each = [np.mean([one.brier for one in part.findings.values()]) for part in parts]
+    assert cells[2] == f"{np.mean(each):.4f}"
+    assert cells[4] == f"{np.mean([part.mean.sensitivity for part in parts]):.3f}"
+    assert float(cells[5]) == pytest.approx(0.9, abs=0.06)  # 60 validation images fix the threshold
+
+
+def test_statistics_of_a_finding_without_a_class_are_null_with_a_reason(results):
+    _, record = publish(results, score_table(1, without=["Hernia"]), "h0", "No hernia")
+    hernia, mass = record.statistics.findings["Hernia"], record.statistics.findings["Mass"]
+    assert (hernia.undefined, mass.undefined) == ("no positive image", None)
+    assert (hernia.average_precision.value, hernia.sensitivity.value) == (None, None)
+    assert hernia.specificity.value is not None
+    assert record.statistics.mean.average_precision.findings == 13
+
+
+def test_without_validation_scores_no_threshold_is_fixed(results):
+    table = score_table(1)
+    _, record = publish(results, table[table["split"] == "test"].reset_index(drop=True), "t0", "No validation")
+    assert record.statistics.mean.sensitivity is None
+    (cells,) = cells_of(statistics(rows_of(results)))
+    assert cells[4:] == ["–", "–"]
+
+
+def test_groups_that_the_labels_tell_of_are_judged_apart(results):
+    table = score_table(1)
+    sex, age = np.where(np.arange(300) % 2, "F", "M"), np.where(np.arange(300) % 3, 30.0, np.nan)
+    table.insert(3, "sex", sex)
+    table.insert(4, "age", age)
+    _, record = publish(results, table, "g0", "Grouped")
+    groups = record.statistics.subgroups
+    assert {trait: list(part) for trait, part in groups.items()} == {"sex": ["F", "M"], "age": ["20 to 39"]}
+    assert groups["sex"]["F"].images == 120
+    assert groups["age"]["20 to 39"].images == 160  # of the rest the age is unknown
+    apart = table[(table["split"] != "test") | (table["sex"] == "F")].drop(columns=["sex", "age"])
+    _, alone = publish(results, apart.reset_index(drop=True), "g1", "Alone", split="1" * 64)
+    assert groups["sex"]["F"].mean_auc == alone.mean_auc
+    told = cells_of(subgroups(rows_of(results)))
+    assert [row[0] for row in told] == ["sex F", "sex M", "age 20 to 39"]
+    assert all(row.count("–") == 1 for row in told)  # the other row does not tell whose images they are

@@ -1,0 +1,344 @@
+"""`chxbench compare`: what it computes, what it refuses and why, what it writes and shows."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from chxbench.benchmark import record as records
+from chxbench.benchmark import speed_record
+from chxbench.benchmark.cli import main
+from chxbench.benchmark.comparison import compare
+from chxbench.benchmark.comparison import facts as compare_facts
+from chxbench.benchmark.comparison import tables as tables_compare
+from chxbench.benchmark.figures import comparison as figures_compare
+from chxbench.benchmark.figures.style import drawn_from
+from chxbench.benchmark.statistics import paired
+
+RESULTS = Path(__file__).parents[1] / "results"
+MA, SAM = RESULTS / "phantom/ma/quick-seed0-b3a573c617", RESULTS / "phantom/sam/quick-seed0-79183fa3f4"
+JUDGED = ("schema", "checksum", "scores", "auc", "mean_auc", "mean_auc_without_hernia", "statistics", "localization")
+
+
+@cache
+def committed(folder):
+    """A committed run: what its record says of it, and its scores."""
+    content = json.loads((folder / "run.json").read_text())
+    return {key: content[key] for key in content if key not in JUDGED}, pd.read_parquet(folder / "scores.parquet")
+
+
+def make_run(folder, source=MA, table=None, change=lambda fields: None):
+    """Write a record like a committed one, of other scores or with other facts; the folder."""
+    fields, scores = committed(source)
+    fields, table = json.loads(json.dumps(fields)), (scores if table is None else table)
+    fields["recipe"]["evaluate"]["resamples"] = 100
+    findings = [name.removeprefix("label ") for name in table if name.startswith("label ")]
+    for split in ("val", "test"):
+        part = table[table["split"] == split]
+        counts = {"images": len(part), "patients": part["patient_id"].nunique()}
+        counts["positives"] = {finding: int((part[f"label {finding}"] == 1).sum()) for finding in findings}
+        fields["dataset"]["counts"][split].update(counts)
+    change(fields)
+    folder.mkdir(parents=True)
+    records.write(folder, fields, table, None)
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Folders of two runs on the same images."""
+    return make_run(tmp_path / "a"), make_run(tmp_path / "b", SAM)
+
+
+def command(*words, columns=80):
+    asked = [str(word) for word in words]
+    return CliRunner(env={"COLUMNS": str(columns)}).invoke(main, ["compare", "--resamples", "100", *asked])
+
+
+def scores_of(folder):
+    table = pd.read_parquet(folder / "scores.parquet")
+    return table[table["split"] == "test"].set_index("image_id")
+
+
+def test_two_runs_are_compared_finding_by_finding(tmp_path):
+    ran = command(MA, SAM, "--out", tmp_path / "new" / "out", "--resamples", 600)
+    assert ran.exit_code == 0, ran.output
+    content = json.loads((tmp_path / "new" / "out" / "comparison.json").read_text())
+    one, other = scores_of(MA), scores_of(SAM)
+    for finding, found in content["findings"].items():
+        areas = [roc_auc_score(part[f"label {finding}"], part[f"score {finding}"]) for part in (one, other)]
+        assert [found["first"], found["second"]] == pytest.approx(areas)
+        assert found["value"] == pytest.approx(areas[0] - areas[1])
+        assert found["low"] < found["value"] < found["high"]
+    p_values = [found["p"] for found in content["findings"].values()]
+    assert [found["p_corrected"] for found in content["findings"].values()] == paired.holm(p_values)
+    assert content["mean_auc"]["value"] == pytest.approx(sum(f["value"] for f in content["findings"].values()) / 14)
+    rest = [found["value"] for name, found in content["findings"].items() if name != "Hernia"]
+    assert content["mean_auc_without_hernia"]["value"] == pytest.approx(sum(rest) / 13)
+    significant = [name for name, found in content["findings"].items() if found["p_corrected"] <= 0.05]
+    assert content["significant"] == significant and "Cardiomegaly" in significant
+    assert f"A is better on Cardiomegaly ({content['findings']['Cardiomegaly']['value']:+.3f})" in " ".join(
+        ran.output.split()
+    )
+
+
+def test_the_page_and_the_figure_show_the_same_numbers(two, tmp_path):
+    assert command(*two, "--out", tmp_path / "out").exit_code == 0
+    compared = compare.compare_runs(*two, 100, tmp_path)
+    page = (tmp_path / "out" / "comparison.md").read_text()
+    mass = compared.each["Mass"]
+    assert f"{mass.first:.3f} | {mass.second:.3f} |  {mass.value:+.3f} | {mass.low:+.3f} to {mass.high:+.3f}" in page
+    assert "(roc.png)" in page and "602 test images of 206 patients" in page
+    figure = tmp_path / "out" / "roc.png"
+    assert drawn_from(figure) == figures_compare.comparison_sha256(compared)
+    with Image.open(figure) as image:
+        assert image.width == 1360 and image.convert("RGBA").getpixel((0, 0)) == (255,) * 4
+
+
+def test_a_figure_of_other_scores_carries_another_hash(two, tmp_path):
+    there, back, itself = ((two[0], two[1]), (two[1], two[0]), (two[0], two[0]))
+    hashes = [
+        figures_compare.comparison_sha256(compare.compare_runs(*pair, 100, tmp_path)) for pair in (there, back, itself)
+    ]
+    assert len(set(hashes)) == 3
+
+
+def test_the_screen_fits_80_columns(tmp_path):
+    shown = command(MA, SAM, "--out", tmp_path / "out", "--results", RESULTS).output
+    lines = [line for line in shown.splitlines() if str(tmp_path) not in line and str(RESULTS) not in line]
+    assert len(lines) > 40 and max(map(len, lines)) <= 80
+    assert "Pleural Thickening" in shown and "Mean without Hernia" in shown
+
+
+def test_a_run_does_not_differ_from_itself(two, tmp_path):
+    ran = command(two[0], two[0], "--out", tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for found in (*content["findings"].values(), content["mean_auc"]):
+        assert (found["value"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
+    assert content["also_different"] == [] and "No finding differs at 5 %" in ran.output
+
+
+def test_without_out_the_folder_is_named_after_both(two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command(*two).exit_code == 0
+    folder = tmp_path / "comparisons" / "ma-quick-seed0-b3a573c617-vs-sam-quick-seed0-79183fa3f4"
+    assert sorted(path.name for path in folder.iterdir()) == ["comparison.json", "comparison.md", "roc.png"]
+
+
+def first_test_row(table):
+    return table.index[table["split"] == "test"][0]
+
+
+def flipped(table):
+    row = first_test_row(table)
+    table.loc[row, "label Mass"] = 1 - table.loc[row, "label Mass"]
+    return table
+
+
+def unknown(table):
+    table.loc[first_test_row(table), "label Edema"] = float("nan")
+    return table
+
+
+def moved(table):
+    table.loc[first_test_row(table), "patient_id"] = "somebody"
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table_change", "told"),
+    [
+        pytest.param(lambda t: t.drop(first_test_row(t)), "only {a} has 1 test image ({image})", id="fewer"),
+        pytest.param(flipped, "1 label (Mass on {image}) not the same", id="label"),
+        pytest.param(unknown, "1 label (Edema on {image}) not the same", id="unknown"),
+        pytest.param(moved, "1 image ({image}) of another patient", id="patient"),
+        pytest.param(
+            lambda t: t.drop(columns=["label Mass", "score Mass", "label Hernia", "score Hernia"]),
+            "only {a} has 2 findings (Hernia, Mass)",
+            id="findings",
+        ),
+        pytest.param(
+            lambda t: t.assign(image_id="other " + t["image_id"]),
+            "only {a} has 602 test images ({image}, ",
+            id="all",
+        ),
+    ],
+)
+def test_runs_on_other_images_or_labels_are_refused(tmp_path, table_change, told):
+    a, table = make_run(tmp_path / "a"), committed(SAM)[1].copy()
+    image = table.loc[first_test_row(table), "image_id"]
+    b = make_run(tmp_path / "b", SAM, table_change(table))
+    for pair in ((a, b), (b, a)):
+        ran = command(*pair, "--out", tmp_path / "out")
+        assert ran.exit_code == 2 and len(ran.output.strip().splitlines()) == 1
+        assert told.format(a=a, image=image) in ran.output
+        assert "were not scored on the same test images and labels" in ran.output
+        assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_both_do_not_know_are_the_same(tmp_path):
+    runs = [
+        make_run(tmp_path / name, source, unknown(committed(source)[1].copy()))
+        for name, source in (("a", MA), ("b", SAM))
+    ]
+    assert compare.compare_runs(*runs, 100, tmp_path).each["Edema"].value is not None
+
+
+def rename_data(fields):
+    fields["dataset"]["name"] = "other"
+    fields["dataset"]["labels"] |= {"file": "corrected.csv", "sha256": "0" * 64, "version": "2"}
+
+
+def test_dataset_and_label_file_are_named_where_the_labels_differ(tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", SAM, flipped(committed(SAM)[1].copy()), rename_data)
+    shown = command(a, b, "--out", tmp_path / "out").output
+    assert "dataset phantom against other; label file drawn (phantom-1, 2000 images, seed 0) against" in shown
+    assert "against corrected.csv (2); 1 label (" in shown
+
+
+def test_the_same_labels_under_another_name_are_compared_and_told(tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", SAM, change=rename_data)
+    facts = {fact.what: fact[1:] for fact in compare.compare_runs(a, b, 100, tmp_path).facts}
+    assert facts["dataset"] == ("phantom", "other") and "corrected.csv, 2 (0000000000)" in facts["labels"]
+
+
+def test_findings_are_matched_by_name_and_images_by_id(two, tmp_path):
+    table = committed(SAM)[1].sample(frac=1, random_state=0)
+    findings = [name.removeprefix("label ") for name in table if name.startswith("label ")][::-1]
+    names = [f"{kind} {finding}" for kind in ("label", "score") for finding in findings]
+    turned = make_run(tmp_path / "turned", SAM, table[["image_id", "patient_id", "split", *names]])
+    one, other = (compare.compare_runs(two[0], second, 100, tmp_path) for second in (two[1], turned))
+    assert one.each == other.each
+
+
+def test_what_else_differs_is_told_and_what_does_not_is_not(tmp_path):
+    def change(fields):
+        fields["seed"] = 3
+        fields["recipe"]["train"] |= {"lr": 0.5, "batch_norm": "auto"}  # the second is what early records mean
+        fields["environment"]["code"] = {"commit": "f" * 40, "dirty": True}
+
+    a, b = make_run(tmp_path / "a", SAM), make_run(tmp_path / "b", SAM, change=change)
+    facts = compare.compare_runs(a, b, 100, tmp_path).facts
+    assert facts == [
+        ("train.lr", "0.001", "0.5"),
+        ("seed", "0", "3"),
+        ("code", records.read(SAM).environment.code["commit"][:10], "ffffffffff + changes"),
+    ]
+
+
+def make_elsewhere(fields):
+    """Scores that another program made: nothing is known of their training."""
+    fields.update(seed=None, recipe=None, weights=None, stages=[], selection="not known")
+    fields["dataset"]["pixels_sha256"] = None
+    fields["environment"] |= {"precision": None, "layout": None, "hardware": {}}
+    about = {"file": "theirs.csv", "sha256": "0" * 64, "image_column": "image", "columns": "{finding}"}
+    fields["source"] = {**about, "scale": "probability"}
+
+
+def test_scores_from_elsewhere_are_compared_without_their_training(tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", SAM, change=make_elsewhere)
+    ran = command(a, b, "--out", tmp_path / "out", "--results", RESULTS)
+    assert ran.exit_code == 0, ran.output
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    facts = {fact["what"]: (fact["first"], fact["second"]) for fact in content["also_different"]}
+    assert facts["scores"] == (None, "from theirs.csv") and facts["train.lr"] == ("0.001", None)
+    assert content["speed"] == [] and "seed" not in content["second"]["title"]
+
+
+def test_an_undefined_finding_has_a_reason_instead_of_numbers(tmp_path):
+    tables = [committed(source)[1].copy() for source in (MA, SAM)]
+    for table in tables:
+        table["label Hernia"] = 0.0
+    runs = [
+        make_run(tmp_path / name, source, table) for name, source, table in zip("ab", (MA, SAM), tables, strict=True)
+    ]
+    ran = command(*runs, "--out", tmp_path / "out", "--resamples", 600)
+    assert "no positive image" in ran.output and "for 13 findings" in ran.output
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert content["findings"]["Hernia"]["value"] is None
+    assert content["mean_auc"] == content["mean_auc_without_hernia"]
+
+
+def test_nothing_defined_is_told(tmp_path):
+    tables = [committed(source)[1].copy() for source in (MA, SAM)]
+    for table in tables:
+        table[[name for name in table if name.startswith("label ")]] = 0.0
+    runs = [
+        make_run(tmp_path / name, source, table) for name, source, table in zip("ab", (MA, SAM), tables, strict=True)
+    ]
+    ran = command(*runs, "--out", tmp_path / "out")
+    assert ran.exit_code == 0 and "nothing can be compared" in ran.output
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["mean_auc"]["value"] is None
+
+
+def test_too_few_draws_are_told_with_how_many_it_takes(two, tmp_path):
+    few, enough = (compare.compare_runs(*two, resamples, tmp_path) for resamples in (558, 559))
+    assert "With 558 draws no finding could" in " ".join(tables_compare.in_words(few))
+    assert "ask for --resamples 559 or more" in " ".join(tables_compare.in_words(few))
+    assert "no finding could" not in " ".join(tables_compare.in_words(enough)) and "Cardiomegaly" in enough.significant
+
+
+def test_who_is_better_is_told_for_both(two, tmp_path):
+    compared = compare.compare_runs(*two, 600, tmp_path)
+    turned = compare.compare_runs(*reversed(two), 600, tmp_path)
+    assert "A is better on Cardiomegaly" in tables_compare.in_words(compared)[0]
+    assert "B is better on Cardiomegaly (-0.120)" in tables_compare.in_words(turned)[0]
+
+
+def test_speeds_stand_beside_each_other_only_where_the_setup_is_the_same(two):
+    one, other = (records.read(folder) for folder in (MA, SAM))
+    speeds = [speed_record.read(path) for path in speed_record.find(RESULTS)]
+    (pair,) = compare_facts.timings(one, other, speeds)
+    assert (pair.first.method.name, pair.second.method.name) == ("ma", "sam")
+    elsewhere = [
+        speed.model_copy(update={"setup": speed.setup.model_copy(update={"device": "another"})})
+        if speed.method.name == "sam"
+        else speed
+        for speed in speeds
+    ]
+    assert compare_facts.timings(one, other, elsewhere) == []
+    assert compare_facts.timings(one, other, []) == []
+
+
+def test_texts_of_a_record_cannot_break_the_page(tmp_path):
+    def change(fields):
+        fields["method"]["options"]["gates"] = "a | b\n<script>`"
+
+    a, b = make_run(tmp_path / "a", SAM), make_run(tmp_path / "b", SAM, change=change)
+    assert command(a, b, "--out", tmp_path / "out").exit_code == 0
+    page = (tmp_path / "out" / "comparison.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("| option gates")]
+    assert line.replace("\\|", "").count("|") == 4 and line.count("`") == 4
+
+
+def damage(folder):
+    (folder / "run.json").write_text((folder / "run.json").read_text().replace('"seed": 0', '"seed": 1'))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param(lambda folder: (folder / "run.json").unlink(), "holds no run.json: give the folder", id="none"),
+        pytest.param(lambda folder: (folder / "scores.parquet").unlink(), "scores.parquet is missing", id="no scores"),
+        pytest.param(damage, "was changed after it was written", id="changed"),
+    ],
+)
+def test_what_is_no_record_is_refused(two, tmp_path, change, told):
+    change(two[1])
+    ran = command(*two, "--out", tmp_path / "out")
+    assert ran.exit_code == 2 and told in ran.output and str(two[1]) in ran.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_half_written_stays(two, tmp_path, monkeypatch):
+    def fail(_):
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(compare, "comparison_markdown", fail)
+    assert isinstance(command(*two, "--out", tmp_path / "out").exception, RuntimeError)
+    assert list((tmp_path / "out").iterdir()) == []

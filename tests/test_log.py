@@ -1,0 +1,263 @@
+"""A run's log: whole lines whatever happens to the disk, and what an epoch says of itself without holding it up."""
+
+import json
+import math
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from chxbench import METHODS, UserError
+from chxbench.benchmark import watch
+from chxbench.benchmark.batches import Batch
+from chxbench.benchmark.cli import main
+from chxbench.benchmark.dataset import FINDINGS
+from chxbench.benchmark.device import Device
+from chxbench.benchmark.log import LOG, Log, listening, note, read_log
+from chxbench.benchmark.options import make
+from chxbench.benchmark.plan import make_plan
+from chxbench.benchmark.progress import progress, say
+from chxbench.benchmark.recipe import load_recipe
+from chxbench.benchmark.run import run
+from chxbench.benchmark.step import learn, make_learner
+
+
+def events(path):
+    return [entry["event"] for entry in read_log(path)]
+
+
+@pytest.fixture(scope="module")
+def logged(order_in, tmp_path_factory):
+    """The plan, the record and the log of a finished run of ma."""
+    order = order_in(tmp_path_factory.mktemp("logged"), method="ma")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "INTERVAL", 3600)  # a line more on a busy machine
+        record, _ = run(order)
+    plan = make_plan(order)
+    return plan, record, read_log(plan.work / LOG)
+
+
+def test_a_run_tells_its_story(logged):
+    _, _, entries = logged
+    stage = ["stage", "step", "epoch", "step", "epoch"]
+    told = [entry["event"] for entry in entries if entry.get("step") == entry.get("steps")]  # a slow machine tells more
+    assert told == ["started", *stage, *stage, "scoring", "finished"]
+    times = [datetime.fromisoformat(entry["time"]) for entry in entries]
+    assert times == sorted(times)
+    assert timedelta(0) <= datetime.now(UTC) - times[-1] < timedelta(minutes=5)
+
+
+def test_its_numbers_are_the_records(logged):
+    plan, record, entries = logged
+    started, scoring = entries[0], entries[-2]
+    assert (started["run"], started["method"], started["seed"]) == (record.run_id, "ma", 0)
+    assert started["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert scoring["images"] == len(plan.index.rows("val")) + len(plan.index.rows("test"))
+    for number, stage in enumerate(record.stages, start=1):
+        mine = [entry for entry in entries if entry.get("stage") == number]
+        assert (mine[0]["name"], mine[0]["images"], mine[0]["epochs"]) == (stage.name, stage.examples, 2)
+        ends = [entry for entry in mine if entry["event"] == "epoch"]
+        assert [entry["validation_auc"] for entry in ends] == stage.validation_auc
+        assert [entry["loss"] for entry in ends] == stage.loss
+        steps = [entry for entry in mine if entry["event"] == "step" and entry["step"] == entry["steps"]]
+        assert [entry["loss"] for entry in steps] == pytest.approx(stage.loss)
+        assert {(entry["step"], entry["steps"]) for entry in steps} == {(math.ceil(stage.examples / 16),) * 2}
+        assert all(0 < entry["lr"] < plan.recipe.train.lr and entry["images_per_second"] > 0 for entry in steps)
+        assert all(1e8 < entry["memory"] < 1e12 for entry in steps)
+
+
+def make_pace(interval, monkeypatch, steps=3, done=0):
+    """An epoch's pace, its learner, and a function that does a step on a batch of 4 images."""
+    monkeypatch.setattr(watch, "INTERVAL", interval)
+    device, method = Device("float32"), make(METHODS.get("bsl").cls, {"backbone": "resnet18"}, "")
+    learner = make_learner(device, method.build(FINDINGS, "none"), load_recipe("quick", {}), 10)
+    pace = watch.Pace(device, learner, (1, 2), steps, done)
+    batch = Batch(torch.zeros(4, 32, 32, dtype=torch.uint8), torch.zeros(4, len(FINDINGS)), slice(0, 4))
+    return pace, learner, lambda: pace(batch, learn(device, method, learner, batch))
+
+
+@pytest.mark.parametrize(("interval", "lines"), [(0, [2, 3, 4]), (3600, [4])])
+def test_an_epoch_is_told_at_intervals_and_at_its_end(interval, lines, monkeypatch):
+    told = []
+    with listening(told.append):
+        _, learner, step = make_pace(interval, monkeypatch, steps=4, done=1)
+        for _ in range(3):
+            step()
+    assert [entry["step"] for entry in told] == lines
+    assert {(entry["stage"], entry["epoch"], entry["steps"]) for entry in told} == {(2, 3, 4)}
+    assert told[-1]["lr"] == learner.optimizer.param_groups[0]["lr"]
+
+
+def test_the_loss_is_the_mean_of_this_processs_images(monkeypatch):
+    told = []
+    with listening(told.append):
+        pace, _, _ = make_pace(3600, monkeypatch, steps=2)
+        targets = torch.zeros(8, len(FINDINGS))
+        pace(Batch(torch.zeros(4, 8, 8), targets, slice(0, 4)), torch.tensor(0.25))  # its half of a batch of eight
+        pace(Batch(torch.zeros(1, 8, 8), targets[:4], slice(0, 1), idle=True), torch.tensor(0.0))
+    assert told[0]["loss"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_between_two_lines_a_step_never_waits_for_the_device(heard, monkeypatch):
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    told = []
+    with listening(*([told.append] if heard else [])):
+        _, _, step = make_pace(3600, monkeypatch, steps=3)
+        step()
+        for last in (False, True):
+            called = []
+            with Watch():
+                step()
+            assert ("_local_scalar_dense" in called) == (last and heard)
+    assert len(told) == heard
+
+
+def test_other_long_work_is_told_at_intervals(monkeypatch):
+    told = []
+    monkeypatch.setattr("chxbench.benchmark.progress.INTERVAL", 0)
+    with listening(told.append), progress("decoding", 30) as advance:
+        advance(10)
+        advance(20)
+    assert [(entry["doing"], entry["done"], entry["of"], entry["unit"]) for entry in told] == [
+        ("decoding", 10, 30, "images"),
+        ("decoding", 30, 30, "images"),
+    ]
+
+
+def test_numbers_that_are_none_are_null(tmp_path):
+    with listening(Log(tmp_path / LOG, say)):
+        note("step", loss=math.nan, lr=math.inf, memory=None, step=1)
+    (line,) = (tmp_path / LOG).read_text().splitlines()
+    entry = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert (entry["loss"], entry["lr"], entry["memory"], entry["step"]) == (None, None, None, 1)
+
+
+def test_every_line_is_one_write_and_lies_in_the_file_at_once(tmp_path):
+    path = tmp_path / LOG
+    with listening(Log(path, say)):
+        for count in range(3):
+            note("step", step=count)
+            assert [entry["step"] for entry in read_log(path)] == list(range(count + 1))
+            assert path.read_bytes().endswith(b"}\n")
+
+
+def test_a_log_goes_on_below_a_line_that_was_cut(tmp_path):
+    path = tmp_path / LOG
+    path.write_bytes(b'{"time": "2026-01-01T00:00:00+00:00", "event": "started"}\n{"time": "2026-01-01T00:0')
+    with listening(Log(path, say)):
+        note("stage")
+        note("finished")
+    assert events(path) == ["started", "stage", "finished"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"\n\n", b"\xff\xfe\x00", b"[1, 2]\n", b'{"event": "step"}', b'{"time": 1, "event": "step"}', b"[" * 100_000],
+)
+def test_damaged_lines_are_left_out(tmp_path, damage):
+    path, good = tmp_path / LOG, b'{"time": "2026-01-01T00:00:00+00:00", "event": "stage"}\n'
+    path.write_bytes(good + damage + b"\n" + good)
+    assert events(path) == ["stage", "stage"]
+
+
+full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+
+
+@full_disk
+def test_a_full_disk_is_told_once_and_ends_nothing(small_order, capsys):
+    order = small_order(method="bsl", settings={"train.epochs": 1})
+    work = make_plan(order).work
+    work.mkdir(parents=True)
+    (work / LOG).symlink_to("/dev/full")
+    record, _ = run(order)
+    assert len(record.stages[0].loss) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
+    assert told == [f"{work / LOG}: No space left on device: the run goes on without its log until that is mended"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are a matter of Unix")
+def test_a_line_that_fits_the_disk_in_part_is_closed_before_the_next(tmp_path):
+    import resource
+
+    told, path = [], tmp_path / LOG
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with listening(Log(path, told.append)):
+        note("started")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
+        try:
+            note("lost")
+            note("lost")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        note("finished")
+    assert events(path) == ["started", "finished"]
+    assert len(path.read_bytes().splitlines()) == 3
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "event", "why"),
+    [
+        pytest.param(KeyboardInterrupt(), "interrupted", "by the user", id="interrupt"),
+        pytest.param(UserError("the disk is on fire"), "failed", "the disk is on fire", id="mistake"),
+        pytest.param(MemoryError(), "failed", "MemoryError", id="no text"),
+    ],
+)
+def test_the_end_of_a_run_is_told_and_the_log_goes_on_with_it(small_order, monkeypatch, error, event, why):
+    order = small_order(method="bsl", settings={"train.epochs": 1}, typed=("run", "--fresh", "--method", "bsl"))
+
+    def stop(*_):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr("chxbench.benchmark.run.score", stop)
+        run(order)
+    path = make_plan(order).work / LOG
+    assert read_log(path)[-1].items() >= {"event": event, "why": why}.items()
+    assert read_log(path)[0]["command"][-3:] == ["run", "--method", "bsl"]  # --fresh would start over
+    run(order)
+    assert events(path)[:1] == ["started"]
+    assert events(path)[-2:] == ["scoring", "finished"]
+    assert events(path).count("started") == 2
+
+
+def test_a_loss_that_is_no_number_is_a_failure(small_order):
+    order = small_order(method="bsl", settings={"train.lr": 1e30, "train.optimizer": "sgd", "train.schedule": "step"})
+    with pytest.raises(UserError, match="the loss is"):
+        run(order)
+    last = read_log(make_plan(order).work / LOG)[-1]
+    assert last["event"] == "failed"
+    assert "lower the rate" in last["why"]
+
+
+@pytest.mark.parametrize(
+    ("program", "processes", "wanted"),
+    [
+        pytest.param("/usr/bin/chxbench", None, ["chxbench"], id="installed"),
+        pytest.param("/here/chxbench/__main__.py", None, ["python3", "-m", "chxbench"], id="module"),
+        pytest.param(
+            "/here/__main__.py", 4, ["torchrun", "--nproc-per-node", "4", "-m", "chxbench"], id="several processes"
+        ),
+    ],
+)
+def test_the_command_is_kept_as_it_was_typed(program, processes, wanted, monkeypatch):
+    from click.testing import CliRunner
+
+    monkeypatch.setattr("sys.argv", [program])
+    monkeypatch.setattr("sys.orig_argv", ["python3", "-m", "chxbench"])
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    orders, words = [], ["run", "--method", "ma", "--data-dir", "a folder", "--set", "train.epochs=1", "--fresh"]
+    monkeypatch.setattr("chxbench.benchmark.run.run", lambda order, tell: orders.append(order))
+    ran = CliRunner().invoke(main, words)
+    assert ran.exit_code == 0, ran.output
+    assert orders[0].typed == tuple(words)
+    assert watch._command(list(orders[0].typed)) == [*wanted, *words[:-1]]

@@ -1,0 +1,110 @@
+"""A full disk: whatever was being written, one sentence names it, nothing is lost, and the same command goes on.
+
+The system refuses the write itself, by a limit to the size of files.
+"""
+
+import resource
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from chxbench import UserError
+from chxbench.benchmark import checkpoint, files
+from chxbench.benchmark import record as records
+from chxbench.benchmark.plan import make_plan
+from chxbench.benchmark.run import run
+
+SMALL = {"options": {"backbone": "test_resnet"}, "method": "ma", "settings": {"compute.precision": "float32"}}
+MOMENTS = [
+    ("stage1/checkpoint.pt", 1),
+    ("stage1/checkpoint.pt", 2),
+    ("stage2/selection.npz", 1),
+    ("stage2/checkpoint.pt", 1),
+    ("weights.safetensors", 1),
+    ("heatmaps.png", 1),
+    ("scores.parquet", 1),
+    ("maps.npz", 1),
+    ("run.json", 1),
+    ("roc.png", 1),
+    ("copied", 2),
+    ("leaderboard.md", 1),
+]
+
+
+@contextmanager
+def no_room(limit=16):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def starve(patch, name, number):
+    """Let there be no room for the file of this name when it is written for this time; returns what was refused."""
+    times, refused = [], []
+
+    def starved(function, where):
+        def call(*arguments):
+            times.extend([1] if (name == "copied" if where else str(arguments[0]).endswith(f"{name}.part")) else [])
+            if len(times) < number or refused:
+                return function(*arguments)
+            refused.append(arguments[0])
+            with no_room():
+                return function(*arguments)
+
+        return call
+
+    patch.setattr(files, "_write", starved(files._write, where=False))
+    patch.setattr(records.shutil, "copyfile", starved(records.shutil.copyfile, where=True))
+    return refused
+
+
+def test_a_full_disk_at_any_moment_costs_nothing(order_in, tmp_path, monkeypatch):
+    whole, there = run(order_in(tmp_path / "whole", **SMALL))
+    order = order_in(tmp_path / "starved", **SMALL)
+    work = make_plan(order).work
+    for name, number in MOMENTS:
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="File too large") as told:
+            refused = starve(patch, name, number)
+            run(order)
+        assert len(refused) == 1
+        assert "cannot be written (File too large): make room, then the same command goes on" in str(told.value)
+        assert (whole.run_id if name == "copied" else name) in str(told.value)
+        assert not list(tmp_path.rglob("*.part"))
+        if (work / "stage1" / "checkpoint.pt").exists():
+            files.check_seal(work / "stage1" / "checkpoint.pt")
+    record, place = run(order)
+    assert (place / "scores.parquet").read_bytes() == (there / "scores.parquet").read_bytes()
+    assert record.localization.sha256 == whole.localization.sha256
+    assert record.weights == whole.weights
+
+
+def test_a_refused_checkpoint_leaves_the_one_before(tmp_path):
+    import torch
+
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"weights": torch.ones(3)})
+    with no_room(300), pytest.raises(UserError, match="make room"):
+        checkpoint.save(path, {"weights": torch.zeros(10**6)})
+    assert torch.equal(checkpoint.load(path)["weights"], torch.ones(3))
+    assert [place.name for place in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_damaged_choice_of_examples_is_made_again_and_a_foreign_one_is_refused(tmp_path, capsys):
+    from chxbench.benchmark.method import Selection
+    from chxbench.benchmark.stages import _is_whole, _keep, _read_selection
+
+    path = tmp_path / "selection.npz"
+    _keep(Selection(np.arange(5)), path)
+    assert _is_whole(path)
+    assert _read_selection(path).rows.tolist() == [0, 1, 2, 3, 4]
+    path.write_bytes(path.read_bytes()[:-50])
+    assert not _is_whole(path)
+    assert "is damaged (it has no seal): the examples are chosen again" in capsys.readouterr().err
+    files.write_whole(path, b"something else", sealed=True)
+    assert _is_whole(path)
+    with pytest.raises(UserError, match="is no choice of examples"):
+        _read_selection(path)

@@ -1,0 +1,79 @@
+"""A run that is killed at any moment goes on with the same command, and ends in the same scores, to the bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL_DATA, SMALL_RECIPE
+
+KILLED, TERMINATED = -signal.SIGKILL, 128 + signal.SIGTERM
+SETTINGS = {**SMALL_DATA, **SMALL_RECIPE, "compute.precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def runs(cache, tmp_path_factory):
+    """Start a run as listed, then until it ends; its folder, what its starts ended with, and the seconds it took.
+
+    The first of the tasks is a run that nothing interrupts.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    words = ["run", "--method", "ma", "--option", "backbone=test_resnet", "--cache", str(cache)]
+    words += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+
+    def start(tasks):
+        tasks = [{"every": 0.0, "words": words, "folder": str(folder / name), **task} for name, task in tasks.items()]
+        (folder / "tasks.json").write_text(json.dumps(tasks))
+        command = [sys.executable, str(Path(__file__).with_name("killed_runs.py")), str(folder / "tasks.json")]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "1000"})
+        assert done.returncode == 0, done.stderr[-9000:]
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        return {
+            Path(task["folder"]).name: (Path(task["folder"]), each) for task, each in zip(tasks, found, strict=True)
+        }
+
+    return start
+
+
+def evidence(folder):
+    """What a run leaves: scores as they lie there, heatmaps, the weights and the stages, but for their times."""
+    (place,) = folder.glob("results/*/*/*/run.json")
+    record = json.loads(place.read_text())
+    stages = [{k: v for k, v in stage.items() if "second" not in k} for stage in record["stages"]]
+    maps = {name: part.tobytes() for name, part in np.load(place.with_name("maps.npz")).items()}
+    board = (folder / "leaderboard.md").read_text()
+    return place.with_name("scores.parquet").read_bytes(), maps, record["weights"], stages, len(board) > 0
+
+
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_scores(runs):
+    cuts = [{"share": 0.25}, {"share": 0.22, "signal": signal.SIGTERM}, {"share": 0.2}, {"share": 0.18}, {"share": 0.1}]
+    found = runs({"whole": {"starts": []}, "cut": {"starts": cuts}, "end": {"starts": [{"before_end": 4}]}})
+    whole, cut = found["whole"][0], found["cut"][0]
+    assert found["whole"][1]["statuses"] == [0]
+    assert found["cut"][1]["statuses"] == [KILLED, TERMINATED, KILLED, KILLED, KILLED, 0]
+    assert found["end"][1]["statuses"] == [KILLED, 0]
+    assert evidence(cut) == evidence(whole) == evidence(found["end"][0])
+    assert "the same command goes on from there" in (cut / "log").read_text()
+    assert "goes on after epoch" in (cut / "log").read_text()
+    assert not list(cut.rglob("*.part"))
+    assert len(list((cut / "runs").glob("*.lock"))) == 2  # those that the killed ones held: taken over each time
+
+
+@pytest.mark.long
+def test_thirty_random_moments(runs):
+    rng = np.random.default_rng(int(os.environ.get("CHXBENCH_SEED", "0")))
+    (_, whole) = runs({"timed": {"starts": []}})["timed"]
+    tasks = {"whole": {"starts": []}}
+    for number in range(30):
+        moment = {"share": rng.random()} if number % 3 else {"seconds": rng.uniform(0.5, whole["seconds"])}
+        tasks[f"cut{number}"] = {"starts": [moment], "every": float(rng.choice([0.0, 0.3, 300.0]))}
+    found = runs(tasks)
+    wanted = evidence(found["whole"][0])
+    for name, (folder, each) in found.items():
+        assert each["statuses"][-1] == 0
+        assert evidence(folder) == wanted, name
+    assert sum(each["statuses"][0] == KILLED for _, each in found.values()) >= 25

@@ -1,0 +1,262 @@
+"""`chxbench status`: every run stands where it really stands, and whatever lies beside them does no harm."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from chxbench.benchmark import checkpoint
+from chxbench.benchmark.cli import main
+from chxbench.benchmark.log import LOG, Log, listening, note
+from chxbench.benchmark.plan import make_plan
+from chxbench.benchmark.status import read_standing, read_standings, runs_folder
+from chxbench.benchmark.status_table import age
+
+STARTED = {"method": "ma", "dataset": "phantom", "command": ["chxbench", "run", "--method", "ma"]}
+
+
+def shown(results, width=80):
+    """What the command prints on a terminal of this width: one text in one line, and its lines."""
+    done = CliRunner().invoke(main, ["status", "--results", str(results)], env={"COLUMNS": str(width)})
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    return " ".join(done.output.split()), lines
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Make the folder of a run that noted these (event, values), below `tmp_path`."""
+
+    def make(name, *events, folder=None):
+        work = tmp_path / "runs" / name
+        work.mkdir(parents=True)
+        with listening(Log(work / LOG, pytest.fail)):
+            note("started", **STARTED, folder=folder or str(tmp_path))
+            for event, values in events:
+                note(event, **values)
+        return work
+
+    return make
+
+
+STEP = ("step", {"stage": 2, "epoch": 3, "step": 40, "steps": 71, "loss": 0.1})
+EPOCH = ("epoch", {"stage": 2, "epoch": 3, "epochs": 4, "loss": 0.1, "validation_auc": 0.7})
+
+
+@pytest.mark.parametrize(
+    ("events", "state", "told"),
+    [
+        pytest.param([], "interrupted", "begun", id="begun"),
+        pytest.param([STEP], "interrupted", "stage 2, epoch 3, step 40 of 71", id="killed in a step"),
+        pytest.param(
+            [STEP, EPOCH, ("interrupted", {"why": "by the user"})],
+            "interrupted",
+            "stage 2, epoch 3 of 4 done",
+            id="interrupted",
+        ),
+        pytest.param([STEP, ("failed", {"why": "disk is full"})], "failed", "disk is full", id="failed"),
+        pytest.param(
+            [("progress", {"doing": "decoding", "done": 5, "of": 9, "unit": "images"})],
+            "interrupted",
+            "decoding, 5 of 9 images",
+            id="decoding",
+        ),
+        pytest.param([("step", {})], "interrupted", "stage ?, epoch ?, step ? of ?", id="values are missing"),
+    ],
+)
+def test_a_run_that_has_ended_stands_where_its_log_says(make_run, events, state, told):
+    standing = read_standing(make_run("quick-seed0-1", *events))
+    assert (standing.state, standing.told, standing.what) == (state, told, "ma on phantom")
+    assert standing.command.endswith("chxbench run --method ma")
+
+
+def test_a_run_goes_on_as_long_as_a_process_holds_its_lock(make_run, tmp_path):
+    work = make_run("quick-seed0-1", STEP)
+    code = (
+        f"import time; from filelock import FileLock\n"
+        f"with FileLock({str(work) + '.lock'!r}): print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        try:
+            standing = read_standing(work)
+        finally:
+            process.kill()
+    assert (standing.state, standing.command) == ("running", None)
+    assert standing.told == "stage 2, epoch 3, step 40 of 71"
+    assert read_standing(work).state == "interrupted"
+
+
+def test_the_command_shown_goes_on_with_the_run(small_order, tmp_path, monkeypatch):
+    settings = {"train.epochs": 2}
+    order = small_order(method="bsl", settings=settings)
+    words = ["run", "--method", "bsl", *order.changes(order.options), "--cache", str(order.cache), "--results"]
+    words += [str(order.results), "--fresh"]
+    saves, save = [], checkpoint.save
+
+    def die(path, state):
+        save(path, state)
+        saves.append(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", die)
+        patch.setattr("sys.argv", ["/usr/bin/chxbench"])
+        assert CliRunner().invoke(main, words).exit_code == 130
+    text, lines = shown(order.results)
+    assert "interrupted quick-seed0-" in text
+    assert "bsl on phantom: stage 1, epoch 1 of 2 done" in text
+    command = shlex.split(next(line for line in lines if "chxbench run" in line))
+    assert command == ["chxbench", *words[:-1]]
+    again = CliRunner().invoke(main, command[1:])
+    assert again.exit_code == 0, again.output
+    assert "goes on after epoch 1 of 2" in again.output
+    text, lines = shown(order.results)
+    mean = json.loads((make_plan(order).work / "run.json").read_text())["mean_auc"]["value"]
+    assert f"bsl on phantom: mean AUC {mean:.3f}" in text
+    assert "to go on" not in text
+
+
+def test_a_command_typed_elsewhere_is_shown_with_its_folder(make_run):
+    standing = read_standing(make_run("quick-seed0-1", folder="/data/my trials"))
+    assert standing.command == "cd '/data/my trials' && chxbench run --method ma"
+
+
+def test_one_typed_here_is_shown_as_it_was(make_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_standing(make_run("quick-seed0-1")).command == "chxbench run --method ma"
+
+
+def test_the_last_command_counts(make_run, tmp_path):
+    moved = ("started", {**STARTED, "command": ["chxbench", "run", "--data-dir", "b"], "folder": str(tmp_path)})
+    assert read_standing(make_run("quick-seed0-1", STEP, moved)).command.endswith("chxbench run --data-dir b")
+
+
+def test_a_run_begun_from_python_has_no_command(make_run, tmp_path):
+    make_run("quick-seed0-1", ("started", {**STARTED, "command": []}))
+    assert "the command that began it (its log does not hold it)" in shown(tmp_path / "results")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        pytest.param("run.json", b"{", "is not JSON", id="record cut"),
+        pytest.param("run.json", b"{}", "has schema None", id="no record"),
+        pytest.param("run.json", b"\xff", "cannot be read", id="record of bytes"),
+        pytest.param("run.json", b"[" * 100_000, "cannot be read", id="record nested"),
+        pytest.param("stage1/checkpoint.pt", b"PK", "stage1/checkpoint.pt cannot be read", id="checkpoint"),
+        pytest.param("log.jsonl/x", b"", "Is a directory", id="log is a folder"),
+    ],
+)
+def test_damage_is_told(tmp_path, name, content, told):
+    path = tmp_path / "runs" / "quick-seed0-1" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    (standing,), _ = read_standings(tmp_path / "runs")
+    assert standing.state == "broken"
+    assert told in standing.told
+    assert "broken" in shown(tmp_path / "results")[0]
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xff\x00\n{", id="bytes"),
+        pytest.param(b'{"time": "x", "event": "started", "command": 5, "folder": []}', id="types"),
+        pytest.param(b'{"time": "x", "event": "started", "command": ["a", 1], "folder": 5}', id="types within"),
+        pytest.param(b'{"time": "x", "event": "failed"}', id="no reason"),
+        pytest.param(b'{"time": "x", "event": "failed", "why": "\\ud800 \\u001b[2J [red]"}', id="what a screen obeys"),
+    ],
+)
+def test_a_damaged_log_does_no_harm(tmp_path, log):
+    work = tmp_path / "runs" / "quick-seed0-1"
+    work.mkdir(parents=True)
+    (work / LOG).write_bytes(log)
+    text, _ = shown(tmp_path / "results")
+    assert "quick-seed0-1" in text
+    assert "\x1b" not in text
+
+
+def test_what_is_no_run_is_counted_and_left_alone(make_run, tmp_path):
+    work = make_run("quick-seed0-1", STEP)
+    (work.parent / "notes.txt").write_text("mine")
+    (work.parent / "pictures").mkdir()
+    (work.parent / "publish.lock").touch()
+    (work.parent / ".hidden").touch()
+    before = sorted(tmp_path.rglob("*"))
+    text, _ = shown(tmp_path / "results")
+    assert "2 other files or folders" in text
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_names_fold_and_nothing_is_cut(make_run, tmp_path, width):
+    name = "a-recipe-of-a-very-long-name-that-fills-forty-seed0-0123456789"
+    make_run(name, ("failed", {"why": "the loss is nan in stage 1: lower the rate with --set train.lr=0.001"}))
+    text, lines = shown(tmp_path / "results", width)
+    assert "…" not in text
+    table = lines[: lines.index(next(line for line in lines if line.startswith("to go on")))]
+    assert max(map(len, table)) <= width
+    assert name in "".join(re.sub(r"failed|\s\d+ s ago\s+\d+ bytes|\s", "", line) for line in table)
+    assert f"to go on with {name}:" in lines
+
+
+def test_the_run_that_wrote_last_stands_last_and_its_size_is_that_of_its_files(make_run, tmp_path):
+    first, second = make_run("b"), make_run("a")
+    (first / "stage1").mkdir()
+    (first / "stage1" / "weights.bin").write_bytes(bytes(5_000_000))
+    now = time.time()
+    for path, ago in ((first / LOG, 7200), (first / "stage1" / "weights.bin", 9000), (second / LOG, 300)):
+        os.utime(path, (now - ago, now - ago))
+    standings, _ = read_standings(tmp_path / "runs")
+    assert [standing.run for standing in standings] == ["b", "a"]
+    assert standings[0].size == 5_000_000 + (first / LOG).stat().st_size
+    text, _ = shown(tmp_path / "results")
+    assert "2 h ago 5.0 MB" in text
+    assert "5 min ago" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-5, "0 s ago"), (0.4, "0 s ago"), (59.9, "59 s ago"), (60, "1 min ago"), (7199, "1 h ago"), (200_000, "2 d ago")],
+)
+def test_ages(seconds, told):
+    assert age(seconds) == told
+
+
+def test_where_there_is_no_run_the_way_to_one_is_shown(tmp_path):
+    assert "There are no runs in" in shown(tmp_path / "results")[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_are_a_file_are_refused_in_one_line(tmp_path):
+    (tmp_path / "runs").write_text("mine")
+    done = CliRunner().invoke(main, ["status", "--results", str(tmp_path / "results")])
+    assert done.exit_code == 2
+    assert done.output == f"Error: {tmp_path / 'runs'}: Not a directory: mend that, or choose another place\n"
+
+
+def test_the_folder_is_the_one_that_runs_work_in(small_order):
+    order = small_order(method="bsl")
+    assert make_plan(order).work.parent == runs_folder(order.results)
+
+
+def test_it_needs_no_torch(make_run, tmp_path):
+    make_run("quick-seed0-1", STEP)
+    (tmp_path / "runs" / "quick-seed0-2").mkdir()
+    (tmp_path / "runs" / "quick-seed0-2" / "run.json").write_text("{}")
+    code = (
+        "import sys; from chxbench.benchmark.cli import main\n"
+        f"try: main(['status', '--results', {str(tmp_path / 'results')!r}])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'monai', 'timm', 'accelerate', 'matplotlib', 'sklearn'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
