@@ -3,9 +3,14 @@
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
+from .text import plain
+
 
 class UserError(Exception):
-    """Something the user can mend: the message says what is wrong, where, and what to do."""
+    """Something the user can mend: the message says what is wrong, where, and what to do, in one line."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class DataError(UserError):

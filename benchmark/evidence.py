@@ -4,17 +4,23 @@ judge_scores.py and judge_maps.py compute the numbers, when a record is made and
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from .dataset import TRAITS, Index
 from .files import write_whole
 from .statistics.localization import Boxes, normalise
+
+# All images of ChestX-ray14 with scores and labels are 4 million cells and 35 MB, the heatmaps of its boxed ones 2 MB.
+MOST_CELLS, MOST_BYTES = 100_000_000, 512 * 2**20
 
 
 class Maps(NamedTuple):
@@ -89,10 +95,36 @@ def save_maps(maps: Maps, path: Path) -> None:
 
 
 def load_maps(path: Path) -> Maps:
-    """Read them; nothing is unpickled. Raises OSError, ValueError or KeyError for a file that is something else."""
+    """Read them; nothing is unpickled. Raises whatever zipfile and numpy do for a file that is something else."""
+    _refuse_large(path)
     with np.load(path, allow_pickle=False) as file:
         parts = {name: file[name] for name in Maps._fields}
     return Maps(**{**parts, "kind": str(parts["kind"])})
+
+
+def _refuse_large(path: Path) -> None:
+    """Before anything is allocated: what the file claims to hold, and its arrays to be. Raises ValueError."""
+    with ZipFile(path) as file:
+        entries = [file.getinfo(f"{name}.npy") for name in Maps._fields]
+        for entry in entries:
+            with file.open(entry) as member:
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(member)
+            if math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ValueError(f"{entry.filename} claims to be larger than it is")
+        if sum(entry.file_size for entry in entries) > MOST_BYTES:
+            raise ValueError(f"it holds more than {MOST_BYTES >> 20} MiB")
+
+
+def load_scores(path: Path) -> pd.DataFrame:
+    """The score table. Raises whatever pyarrow and pandas do for a file that is something else."""
+    with pq.ParquetFile(path) as file:
+        held = file.metadata
+        size = sum(held.row_group(k).total_byte_size for k in range(held.num_row_groups))
+        if held.num_rows * held.num_columns > MOST_CELLS or size > MOST_BYTES:
+            raise ValueError(f"it holds more than {MOST_CELLS:,} cells or {MOST_BYTES >> 20} MiB")
+    return pd.read_parquet(path)
 
 
 def maps_sha256(maps: Maps) -> str:

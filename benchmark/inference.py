@@ -30,6 +30,7 @@ from .pixels import Shrink, as_is, travels
 from .progress import progress, say
 from .registry import load_plugins
 from .statistics.localization import Frame, predict_boxes
+from .text import plain
 
 BATCH = 16
 FEW = 3 * BATCH  # images up to this number are not worth worker processes
@@ -132,8 +133,8 @@ def _sources(asked: Sequence[str], known: Known) -> list[Source]:
     """Files and folders as they lie on disk; other names as the dataset's image ids. Equal stems are numbered."""
     ids = {text for text in asked if not Path(text).exists() and text in known}
     found = find_images([Path(text) for text in asked if text not in ids])
-    named = [(text, Path(text).stem, None) for text in asked if text in ids]
-    named += [(str(path), path.stem, path) for path in found]
+    named = [(text, plain(Path(text).stem), None) for text in asked if text in ids]
+    named += [(str(path), plain(path.stem), path) for path in found]
     taken: set[str] = set()
     sources = []
     for text, stem, path in named:

@@ -66,7 +66,7 @@ def check_leaderboard(results: Path, path: Path) -> int:
     for figure in figures:
         if figure.is_stale:
             raise RecordError(_complaint(figure))
-    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    there = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     wanted = render(boards, speeds).splitlines()
     for number, (is_there, line) in enumerate(_side_by_side(there, wanted), start=1):
         if is_there != line:

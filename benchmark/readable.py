@@ -5,12 +5,14 @@ another split with another hash, so its runs have ids and boards of their own, a
 """
 
 import csv
+import io
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from .dataset import SPLITS, DataError, Dataset, Index, Split, split_sha256
 from .errors import UserError, first_few
+from .files import write_whole
 from .pixels import Decoded, Unusable, attempt, carry_over, prepare
 from .progress import say
 from .recipe import Recipe
@@ -68,12 +70,11 @@ def without(index: Index, skipped: Collection[str]) -> Index:
 
 def write_report(path: Path, unusable: Collection[Unusable]) -> None:
     """A CSV file of image, path and problem, whole or not at all; a header alone where nothing is wrong."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["image_id", "path", "problem"])
-        table.writerows((plain(image.image_id), image.path or "", plain(image.problem)) for image in unusable)
-    part.replace(path)
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image_id", "path", "problem"])
+    table.writerows((plain(image.image_id), image.path or "", plain(image.problem)) for image in unusable)
+    write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))
     say(f"{len(unusable):,} images that cannot be used: {path}")
 
 

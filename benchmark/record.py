@@ -12,32 +12,25 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-from zipfile import BadZipFile
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
 from . import evidence
-from .dataset import TRAITS, split_sha256
-from .errors import UserError, first_few
+from .errors import first_few
 from .evidence import Maps
+from .evidence_checks import check_arrays, check_rows
 from .files import told, write_whole
 from .judge_maps import judge_maps
 from .judge_scores import judge_scores, judge_statistics
 from .options import make
 from .recipe import Evaluate, Pixels
-from .schema import SCHEMA, Part, Record, StatisticsPart
+from .record_text import RecordError, checksum, load, parse
+from .schema import SCHEMA, Record, StatisticsPart
 
 OF_MAPS = ("maps.npz", "heatmaps.png")
 FILES = ("run.json", "scores.parquet", "roc.png", "reliability.png", *OF_MAPS)
-Kind = TypeVar("Kind", bound=Part)
 TOLERANCE = 1e-9  # between a recorded and a recomputed number
-
-
-class RecordError(UserError):
-    """A record that cannot be read, or whose numbers do not follow from its scores."""
 
 
 def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: Maps | None) -> Record:
@@ -63,11 +56,7 @@ def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: Maps 
 
 def read(folder: Path) -> Record:
     """The record in `folder`. Raises RecordError: not there, another schema, wrong keys or values, changed by hand."""
-    try:
-        text = (folder / "run.json").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"record {folder / 'run.json'} cannot be read: {error}") from error
-    return parse(text, folder / "run.json", Record, SCHEMA)
+    return load(folder / "run.json", Record, SCHEMA)
 
 
 def read_scores(folder: Path, record: Record) -> pd.DataFrame:
@@ -78,8 +67,8 @@ def read_scores(folder: Path, record: Record) -> pd.DataFrame:
     if file_sha256(path) != record.scores.sha256:
         raise RecordError(f"{path} is not the file that the record was made from: run again or restore it")
     try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        return evidence.load_scores(path)
+    except Exception as error:  # a broken file makes pyarrow and pandas raise whatever they meet
         raise RecordError(f"{path} cannot be read ({error}): run again or restore it") from error
 
 
@@ -90,7 +79,7 @@ def read_maps(folder: Path, record: Record) -> Maps | None:
     path = folder / record.localization.file
     try:
         maps = evidence.load_maps(path)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except Exception as error:  # a broken file makes zipfile and numpy raise whatever they meet
         raise RecordError(f"{path} cannot be read ({error}): run again or restore it") from error
     if evidence.maps_sha256(maps) != record.localization.sha256:
         raise RecordError(f"{path} is not the file that the record was made from: run again or restore it")
@@ -135,7 +124,7 @@ def check_scores(folder: Path, record: Record, table: pd.DataFrame) -> Statistic
 
 def check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -> None:
     """Compute the localisation from the heatmaps. Raises RecordError where the record says otherwise."""
-    _check_arrays(folder, record, table, maps)
+    check_arrays(folder, record, table, maps)
     pixels = make(Pixels, record.recipe["pixels"], "pixels.")
     localized = judge_maps(maps, list(record.auc), vars(pixels), resamples_of(record.recipe))
     _compare(folder, record.localization.model_dump(exclude={"file", "sha256"}), localized)
@@ -194,80 +183,6 @@ def _compare(folder: Path, recorded: dict[str, Any], computed: dict[str, Any]) -
         raise RecordError(f"{folder / 'run.json'} does not follow from its evidence: {first_few(differing)}")
 
 
-def _check_arrays(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -> None:
-    """The heatmaps are of test images and of the patients they claim, and the arrays fit together."""
-    test = table[table["split"] == "test"].set_index("image_id")
-    known = set(maps.image_id) <= set(test.index) and len(set(maps.image_id)) == len(maps.image_id)
-    if not known or not (test["patient_id"].loc[maps.image_id].to_numpy() == maps.patient_id).all():
-        raise RecordError(f"{folder / 'maps.npz'} holds other images than the record's test split: run again")
-    images, findings, boxes = len(maps.image_id), len(record.auc), len(maps.boxes)
-    fits = maps.maps.shape[:2] == (images, findings) and maps.maps.ndim == 4 and maps.boxes.shape == (boxes, 4)
-    for which, most in ((maps.box_image, images), (maps.box_finding, findings)):
-        fits = fits and which.shape == (boxes,) and (which >= 0).all() and (which < most).all()
-    if not fits or not np.isfinite(maps.maps).all() or not ((maps.boxes >= 0) & (maps.boxes <= 1)).all():
-        raise RecordError(f"{folder / 'maps.npz'} holds arrays that do not fit together: run again")
-
-
-def check_rows(folder: Path, record: Record, table: pd.DataFrame) -> None:
-    """The scored images are those that the record counts, each once, each with a number for every finding."""
-    columns = ["image_id", "patient_id", "split", *(f"{kind} {f}" for kind in ("label", "score") for f in record.auc)]
-    if [name for name in table.columns if name not in TRAITS] != columns:
-        raise RecordError(f"{folder / 'scores.parquet'} does not have the columns of the record's findings: run again")
-    if table["image_id"].duplicated().any() or not np.isfinite(table.filter(regex="^score ").to_numpy()).all():
-        raise RecordError(f"{folder / 'scores.parquet'} has an image twice, or a score that is no number: run again")
-    for split in sorted(set(record.dataset.counts) - {"train"} | set(table["split"])):
-        if split not in record.dataset.counts:
-            raise RecordError(f"{folder / 'scores.parquet'} holds {split} images, the record counts none: run again")
-        part, counts = table[table["split"] == split], record.dataset.counts[split]
-        positives = {finding: int((part[f"label {finding}"] == 1).sum()) for finding in record.auc}
-        found = (len(part), part["patient_id"].nunique(), positives)
-        if found != (counts.images, counts.patients, counts.positives):
-            raise RecordError(f"{folder / 'scores.parquet'} does not hold the {split} images that the record counts")
-    if record.source is not None:
-        _check_own_split(folder, record, table)
-
-
-def _check_own_split(folder: Path, record: Record, table: pd.DataFrame) -> None:
-    """The split of scores from elsewhere is their test images, whose hash follows from them alone."""
-    split = split_sha256(table[table["split"] == "test"])
-    if split != record.dataset.split.sha256:
-        raise RecordError(
-            f"{folder / 'run.json'} names the split of SHA-256 {record.dataset.split.sha256[:12]}, its images are "
-            f"those of {split[:12]}: score the file again"
-        )
-
-
-def parse(text: str, path: Path, model: type[Kind], schema: int) -> Kind:
-    """A record from its text. Raises RecordError: no JSON, another schema, wrong keys or values, changed by hand."""
-    try:
-        content = json.loads(text)
-        found = content.get("schema") if isinstance(content, dict) else None
-        if found != schema:
-            raise RecordError(f"{path} has schema {found!r}, this version reads {schema}: use the version it came from")
-        record = model.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        problems = [_problem(item) for item in error.errors()]
-        raise RecordError(f"{path} is not a record: {first_few(problems)}") from error
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path} is not JSON: {error}") from error
-    if content["checksum"] != checksum(content):
-        raise RecordError(f"{path} was changed after it was written (its checksum does not fit): restore it")
-    return record
-
-
-def _problem(item: Mapping[str, Any]) -> str:
-    """Where in the record, and what, of one of pydantic's errors."""
-    where = ".".join(str(part) for part in item["loc"])
-    what = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what
-
-
-def checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of a record's content but for the checksum itself."""
-    rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
 def _differences(recorded: Any, computed: Any, where: str = "") -> Iterator[str]:
     if isinstance(computed, dict) and isinstance(recorded, dict):
         for key in sorted(computed.keys() | recorded.keys()):
@@ -279,4 +194,4 @@ def _differences(recorded: Any, computed: Any, where: str = "") -> Iterator[str]
         if not math.isclose(recorded, computed, rel_tol=0, abs_tol=TOLERANCE):
             yield f"{where} is {recorded:.6f}, the evidence gives {computed:.6f}"
     elif recorded != computed:
-        yield f"{where} is {recorded}, the evidence gives {computed}"
+        yield f"{where} is {str(recorded)[:80]}, the evidence gives {str(computed)[:80]}"

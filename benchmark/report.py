@@ -15,6 +15,7 @@ from .options import as_typed, describe
 from .recipe import SECTIONS, load_recipe, recipe_names
 from .registry import DATASETS, METHODS, Registry
 from .schema import Interval, LocalizationPart, Record
+from .source import SKIP
 from .speed_record import SpeedRecord, place
 from .text import plain
 from .verify import Verdict
@@ -133,6 +134,7 @@ def report_plugins() -> None:
     console = Console(highlight=False)
     _report(console, METHODS, "--option ")
     _report(console, DATASETS, "--set dataset.")
+    console.print(f"every dataset also takes\n    --set {SKIP}=false\n", markup=False, soft_wrap=True)
     for name in recipe_names():
         console.print(f"recipe [bold]{name}[/]  (--recipe {name}; change a setting with --set SECTION.KEY=VALUE)")
         recipe = load_recipe(name, {})

@@ -4,6 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from .errors import UserError
+from .options import make
+from .recipe import SECTIONS
 from .text import why_no_title
 
 SCHEMA = 1
@@ -21,6 +24,22 @@ def _refuse_markup(title: str) -> str:
 
 
 Title = Annotated[str, AfterValidator(_refuse_markup)]
+
+
+def _refuse_half(recipe: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A recipe has its name, what was changed, and every section with values that fit."""
+    if recipe is None:
+        return None
+    if not isinstance(recipe.get("name"), str) or not isinstance(recipe.get("changed"), dict):
+        raise ValueError("a recipe without a name, or without what was changed")
+    for section, cls in SECTIONS.items():
+        if not isinstance(recipe.get(section), dict):
+            raise ValueError(f"a recipe without the section {section}")
+        try:
+            make(cls, recipe[section], f"{section}.")
+        except UserError as error:
+            raise ValueError(str(error)) from error
+    return recipe
 
 
 class Part(BaseModel):
@@ -227,10 +246,10 @@ class Record(Part):
     selection: str  # the rule that picked the epoch, in words
     method: MethodPart
     dataset: DatasetPart
-    recipe: dict[str, Any] | None
+    recipe: Annotated[dict[str, Any] | None, AfterValidator(_refuse_half)]
     weights: WeightsPart | None
     stages: list[StagePart]
-    auc: dict[str, FindingAuc]
+    auc: Annotated[dict[str, FindingAuc], Field(min_length=1)]
     mean_auc: MeanInterval
     mean_auc_without_hernia: MeanInterval
     statistics: StatisticsPart | None = None  # null in early records

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from .files import write_whole
-from .record import RecordError, checksum, parse
+from .record_text import RecordError, checksum, load, parse
 from .schema import Count, Name, Number, Part, Sha256
 
 SPEED_SCHEMA = 1
@@ -134,11 +134,7 @@ def publish(fields: dict[str, Any], results: Path) -> tuple[SpeedRecord, Path, b
 
 def read(path: Path) -> SpeedRecord:
     """The record at `path`. Raises RecordError: cannot be read, another schema, changed by hand, in a wrong place."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"record {path} cannot be read: {error}") from error
-    record = parse(text, path, SpeedRecord, SPEED_SCHEMA)
+    record = load(path, SpeedRecord, SPEED_SCHEMA)
     if path.parts[-3:] != place(record).parts:
         raise RecordError(f"{path} holds the speed record of {place(record)}: move it there")
     return record
@@ -157,5 +153,8 @@ def place(record: SpeedRecord) -> Path:
         "setup": record.setup.model_dump(mode="json"),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    device = re.sub(r"[^a-z0-9]+", "-", record.setup.device.lower()).strip("-") or record.setup.kind
+    device, kind = (
+        re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") for text in (record.setup.device, record.setup.kind)
+    )
+    device = device or kind or "device"
     return Path("speed", device[:60], f"{method.name}-{digest}.json")

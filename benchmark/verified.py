@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from . import evidence
 from . import record as records
@@ -83,7 +83,7 @@ def _load(path: Path) -> Verified | None:
         if content.pop("checksum") != records.checksum(content):
             return None
         return Verified.model_validate(content)
-    except (OSError, ValueError, KeyError, AttributeError, ValidationError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -4,6 +4,13 @@ import functools
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# `--hypothesis-profile=long` (or the variable) tries 60 times as many inputs: see `tox -e long`.
+SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
+settings.register_profile("short", deadline=None, suppress_health_check=SLOW)
+settings.register_profile("long", settings.get_profile("short"), max_examples=6000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 

@@ -1,5 +1,7 @@
 """Small folders in the shape of the NIH release, for tests of what reads them."""
 
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,3 +57,13 @@ def release(
     for name in (*train_val, *test):
         paint(root / place(name))
     return root
+
+
+def claimed_png(width, height):
+    """A PNG that claims to be so large, and holds nothing."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + size + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")

@@ -7,14 +7,12 @@ import errno
 import json
 import os
 import re
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_release import BOX_HEADER, HEADER, LABELS, TEST, TRAIN_VAL, V2020, paint, release, row
+from made_release import BOX_HEADER, HEADER, LABELS, TEST, TRAIN_VAL, V2020, claimed_png, paint, release, row
 from PIL import Image
 
 from chxbench.benchmark.cli import main
@@ -214,16 +212,6 @@ def test_every_kind_of_8_bit_image_is_read_as_pillow_shows_it(root, prepare, tmp
 # --- images -------------------------------------------------------------------------------------------------------
 
 
-def header(width, height):
-    """A PNG that claims to be so large, and holds nothing."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + size + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
-
-
 def deep(path):
     Image.fromarray(np.arange(36, dtype=np.uint16).reshape(6, 6) * 1000).save(path)
 
@@ -236,13 +224,17 @@ def cut(path):
 BAD_IMAGES = [
     pytest.param(lambda path: path.write_bytes(b""), "cannot identify", id="no byte"),
     pytest.param(lambda path: path.write_text("no image"), "cannot identify", id="text"),
-    pytest.param(lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot", id="EPS"),
+    pytest.param(
+        lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot identify", id="EPS"
+    ),
     pytest.param(cut, "truncated", id="cut short"),
     pytest.param(lambda path: path.write_bytes(path.read_bytes()[:40]), "cannot be read", id="cut in its header"),
     pytest.param(deep, "more than 8 bits a pixel", id="16 bits"),
-    pytest.param(lambda path: path.write_bytes(header(8001, 8001)), "more than 64 million pixels", id="64 million"),
-    pytest.param(lambda path: path.write_bytes(header(10_001, 10_001)), "more than 64 million", id="100 million"),
-    pytest.param(lambda path: path.write_bytes(header(60_000, 60_000)), "more than 64 million", id="3600 million"),
+    pytest.param(
+        lambda path: path.write_bytes(claimed_png(8001, 8001)), "more than 64 million pixels", id="64 million"
+    ),
+    pytest.param(lambda path: path.write_bytes(claimed_png(10_001, 10_001)), "more than 64 million", id="100 million"),
+    pytest.param(lambda path: path.write_bytes(claimed_png(60_000, 60_000)), "more than 64 million", id="3600 million"),
 ]
 
 
@@ -328,7 +320,7 @@ def test_results_that_are_no_folder_are_one_sentence(tmp_path):
 
 def test_results_that_cannot_be_written_are_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
-    monkeypatch.setattr(Path, "write_text", failing(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
     ran = CliRunner().invoke(main, ["leaderboard", "--results", str(tmp_path / "results")])
     assert "No space left on device" in sentence(ran)
     assert not (tmp_path / "leaderboard.md").exists() and nothing_half_written(tmp_path)

@@ -72,6 +72,7 @@ def test_list_names_every_plugin_with_its_options():
         "--option threshold=0.5",
         "dataset phantom",
         "dataset.allow_missing=false",
+        "every dataset also takes\n    --set dataset.skip_unreadable=false",
         "open | random",
         "--set train.lr=0.01",
     ):

@@ -157,6 +157,7 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
         pytest.param("scores.csv.gz", "MOST_BYTES", "MiB of text", id="unpacked text"),
         pytest.param("scores.csv", "MOST_CELLS", "cells", id="cells of text"),
         pytest.param("scores.parquet", "MOST_CELLS", "cells", id="cells of parquet"),
+        pytest.param("scores.parquet", "MOST_BYTES", "MiB: keep", id="bytes of parquet"),
     ],
 )
 def test_a_file_beyond_the_bound_is_refused(tmp_path, monkeypatch, name, bound, told):

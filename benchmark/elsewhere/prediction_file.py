@@ -109,6 +109,8 @@ def _read_parquet(path: Path) -> Sheet:
             names = list(dict.fromkeys(field.name for field in file.schema_arrow if _is_plain(field.type)))
             if file.metadata.num_rows * len(names) > MOST_CELLS:
                 raise DataError(f"{path} holds more than {MOST_CELLS:,} cells: keep the images and the scores")
+            if sum(file.metadata.row_group(k).total_byte_size for k in range(file.num_row_groups)) > MOST_BYTES:
+                raise DataError(f"{path} holds more than {MOST_BYTES >> 20} MiB: keep the images and the scores")
             columns = file.read(columns=names)
         table = pd.DataFrame({number: _as_pandas(column) for number, column in enumerate(columns.itercolumns())})
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -122,7 +122,7 @@ def drawn_from(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
             return image.info.get(KEY)
-    except (OSError, SyntaxError):
+    except Exception:  # of a broken file, Pillow raises whatever it meets
         return None
 
 
