@@ -34,6 +34,8 @@ class _Commands(click.Group):
             raise _Refusal(str(error)) from error
         except KeyboardInterrupt:
             kept = KEPT.get(ctx.invoked_subcommand, "the same command goes on after the last finished epoch or image")
+            if "--fresh" in ctx.meta["typed"]:
+                kept = kept.replace("the same command", "the same command without --fresh")
             click.echo(f"\nInterrupted: {kept}.", err=True)
             ctx.exit(130)
         except OSError as error:
