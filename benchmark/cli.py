@@ -37,8 +37,12 @@ class _Commands(click.Group):
             raise _Refusal(plain(error)) from error
         except KeyboardInterrupt as stop:
             kept = KEPT.get(ctx.invoked_subcommand, "the same command goes on after what is finished")
+            told = str(stop) or f"Interrupted: {kept}."
+            if "--fresh" in ctx.meta["typed"]:
+                told = told.replace("the same command", "the same command without --fresh")
             if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-                click.echo(f"\n{stop}" if str(stop) else f"\nInterrupted: {kept}.", err=True)
+                click.echo(f"
+{told}", err=True)
             ctx.exit(getattr(stop, "status", 130))
         except OSError as error:
             if error.errno is None:

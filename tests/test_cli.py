@@ -79,14 +79,18 @@ def test_list_names_every_plugin_with_its_options():
         assert words in shown
 
 
-def test_an_interrupt_says_that_the_same_command_goes_on(monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "Interrupted: the same command goes on"), (["--fresh"], "the same command without --fresh goes on")],
+)
+def test_an_interrupt_says_that_the_same_command_goes_on(words, message, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("chxbench.benchmark.run.run", interrupted)
-    ran = invoke("run", "--method", "ma")
+    ran = invoke("run", "--method", "ma", *words)
     assert ran.exit_code == 130
-    assert "the same command goes on" in ran.output
+    assert message in ran.output
 
 
 def test_prepare_fills_the_cache_once(tmp_path):
