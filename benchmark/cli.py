@@ -41,8 +41,7 @@ class _Commands(click.Group):
             if "--fresh" in ctx.meta["typed"]:
                 told = told.replace("the same command", "the same command without --fresh")
             if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-                click.echo(f"
-{told}", err=True)
+                click.echo(f"\n{told}", err=True)
             ctx.exit(getattr(stop, "status", 130))
         except OSError as error:
             if error.errno is None:
@@ -471,7 +470,8 @@ def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
     verdict = verify_run(run, data_dir, plugins)
     report_verdict(verdict)
     if verdict.failed:
-        raise UserError(f"{len(verdict.failed)} of {len(verdict.checks)} checks fail: {verdict.failed[0].what}")
+        failed = ", ".join(check.what for check in verdict.failed)
+        raise UserError(f"{run} does not hold: {len(verdict.failed)} of {len(verdict.checks)} checks failed ({failed})")
 
 
 if __name__ == "__main__":

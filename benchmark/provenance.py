@@ -13,7 +13,7 @@ import pandas as pd
 
 from . import dataset as datasets
 from .dataset import Dataset, Index, split_sha256
-from .errors import first_few
+from .errors import DataError, first_few
 from .evidence import test_sha256, truth_sha256
 from .options import make
 from .record import RecordError
@@ -46,10 +46,13 @@ def origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | N
 
     Raises:
         RecordError: the record calls its labels or its split what they are not.
+        DataError: the folder is not the dataset's.
     """
     if record.dataset.name not in DATASETS:
         return Origin(None, None, None)
     cls = DATASETS.get(record.dataset.name).cls
+    if data_dir is not None and not cls.needs_folder:
+        raise DataError(f"dataset {record.dataset.name} reads no files: leave --data-dir {data_dir} away")
     test = table[table["split"] == "test"]
     images = test_sha256(test["image_id"])
     _refuse_false_version(folder, record, cls)

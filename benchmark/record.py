@@ -54,9 +54,12 @@ def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: Maps 
     return record
 
 
-def read(folder: Path) -> Record:
-    """The record in `folder`. Raises RecordError: not there, another schema, wrong keys or values, changed by hand."""
-    return load(folder / "run.json", Record, SCHEMA)
+def read(folder: Path, unchanged: bool = True) -> Record:
+    """The record in `folder`. Raises RecordError: not there, another schema, wrong keys or values, changed by hand.
+
+    With `unchanged` false, one that was changed by hand is read as well: to find out what in it does not hold.
+    """
+    return load(folder / "run.json", Record, SCHEMA, unchanged)
 
 
 def read_scores(folder: Path, record: Record) -> pd.DataFrame:
@@ -66,6 +69,11 @@ def read_scores(folder: Path, record: Record) -> pd.DataFrame:
         raise RecordError(f"{path} is missing: the record beside it cannot be checked without it")
     if file_sha256(path) != record.scores.sha256:
         raise RecordError(f"{path} is not the file that the record was made from: run again or restore it")
+    return load_scores(path)
+
+
+def load_scores(path: Path) -> pd.DataFrame:
+    """The score table in a file, whoever wrote it. Raises RecordError if it cannot be read."""
     try:
         return evidence.load_scores(path)
     except Exception as error:  # a broken file makes pyarrow and pandas raise whatever they meet

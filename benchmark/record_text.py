@@ -19,7 +19,7 @@ class RecordError(UserError):
     """A record that cannot be read, or whose numbers do not follow from its scores."""
 
 
-def load(path: Path, model: type[Kind], schema: int) -> Kind:
+def load(path: Path, model: type[Kind], schema: int, unchanged: bool = True) -> Kind:
     """The record in a file. Raises RecordError: not there, too large, or what `parse` refuses."""
     try:
         with path.open("rb") as file:
@@ -29,11 +29,22 @@ def load(path: Path, model: type[Kind], schema: int) -> Kind:
         raise RecordError(f"record {path} cannot be read: {error}") from error
     if len(data) > MOST_BYTES:
         raise RecordError(f"record {path} has more than {MOST_BYTES >> 20} MiB: restore it")
-    return parse(text, path, model, schema)
+    return parse(text, path, model, schema, unchanged)
 
 
-def parse(text: str, path: Path, model: type[Kind], schema: int) -> Kind:
-    """A record from its text. Raises RecordError: no JSON, another schema, wrong keys or values, changed by hand."""
+def parse(text: str, path: Path, model: type[Kind], schema: int, unchanged: bool = True) -> Kind:
+    """A record from its text.
+
+    Args:
+        text: of the file.
+        path: of the file, for messages.
+        model: what it holds.
+        schema: the version that is read.
+        unchanged: whether to refuse a record that was changed after it was written.
+
+    Raises:
+        RecordError: no JSON, another schema, wrong keys or values, changed by hand.
+    """
     try:
         content = json.loads(text)
         found = content.get("schema") if isinstance(content, dict) else None
@@ -47,7 +58,7 @@ def parse(text: str, path: Path, model: type[Kind], schema: int) -> Kind:
         raise RecordError(f"{path} is not a record: {first_few(problems)}") from error
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not JSON that can be read ({error}): restore it") from error
-    if content["checksum"] != checksum(content):
+    if unchanged and content["checksum"] != checksum(content):
         raise RecordError(f"{path} was changed after it was written (its checksum does not fit): restore it")
     return record
 

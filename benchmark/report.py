@@ -5,6 +5,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -57,7 +58,7 @@ def report_run(record: Record, place: Path, results: Path) -> None:
 def report_verdict(verdict: Verdict) -> None:
     """Each check with its outcome, then the command that makes the record again."""
     console = Console(highlight=False)
-    table = Table("Check", "Outcome", "", show_edge=False)
+    table = Table("Check", "Outcome", "Found", box=box.SIMPLE_HEAD, pad_edge=False)
     styles = {"holds": "green", "fails": "bold red", "not checked": "yellow"}
     for check in verdict.checks:
         outcome = Text(check.outcome, styles[check.outcome])

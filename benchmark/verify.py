@@ -8,6 +8,7 @@ import pandas as pd
 
 from . import record as records
 from .errors import UserError
+from .figures.calibration import calibration_sha256
 from .figures.style import drawn_from
 from .provenance import origin
 from .record import RecordError
@@ -43,28 +44,29 @@ def verify_run(folder: Path, data_dir: Path | None = None, plugins: tuple[Path, 
         plugins: files to import first, where the dataset is one.
 
     Raises:
-        UserError: there is no record.
+        UserError: there is no record, or no such dataset in `data_dir`.
     """
     if not (folder / "run.json").is_file():
         raise UserError(f"{folder} holds no run.json: name the folder of a record, in results/ or runs/")
     load_plugins(plugins)
     folder = folder.resolve()
     try:
-        record = records.read(folder)
+        record = records.read(folder, unchanged=False)
     except RecordError as error:
         return Verdict(None, [Check("record", "fails", str(error))])
     return Verdict(record, list(_checks(folder, record, data_dir)))
 
 
 def _checks(folder: Path, record: Record, data_dir: Path | None) -> Iterator[Check]:
-    yield Check("record", "holds", "schema 1, every key known, unchanged since it was written (checksum)")
+    yield Check("record", "holds", "schema 1, every key known")
+    yield _check("checksum", lambda: records.read(folder) and "unchanged since it was written")
     yield _check("place", lambda: _place(folder, record))
-    tables: list[pd.DataFrame] = []
-    yield _check("scores", lambda: tables.append(records.read_scores(folder, record)) or "the file that it names")
-    if not tables:
-        yield Check("numbers", "not checked", "without the scores nothing can be computed")
+    yield _check("scores", lambda: "the file that it names" if len(records.read_scores(folder, record)) else None)
+    try:
+        table = records.load_scores(folder / record.scores.file)
+    except RecordError as error:
+        yield Check("numbers", "not checked", f"nothing can be computed: {error}")
         return
-    table = tables[0]
     yield _check("images", lambda: _images(folder, record, table))
     yield _check("AUC, statistics", lambda: _numbers(folder, record, table))
     yield _check("localisation", lambda: _localization(folder, record, table))
@@ -78,7 +80,7 @@ def _check(what: str, look: Callable[[], str | None], unknown: str = "") -> Chec
     """What `look` says holds; None from it means that it could not be checked, for the reason `unknown`."""
     try:
         told = look()
-    except UserError as error:
+    except RecordError as error:
         return Check(what, "fails", str(error))
     return Check(what, "not checked", unknown) if told is None else Check(what, "holds", told)
 
@@ -100,7 +102,7 @@ def _images(folder: Path, record: Record, table: pd.DataFrame) -> str:
 def _numbers(folder: Path, record: Record, table: pd.DataFrame) -> str:
     records.check_scores(folder, record, table)
     draws = records.resamples_of(record.recipe)
-    more = "" if record.statistics else "; it holds no other statistics"
+    more = "" if record.statistics else "; it was written before average precision and calibration were recorded"
     return f"computed again, intervals from {draws:,} draws of patients: the same{more}"
 
 
@@ -121,16 +123,20 @@ def _origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | 
 
 
 def _figures(folder: Path, record: Record) -> Iterator[Check]:
-    wanted = {"roc.png": record.scores.sha256, "reliability.png": record.scores.sha256}
+    wanted = {"roc.png": record.scores.sha256, "reliability.png": calibration_sha256(record)}
     if record.localization:
         wanted["heatmaps.png"] = record.localization.sha256
     for name, sha256 in wanted.items():
         if not (folder / name).is_file():
             yield Check(name, "not checked", "is not there: `chxbench leaderboard` draws what it can")
         elif drawn_from(folder / name) == sha256:
-            yield Check(name, "holds", "shows these numbers (by the hash in it)")
+            yield Check(name, "holds", "carries the hash of these numbers")
         else:
-            yield Check(name, "fails", f"{folder / name} shows other numbers: draw it again with chxbench leaderboard")
+            yield Check(
+                name,
+                "fails",
+                f"{folder / name} carries the hash of other numbers: draw it again with chxbench leaderboard",
+            )
 
 
 def _code(record: Record) -> Check:

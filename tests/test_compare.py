@@ -16,6 +16,7 @@ from chxbench.benchmark.cli import main
 from chxbench.benchmark.comparison import compare
 from chxbench.benchmark.comparison import facts as compare_facts
 from chxbench.benchmark.comparison import tables as tables_compare
+from chxbench.benchmark.dataset import split_sha256
 from chxbench.benchmark.figures import comparison as figures_compare
 from chxbench.benchmark.figures.style import drawn_from
 from chxbench.benchmark.statistics import paired
@@ -238,6 +239,8 @@ def make_elsewhere(fields):
     fields["environment"] |= {"precision": None, "layout": None, "hardware": {}}
     about = {"file": "theirs.csv", "sha256": "0" * 64, "image_column": "image", "columns": "{finding}"}
     fields["source"] = {**about, "scale": "probability"}
+    table = records.read_scores(SAM, records.read(SAM))
+    fields["dataset"]["split"]["sha256"] = split_sha256(table[table["split"] == "test"])
 
 
 def test_scores_from_elsewhere_are_compared_without_their_training(tmp_path):

@@ -55,7 +55,8 @@ def heading(board: Board) -> str:
     first = board.first
     trial = "Trial, not a benchmark result: " if board.is_trial else ""
     if first.recipe is None:
-        return f"{trial}{first.dataset.title}, {first.dataset.split.name}: {ELSEWHERE}"
+        own = "" if board.rows[0].runs[0].verified.origin.test else "own split "
+        return f"{trial}{first.dataset.title}, {own}{first.dataset.split.name}: {ELSEWHERE}"
     changed = ", ".join(f"{key} = {value}" for key, value in first.recipe["changed"].items())
     recipe = Path(first.recipe["name"]).name + (f" with {changed}" if changed else "")
     skipped = len(first.dataset.skipped)

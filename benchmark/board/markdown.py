@@ -29,9 +29,9 @@ def introduction(count: int) -> str:
         "A board ranks only runs on the same images, labels, split and recipe. AUC is the area under the ROC curve on "
         "the test split; brackets hold 95 % intervals from resampled patients (with several seeds: the mean of their "
         "bounds, and behind their number the range of their values). A finding without positives or without negatives "
-        "in the test split has no AUC and is left out of the mean. Single seeds with overlapping intervals are not "
-        "different. Controls are there to be compared with and have no rank. In the table by finding, the highest "
-        "value of a row is bold."
+        "in the test split has no AUC and is left out of the mean. Whether two intervals overlap says little about a "
+        "difference: paired differences do, below or by `chxbench compare`. Controls are there to be compared with and "
+        "have no rank. In the table by finding, the highest value of a row is bold."
     )
 
 
@@ -75,7 +75,10 @@ def facts(board: Board) -> str:
         f"- images: {counts}{test}",
         f"- labels: {escape(labels.version)}{known}, {code(labels.file)}, SHA-256 {code(labels.sha256[:12])}",
         f"- split: {escape(split.name)}, SHA-256 {code(split.sha256[:12])}",
-        f"- labels and split were compared {origin.checked or 'with nothing: their source is not known here'}",
+        f"- labels and split were compared {origin.checked}"
+        if origin.checked
+        else "- that these images have these labels was not checked here, where the label file is not at hand: "
+        "`chxbench verify RUN --data-dir DIR` does",
     ]
     if record.dataset.skipped:
         lines.append(f"- left out, because they cannot be read: {code(first_few(record.dataset.skipped))}")

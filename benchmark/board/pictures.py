@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import record as records
 from ..figures.board import AucLine, auc_sha256, draw_auc
-from ..figures.calibration import draw_calibration
+from ..figures.calibration import calibration_sha256, draw_calibration
 from ..figures.roc import draw_roc
 from ..figures.style import drawn_from
 from ..schema import Record
@@ -77,7 +77,7 @@ def _of_run(run: Run, folder: Path) -> Iterator[Wanted]:
         draw_calibration(record, records.read_scores(folder, record), path)
 
     yield Wanted(folder / "roc.png", record.scores.sha256, curves)
-    yield Wanted(folder / "reliability.png", record.scores.sha256, calibration)
+    yield Wanted(folder / "reliability.png", calibration_sha256(record), calibration)
     if record.localization is not None:
         yield Wanted(folder / "heatmaps.png", record.localization.sha256, None)
 

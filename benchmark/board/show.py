@@ -26,7 +26,9 @@ def show_boards(runs: Sequence[Run]) -> None:
 
 def _show(console: Console, board: Board) -> None:
     console.print(plain(heading(board)), style="bold")
-    console.print(f"{plain(ranked_by(board))} Brackets hold 95 % intervals from resampled patients.")
+    console.print(
+        f"{plain(ranked_by(board))} Brackets hold 95 % intervals from resampled patients; controls have no rank."
+    )
     console.print(_ranking(board.rows), crop=False)
     if steps := make_steps(board.rows):
         sentence = in_words(steps, plain(board.first.dataset.caveat), lambda row: row.name)
@@ -37,8 +39,13 @@ def _show(console: Console, board: Board) -> None:
 def _ranking(rows: Sequence[Row]) -> Table:
     """Names are folded on a narrow screen, numbers never."""
     cells = [
-        (rank, row.name, with_interval(row, "mean_auc"), _first_word(with_interval(row, "mean_auc_without_hernia")))
-        + ((seeds(row),) if row.first.seed is not None else ("",))
+        (
+            rank.replace("control", "–"),
+            row.name,
+            with_interval(row, "mean_auc"),
+            with_interval(row, "mean_auc_without_hernia").split(" ")[0],
+            "" if row.first.seed is None else seeds(row),
+        )
         for rank, row in zip(ranks(rows), rows, strict=True)
     ]
     headings = ("#", "right"), ("Method", "left"), ("Mean AUC", "left"), ("without\nHernia", "right"), ("Seeds", "left")
@@ -49,7 +56,3 @@ def _ranking(rows: Sequence[Row]) -> Table:
     for row in cells:
         table.add_row(*row)
     return table
-
-
-def _first_word(text: str) -> str:
-    return text.split(" ")[0]

@@ -106,9 +106,10 @@ def ranking(rows: list[Row]) -> str:
 
 
 def ranks(rows: Sequence[Row]) -> list[str]:
-    """The place of each row; controls have none."""
-    places = iter(range(1, len(rows) + 1))
-    return ["control" if row.is_control else str(next(places)) for row in rows]
+    """The place of each row, the same for the same mean; controls have none."""
+    means = [row.mean("mean_auc") for row in rows if not row.is_control]
+    place = {mean: number for number, mean in reversed(list(enumerate(means, 1)))}
+    return ["control" if row.is_control else str(place.get(row.mean("mean_auc"), len(means))) for row in rows]
 
 
 def seeds(row: Row) -> str:
@@ -132,7 +133,7 @@ def by_finding(rows: list[Row], first: Record) -> str:
     """AUC of each finding, one column a row of the ranking."""
     table = []
     for finding, auc in first.auc.items():
-        table.append([spoken(finding), auc.positives, *best_in_bold([row.mean(finding) for row in rows])])
+        table.append([spoken(finding), f"{auc.positives:,}", *best_in_bold([row.mean(finding) for row in rows])])
     for name, title in (("mean_auc", "Mean"), ("mean_auc_without_hernia", "Mean without Hernia")):
         table.append([title, "", *best_in_bold([row.mean(name) for row in rows])])
     headers = ["Finding", "Test positives", *(row.label for row in rows)]
@@ -153,7 +154,8 @@ def run_table(rows: list[Row]) -> str:
     made = make_table(headers, table, "lrllll" if trained else "llll")
     commands = "\n".join(plain(run.record.command) for row in rows for run in row.runs)
     fence = "`" * (3 + max((len(ticks) for ticks in re.findall("`+", commands)), default=0))
-    return f"{made}\n\nTo run them again:\n\n{fence}console\n{commands}\n{fence}"
+    again = "To run them again" if trained else "To judge them again"
+    return f"{made}\n\n{again}:\n\n{fence}console\n{commands}\n{fence}"
 
 
 def _made(record: Record) -> list[object]:
@@ -193,7 +195,7 @@ def _details(record: Record) -> str:
     """What tells a row from others of its method: the options that the user set, the plugin's source."""
     changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
     foreign = record.source is None and not record.method.built_in
-    plugin = f"plugin {record.method.source_sha256[:7]}" if foreign else ""
+    plugin = f"plugin {record.method.name} {record.method.source_sha256[:7]}" if foreign else ""
     return ", ".join(part for part in (changed, plugin) if part)
 
 

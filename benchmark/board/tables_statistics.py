@@ -14,19 +14,18 @@ UNDEFINED = Interval(value=None, low=None, high=None)
 
 def statistics(rows: list[Row]) -> str:
     """Means over the findings, one line a row of the ranking."""
-    table = [
-        [
-            row.label,
-            _with_ends(row, lambda part: part.mean.average_precision),
-            _mean(row, lambda part: part.mean.brier, 4),
-            _mean(row, lambda part: part.mean.calibration_error, 4),
-            _mean(row, lambda part: part.mean.sensitivity),
-            _mean(row, lambda part: part.mean.specificity),
-        ]
-        for row in rows
-    ]
-    headers = ["Method", "Average precision", "Brier score", "Calibration error", "Sensitivity", "at specificity"]
-    return make_table(headers, table, "llrrrr")
+    columns: dict[str, Callable[[Row], str]] = {
+        "Method": lambda row: row.label,
+        "Average precision": lambda row: _with_ends(row, lambda part: part.mean.average_precision),
+        "Brier score": lambda row: _mean(row, lambda part: part.mean.brier, 4),
+        "Calibration error": lambda row: _mean(row, lambda part: part.mean.calibration_error, 4),
+    }
+    if _have_thresholds(rows):
+        columns["Sensitivity"] = lambda row: _mean(row, lambda part: part.mean.sensitivity)
+        columns["at specificity"] = lambda row: _mean(row, lambda part: part.mean.specificity)
+    return make_table(
+        list(columns), [[cell(row) for cell in columns.values()] for row in rows], "llrrrr"[: len(columns)]
+    )
 
 
 def statistics_facts(rows: list[Row]) -> str:
@@ -37,13 +36,18 @@ def statistics_facts(rows: list[Row]) -> str:
     text = (
         f"Means over the findings. Average precision: the area under the precision-recall curve as a sum of steps; "
         f"{chance}. Brier score and expected calibration error (15 bins of equal count, over images): 0 is best, and "
-        "both are small where findings are rare. Sensitivity and specificity on the test split, at the threshold of "
-        f"each finding that leaves {wanted:.0%} of its negatives below it on the validation split: no threshold is "
-        "chosen on the test split."
+        "both are small where findings are rare."
     )
-    if all(part.mean.sensitivity is None for row in rows for part in _parts(row)):
-        text += " None could be fixed here: there are no validation scores."
-    return text
+    if not _have_thresholds(rows):
+        return f"{text} Without validation scores no threshold can be fixed, and none is chosen on the test split."
+    return (
+        f"{text} Sensitivity and specificity on the test split, at the threshold of each finding that leaves "
+        f"{wanted:.0%} of its negatives below it on the validation split: none is chosen on the test split."
+    )
+
+
+def _have_thresholds(rows: list[Row]) -> bool:
+    return any(part.mean.sensitivity is not None for row in rows for part in _parts(row))
 
 
 def subgroups(rows: list[Row]) -> str:

@@ -10,6 +10,7 @@ from ..text import code, escape
 from .compared import LEVEL, Compared, Side
 from .facts import Timing
 
+MORE = 1.05  # times the images: so much counts as the same budget
 MEANS = ("Mean", "Mean without Hernia")
 
 
@@ -46,10 +47,25 @@ def in_words(compared: Compared) -> list[str]:
             f"With {compared.resamples:,} draws no finding could: the smallest corrected p is {min(1, smallest):.2f}; "
             f"ask for --resamples {draws_needed(len(defined))} or more."
         )
+    elif smallest > LEVEL / 10:
+        told.append(f"With {compared.resamples:,} draws the smallest corrected p is {smallest:.3f}.")
+    told += _budgets(compared)
     told.append(
         "The draws are of test patients: what another seed of the training would change is in no interval here."
     )
     return told
+
+
+def _budgets(compared: Compared) -> list[str]:
+    """That one was trained on more images, where that is so: a difference may be all of that."""
+    one, other = (
+        sum(stage.examples * stage.epochs for stage in side.record.stages) for side in (compared.first, compared.second)
+    )
+    if not one or not other or max(one, other) <= MORE * min(one, other):
+        return []
+    letter = "A" if one > other else "B"
+    times = max(one, other) / min(one, other)
+    return [f"{letter} was trained on {times:.1f} times as many images, which may be all of the difference."]
 
 
 def draws_needed(findings: int) -> int:

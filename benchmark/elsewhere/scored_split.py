@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from ..dataset import DataError, Index, Split, split_sha256
 from ..errors import first_few
@@ -41,7 +42,7 @@ def choose_split(
         name: of a split of its own that all images of the file make; None takes the dataset's test split.
 
     Raises:
-        DataError: images of the test split have no scores.
+        DataError: images of the test split have no scores, or the name is that of a list of the dataset's.
     """
     order = np.argsort(read.rows)
     images = known.images.iloc[read.rows[order]].reset_index(drop=True)
@@ -49,8 +50,9 @@ def choose_split(
         _refuse_missing(path, known, read.rows)
         notes, kept = _wanted(known, images["split"].to_numpy(str))
     else:
-        images["split"] = "test"
-        notes, kept = (), np.ones(len(images), bool)
+        _refuse_taken(name, known, tests)
+        notes = (_taken_from(images["split"]),)
+        images["split"], kept = "test", np.ones(len(images), bool)
     images = images[kept].reset_index(drop=True)
     test = images[images["split"] == "test"]
     recognised = tests.get(test_sha256(test["image_id"]))
@@ -58,6 +60,19 @@ def choose_split(
     told = f"test split: {split.name}, {len(test):,} images of {test['patient_id'].nunique():,} patients"
     index = replace(known, images=images, boxes=known.boxes.iloc[:0], split=split, absent={})
     return ScoredSplit(index, read.scores[order][kept], (told, *notes))
+
+
+def _refuse_taken(name: str, known: Index, tests: Mapping[str, str]) -> None:
+    """A split of one's own cannot pass for one of the dataset's."""
+    taken = [*tests.values(), known.split.name]
+    if " ".join(name.split()).casefold() in [" ".join(one.split()).casefold() for one in taken]:
+        raise DataError(f"--split {name!r} is the name of a list of the dataset's: choose another")
+
+
+def _taken_from(splits: pd.Series) -> str:
+    """How many images of a split of one's own the dataset has in which of its splits."""
+    counts = ", ".join(f"{count:,} {split}" for split, count in splits.value_counts().items())
+    return f"a split of its own: of its {len(splits):,} images the dataset has {counts}"
 
 
 def _refuse_missing(path: Path, known: Index, rows: np.ndarray) -> None:

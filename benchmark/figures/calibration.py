@@ -78,7 +78,7 @@ def draw_reliability(panels: Sequence[Reliability], title: str, path: Path, key:
 
 
 def draw_calibration(record: Record, table: pd.DataFrame, path: Path) -> None:
-    """The reliability of a record's probabilities on the test split; it carries the hash of the scores."""
+    """The reliability of a record's probabilities on the test split; it carries `calibration_sha256`."""
     test = table[table["split"] == "test"]
     panels = []
     for finding in record.auc:
@@ -87,7 +87,12 @@ def draw_calibration(record: Record, table: pd.DataFrame, path: Path) -> None:
         error = calibration.expected_calibration_error(probabilities, labels)
         bins = calibration.reliability(probabilities, labels)
         panels.append(Reliability(finding, *bins, error, calibration.brier(probabilities, labels)))
-    draw_reliability(panels, figure_title(record), path, record.scores.sha256)
+    draw_reliability(panels, figure_title(record), path, calibration_sha256(record))
+
+
+def calibration_sha256(record: Record) -> str:
+    """What `draw_calibration`'s figure carries: it follows from the scores, and no other figure of them has it."""
+    return sha256(["reliability", record.scores.sha256])
 
 
 def _shown(panel: Reliability) -> list[object]:
