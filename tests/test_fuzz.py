@@ -22,10 +22,10 @@ from PIL import Image
 from chxbench.benchmark import evidence, speed_record
 from chxbench.benchmark import record as records
 from chxbench.benchmark.dataset import Index, Labels, Split, check
+from chxbench.benchmark.elsewhere.predictions import read_predictions
 from chxbench.benchmark.environment import ROOT
 from chxbench.benchmark.errors import UserError
 from chxbench.benchmark.gray import read_gray
-from chxbench.benchmark.predictions import read_predictions
 from chxbench.benchmark.recipe import RECIPES, load_recipe
 from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.nih_tables import read_boxes, read_labels, read_lists
