@@ -110,7 +110,7 @@ source_options = _several(
 )
 
 
-@main.command()
+@main.command(short_help="Train and score a method; publish its record.")
 @click.option("--method", required=True, metavar="NAME", help="See `chxbench list`.")
 @click.option(
     "--option",
@@ -160,7 +160,7 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
     leave_processes()
 
 
-@main.command()
+@main.command(short_help="Measure how fast methods are on this machine.")
 @click.option(
     "--method", "methods", required=True, multiple=True, metavar="NAME", help="See `chxbench list`. Repeatable."
 )
@@ -236,7 +236,7 @@ def speed(
     run_speed(order, tell=lambda records: report_speed(records, order.results))
 
 
-@main.command()
+@main.command(short_help="Decode and shrink a dataset's images once.")
 @source_options
 @click.option("--report", type=FOLDER, metavar="FILE.csv", help="Write which images cannot be used, and why.")
 def prepare(settings: tuple[str, ...], cache: Path | None, report: Path | None, **asked) -> None:
@@ -262,7 +262,7 @@ def prepare(settings: tuple[str, ...], cache: Path | None, report: Path | None, 
     say(f"{len(pixels):,} images of {recipe.pixels.size}x{recipe.pixels.size} pixels: {pixels.filename}")
 
 
-@main.command()
+@main.command(short_help="Ask a finished run about images.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option(
     "--run", type=FOLDER, required=True, metavar="RUN", help="A finished run: its folder in runs/ or results/."
@@ -300,7 +300,7 @@ def predict(options: tuple[str, ...], **asked) -> None:
     report_answers(predict_images(question), question.out)
 
 
-@main.command()
+@main.command(short_help="Judge scores that were computed elsewhere.")
 @click.argument("predictions", type=FOLDER, metavar="PREDICTIONS")
 @click.option("--name", required=True, metavar="NAME", help="Of the method: a folder's name, and the row's.")
 @click.option("--title", metavar="TEXT", help="The row's label on the leaderboard.  [default: the name]")
@@ -349,7 +349,7 @@ def score(settings: tuple[str, ...], **asked) -> None:
     score_order(order, tell=lambda record, place: report_run(record, place, order.results))
 
 
-@main.command()
+@main.command(short_help="Compare two runs on the same test images.")
 @click.argument("first", type=FOLDER, metavar="RUN")
 @click.argument("second", type=FOLDER, metavar="RUN")
 @click.option(
@@ -386,7 +386,7 @@ def compare(first: Path, second: Path, out: Path | None, resamples: int, results
     report_comparison(compared, folder)
 
 
-@main.command(name="list")
+@main.command(name="list", short_help="Show methods, datasets and recipes.")
 @plugin_option
 def list_(plugins: tuple[Path, ...]) -> None:
     """Show the methods, datasets and recipes there are, with their options and defaults.
@@ -402,7 +402,7 @@ def list_(plugins: tuple[Path, ...]) -> None:
     report_plugins()
 
 
-@main.command()
+@main.command(short_help="Regenerate, check or show the leaderboard.")
 @results_option
 @click.option("--check", is_flag=True, help="Change nothing; exit with 2 if a record or the leaderboard does not fit.")
 @click.option("--show", is_flag=True, help="Change nothing; print the rankings.")
@@ -431,7 +431,7 @@ def leaderboard(results: Path, check: bool, show: bool) -> None:
         say(f"wrote {path}")
 
 
-@main.command()
+@main.command(short_help="Show how the runs stand, and how to go on.")
 @results_option
 def status(results: Path) -> None:
     """Show the runs beside the results folder: which go on, which were interrupted and where, which are finished.
@@ -450,7 +450,7 @@ def status(results: Path) -> None:
     show_standings(*read_standings(folder), folder)
 
 
-@main.command()
+@main.command(short_help="Compute everything in a record again.")
 @click.argument("run", type=FOLDER, metavar="RUN")
 @click.option("--data-dir", type=FOLDER, metavar="DIR", help="The dataset's files: labels and split are compared.")
 @plugin_option

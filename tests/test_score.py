@@ -299,6 +299,24 @@ def test_no_torch_is_loaded(tmp_path, images):
     assert (tmp_path / "leaderboard.md").is_file()
 
 
+def test_scores_that_are_all_equal_are_told(ask, images):
+    table = predictions(of(images, "test")).assign(prob_Mass=0.5)
+    told = ask(table=table).stderr
+    assert "look at Mass: all scores are equal" in " ".join(told.split())
+    assert "all scores are equal" not in ask(name="others").stderr
+
+
+def test_a_split_of_ones_own_says_where_its_images_are_from_and_takes_no_name_of_a_list(ask, images):
+    table = predictions(of(images, "train", "test"))
+    counts = images["split"].value_counts()
+    ran = ask("--split", "mine", table=table)
+    assert ran.exit_code == 0
+    assert f"the dataset has {counts['train']:,} train, {counts['test']:,} test" in " ".join(ran.stderr.split())
+    taken = ask("--split", " Phantom,  BY patient", table=table, name="others")
+    assert taken.exit_code == 2
+    assert "is the name of a list of the dataset's" in " ".join(taken.output.split())
+
+
 def test_scores_that_claim_another_split_are_refused(ask, published, tmp_path):
     assert ask().exit_code == 0
     (place,) = published()

@@ -35,6 +35,7 @@ class Predictions(NamedTuple):
         columns: what the columns of the findings are called, as in `prob_{finding}`.
         scale: what the scores were in the file.
         why: how the scale is known.
+        constant: the findings whose scores are all equal.
     """
 
     rows: np.ndarray
@@ -43,14 +44,17 @@ class Predictions(NamedTuple):
     columns: str
     scale: Literal["probability", "logit"]
     why: str
+    constant: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided on the way, for the user."""
+        flat = f"look at {first_few(self.constant)}: all scores are equal, and rank no image above another"
         return (
             f"images: column {self.image_column or '(without a name)'!r}, {len(self.rows):,} images",
             f"scores: columns {self.columns!r}",
             f"scale: {self.scale} ({self.why})",
+            *([flat] if self.constant else []),
         )
 
 
@@ -75,7 +79,8 @@ def read_predictions(path: Path, known: Index, scale: Scale = "auto", columns: s
     values = _numbers(sheet, found.numbers)
     kind, why = _find_scale(sheet, found.numbers, values, scale)
     scores = log_odds(values) if kind == "probability" else values
-    return Predictions(rows, scores, sheet.names[image], found.pattern, kind, why)
+    constant = tuple(finding for c, finding in enumerate(known.findings) if np.ptp(values[:, c]) == 0)
+    return Predictions(rows, scores, sheet.names[image], found.pattern, kind, why, constant)
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
