@@ -18,7 +18,7 @@ from .errors import UserError, first_few
 from .evidence import score_table
 from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
 from .localize import localize
-from .log import LOG, note
+from .log import LOG, note, read_log
 from .method import ContractError
 from .pixels import prepare
 from .plan import Order, Plan, make_plan
@@ -144,11 +144,10 @@ def _alone(plan: Plan) -> Iterator[None]:
 
 
 def _is_empty(work: Path) -> bool:
-    """Remove the folders that hold nothing, and a log of nothing that was kept; tell whether nothing is left."""
-    if [path.name for path in work.glob("*") if not path.name.startswith("stage")] == [LOG] and not any(
-        work.glob("stage*/*")
-    ):
-        (work / LOG).unlink()
+    """Remove the folders that hold nothing, and a log of a run that was refused; tell whether nothing is left."""
+    log = work / LOG
+    if log.is_file() and {entry["event"] for entry in read_log(log)} <= {"started", "failed"}:
+        log.unlink()
     for folder in (*work.glob("stage*"), work):
         with suppress(OSError):
             folder.rmdir()

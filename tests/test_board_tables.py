@@ -8,7 +8,7 @@ from chxbench.benchmark.board.boards import make_boards
 from chxbench.benchmark.board.literature import reported
 from chxbench.benchmark.board.markdown import board_markdown
 from chxbench.benchmark.board.tables import make_rows, ranking
-from chxbench.benchmark.board.tables_statistics import statistics, subgroups
+from chxbench.benchmark.board.tables_statistics import statistics, statistics_facts, subgroups
 from chxbench.benchmark.leaderboard import read_runs
 from chxbench.benchmark.provenance import Origin
 
@@ -93,12 +93,15 @@ def test_statistics_of_a_finding_without_a_class_are_null_with_a_reason(results)
     assert record.statistics.mean.average_precision.findings == 13
 
 
-def test_without_validation_scores_no_threshold_is_fixed(results):
+def test_without_negatives_to_validate_on_no_threshold_is_fixed(results):
     table = score_table(1)
-    _, record = publish(results, table[table["split"] == "test"].reset_index(drop=True), "t0", "No validation")
+    labels = [name for name in table if name.startswith("label ")]
+    table.loc[table["split"] == "val", labels] = 1.0
+    _, record = publish(results, table, "t0", "No negatives")
     assert record.statistics.mean.sensitivity is None
-    (cells,) = cells_of(statistics(rows_of(results)))
-    assert cells[4:] == ["–", "–"]
+    rows = rows_of(results)
+    assert "Sensitivity" not in statistics(rows)
+    assert "no threshold can be fixed" in statistics_facts(rows)
 
 
 def test_groups_that_the_labels_tell_of_are_judged_apart(results):

@@ -6,6 +6,7 @@ from made_records import publish, score_table
 from matplotlib import rc_context
 from PIL import Image
 
+from chxbench.benchmark.errors import UserError
 from chxbench.benchmark.figures import style as figure_style
 from chxbench.benchmark.figures.board import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
 from chxbench.benchmark.figures.calibration import Reliability, draw_reliability, reliability_sha256
@@ -213,7 +214,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "figure.png"
     path.write_bytes(b"what was there")
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="no space left"):
         save(new_figure(1), path, "key")
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("figure.png", b"what was there")]
 

@@ -144,8 +144,8 @@ def test_an_edited_plugin_is_a_row_of_its_own(results):
     for run_id, source in (("p0", "1" * 64), ("p1", "2" * 64)):
         publish(results, score_table(1), run_id, "Mine", name="mine", built_in=False, source_sha256=source)
     text = text_of(results)
-    assert "Mine (`plugin 1111111`)" in text
-    assert "Mine (`plugin 2222222`)" in text
+    assert "Mine (`plugin mine 1111111`)" in text
+    assert "Mine (`plugin mine 2222222`)" in text
 
 
 def test_changed_or_missing_scores_are_refused(results):

@@ -18,6 +18,7 @@ from chxbench.benchmark.cli import main
 from chxbench.benchmark.dataset import FINDINGS, split_sha256
 from chxbench.benchmark.evidence import test_sha256 as sha256_of_test
 from chxbench.benchmark.leaderboard import check_leaderboard
+from chxbench.benchmark.recipe import Evaluate
 from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.phantom import Phantom
 
@@ -40,6 +41,12 @@ def predictions(images, skill=1.0, seed=0):
 
 def of(images, *splits):
     return images[images["split"].isin(splits)]
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    """Intervals from a tenth of the draws: their numbers are no matter here."""
+    monkeypatch.setattr(Evaluate, "resamples", 100)
 
 
 @pytest.fixture

@@ -162,8 +162,8 @@ def test_each_check_stands_by_itself(results):
     forge(auc__Mass__value=0.99)(folder)
     answer = chxbench("verify", folder)
     assert answer.exit_code == 2
-    assert answer.output.count("│ fails") == 2
-    assert "2 of 10 checks fail" in answer.output
+    assert answer.output.count(" fails ") == 2
+    assert "2 of 11 checks failed" in answer.output
 
 
 def test_no_record_there_is_one_sentence(tmp_path):

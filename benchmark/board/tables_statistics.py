@@ -39,7 +39,10 @@ def statistics_facts(rows: list[Row]) -> str:
         "both are small where findings are rare."
     )
     if not _have_thresholds(rows):
-        return f"{text} Without validation scores no threshold can be fixed, and none is chosen on the test split."
+        return (
+            f"{text} Without validation scores of negative images no threshold can be fixed, and none is chosen on the "
+            "test split."
+        )
     return (
         f"{text} Sensitivity and specificity on the test split, at the threshold of each finding that leaves "
         f"{wanted:.0%} of its negatives below it on the validation split: none is chosen on the test split."
