@@ -27,9 +27,9 @@ from chxbench.benchmark.errors import UserError
 from chxbench.benchmark.gray import read_gray
 from chxbench.benchmark.recipe import RECIPES, load_recipe
 from chxbench.datasets.chestxray14 import ChestXray14
+from chxbench.datasets.nih_tables import read_boxes, read_labels, read_lists
 
 ROOT = Path(__file__).parents[1]
-from chxbench.datasets.nih_tables import read_boxes, read_labels, read_lists
 
 FEW = settings(max_examples=settings.default.max_examples // 4)  # a file is written and read for each
 TOKENS = [
