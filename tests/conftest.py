@@ -41,7 +41,7 @@ def order_in(cache):
 
     def make(folder, **changes):
         settings = {**SMALL_DATA, **SMALL_RECIPE, **changes.pop("settings", {})}
-        fields = {"options": {"backbone": "resnet18"}, "results": folder / "results", "cache": cache}
+        fields = {"options": {"backbone": "test_resnet"}, "results": folder / "results", "cache": cache}
         return Order(settings=settings, **{**fields, **changes})
 
     return make

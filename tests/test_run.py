@@ -40,7 +40,7 @@ def test_ma_runs_both_stages_to_a_record(done):
     assert (second.start, second.epochs, len(second.validation_auc)) == ("initial", 2, 2)
     assert list(record.auc) == list(FINDINGS)
     assert record.recipe["changed"]["train.epochs"] == 2
-    assert record.method.changed == {"backbone": "resnet18"}
+    assert record.method.changed == {"backbone": "test_resnet"}
 
 
 def test_every_number_follows_from_the_scores_by_scikit_learn(done):
@@ -384,7 +384,7 @@ def test_a_loaded_file_is_told_in_the_record(small_order, tmp_path, capsys):
 
     save_file(build_backbone("resnet18", "none").state_dict(), tmp_path / "plain.safetensors")
     settings = {"train.epochs": 1, "model.weights": str(tmp_path / "plain.safetensors")}
-    record, _ = run(small_order(method="fam", settings=settings))
+    record, _ = run(small_order(method="fam", settings=settings, options={"backbone": "resnet18"}))
     assert (record.weights.init, record.weights.source) == ("plain.safetensors", "plain.safetensors")
     assert len(record.weights.untouched) == 8 * 4 + 2
     assert "34 tensors keep their initial values" in capsys.readouterr().err

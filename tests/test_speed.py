@@ -215,13 +215,21 @@ def test_a_record_that_is_not_as_it_was_written_is_refused(tmp_path, change, mes
         speed_record.read(path)
 
 
-@pytest.fixture
-def results(tmp_path):
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
     """A board of two methods, and the speed of one."""
-    publish(tmp_path / "results", score_table(0.5), "a0", "Weak")
-    publish(tmp_path / "results", score_table(1.5, 1), "b0", "Strong", name="ma")
-    speed_record.publish(speed_fields(), tmp_path / "results")
-    write_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md")
+    base = tmp_path_factory.mktemp("two")
+    publish(base / "results", score_table(0.5), "a0", "Weak")
+    publish(base / "results", score_table(1.5, 1), "b0", "Strong", name="ma")
+    speed_record.publish(speed_fields(), base / "results")
+    write_leaderboard(base / "results", base / "leaderboard.md")
+    return base
+
+
+@pytest.fixture
+def results(two, tmp_path):
+    """A copy of it that a test may change."""
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
     return tmp_path / "results"
 
 
