@@ -48,6 +48,13 @@ def write_leaderboard(results: Path, path: Path) -> None:
     write_whole(path, text.encode())
 
 
+def refuse_no_folder(results: Path) -> None:
+    """Raises UserError if records could not be published there: found out before anything costs time."""
+    there = next(path for path in (results.resolve(), *results.resolve().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--results {results}: {there} is a file, records need a folder: choose another")
+
+
 def refuse_foreign(path: Path) -> None:
     """Raises UserError if there is a file at `path` that was not generated: it would be overwritten."""
     if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(MARK):

@@ -16,7 +16,7 @@ from .describe import describe_environment, describe_order, describe_outcome, lo
 from .device import Device, join_processes, save_weights
 from .errors import UserError, first_few
 from .evidence import score_table
-from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
+from .leaderboard import leaderboard_path, refuse_foreign, refuse_no_folder, write_leaderboard
 from .localize import localize
 from .log import LOG, note, read_log
 from .method import ContractError
@@ -50,6 +50,7 @@ def run(order: Order, tell: Callable[[Record, Path], None] | None = None) -> tup
         check_trackers(order.track)
         plan = make_plan(order)
         board = leaderboard_path(order.results)
+        refuse_no_folder(order.results)
         refuse_foreign(board)
     device = Device(plan.recipe.compute.precision, cache=order.cache)
     with listening(), _alone(plan) if device.main else nullcontext():

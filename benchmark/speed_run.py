@@ -16,7 +16,7 @@ from .device import Device
 from .environment import code_state, cores, load, versions
 from .epoch import Material
 from .errors import UserError
-from .leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
+from .leaderboard import leaderboard_path, refuse_foreign, refuse_no_folder, write_leaderboard
 from .memory import Peak
 from .method import Method
 from .options import describe
@@ -95,6 +95,7 @@ def run_speed(order: SpeedOrder, tell: Callable[[list[SpeedRecord]], None] | Non
     """
     bench = make_bench(order)
     board = leaderboard_path(order.results)
+    refuse_no_folder(order.results)
     refuse_foreign(board)
     environment = describe_environment()  # as it is now: later the code may have been edited
     pixels = prepare(bench.dataset, bench.index, bench.recipe.pixels.size, order.cache).pixels

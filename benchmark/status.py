@@ -79,10 +79,9 @@ def _judge(folder: Path, entries: Sequence[Entry]) -> tuple[str, str]:
         return "running", _reached(entries)
     if (folder / "run.json").exists():
         return "finished", _outcome(folder)
-    _check_checkpoints(folder)
     if entries and entries[-1]["event"] == "failed":
-        return "failed", str(entries[-1].get("why"))
-    return "interrupted", _reached(entries)
+        return "failed", str(entries[-1].get("why")) + _damage(folder)
+    return "interrupted", _reached(entries) + _damage(folder)
 
 
 def _outcome(folder: Path) -> str:
@@ -95,11 +94,12 @@ def _outcome(folder: Path) -> str:
     return "mean AUC undefined" if value is None else f"mean AUC {value:.3f}"
 
 
-def _check_checkpoints(folder: Path) -> None:
-    """Raises UserError if one is damaged: torch writes them as zip files."""
-    for path in sorted(folder.glob("stage*/*.pt")):
-        if not zipfile.is_zipfile(path):
-            raise UserError(f"{path.relative_to(folder)} cannot be read: start over with --fresh")
+def _damage(folder: Path) -> str:
+    """Which stages have a last checkpoint that is damaged, and what the same command then does; empty without."""
+    damaged = [path for path in sorted(folder.glob("stage*/checkpoint.pt")) if not zipfile.is_zipfile(path)]
+    kept = all(zipfile.is_zipfile(path.with_name("checkpoint.previous.pt")) for path in damaged)
+    then = "the one before it is used" if kept else "that stage starts over"
+    return "".join(f"; {path.relative_to(folder)} is damaged: {then}" for path in damaged)
 
 
 def _reached(entries: Sequence[Entry]) -> str:

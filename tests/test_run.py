@@ -388,3 +388,11 @@ def test_a_loaded_file_is_told_in_the_record(small_order, tmp_path, capsys):
     assert (record.weights.init, record.weights.source) == ("plain.safetensors", "plain.safetensors")
     assert len(record.weights.untouched) == 8 * 4 + 2
     assert "34 tensors keep their initial values" in capsys.readouterr().err
+
+
+def test_a_file_where_the_records_should_lie_is_refused_at_once(small_order, tmp_path):
+    (tmp_path / "results").write_text("a file")
+    order = small_order(method="bsl")
+    with pytest.raises(UserError, match="is a file, records need a folder"):
+        run(order)
+    assert not (tmp_path / "runs").exists()

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 from click.testing import CliRunner
@@ -150,7 +151,6 @@ def test_a_run_begun_from_python_has_no_command(make_run, tmp_path):
         pytest.param("run.json", b"{}", "has schema None", id="no record"),
         pytest.param("run.json", b"\xff", "cannot be read", id="record of bytes"),
         pytest.param("run.json", b"[" * 100_000, "is not JSON that can be read", id="record nested"),
-        pytest.param("stage1/checkpoint.pt", b"PK", "stage1/checkpoint.pt cannot be read", id="checkpoint"),
         pytest.param("log.jsonl/x", b"", "Is a directory", id="log is a folder"),
     ],
 )
@@ -260,3 +260,16 @@ def test_it_needs_no_torch(make_run, tmp_path):
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(("previous", "told"), [(True, "the one before it is used"), (False, "that stage starts over")])
+def test_a_damaged_checkpoint_is_told_and_the_run_is_still_to_go_on(tmp_path, previous, told):
+    stage = tmp_path / "runs" / "quick-seed0-1" / "stage1"
+    stage.mkdir(parents=True)
+    (stage / "checkpoint.pt").write_bytes(b"PK")
+    if previous:
+        with zipfile.ZipFile(stage / "checkpoint.previous.pt", "w") as whole:
+            whole.writestr("data", b"")
+    standing = read_standing(stage.parent)
+    assert standing.state == "interrupted"
+    assert f"stage1/checkpoint.pt is damaged: {told}" in standing.told

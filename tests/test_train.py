@@ -139,7 +139,7 @@ def test_weights_that_are_no_numbers_are_never_kept(stage, tmp_path, monkeypatch
 
 
 def test_training_learns_the_images_it_sees(stage):
-    settings = {"train.epochs": 12, "train.lr": 1e-3, "pixels.max_shift": 0, "train.batch_size": 8}
+    settings = {"train.epochs": 24, "train.lr": 3e-3, "pixels.max_shift": 0, "train.batch_size": 8}
     trained = stage(rows=np.arange(16), **settings)
     assert trained.loss[-1] < 0.5 * trained.loss[0]
 

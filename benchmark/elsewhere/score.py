@@ -14,7 +14,7 @@ from .. import record as records
 from ..board.pictures import draw_run
 from ..errors import UserError
 from ..evidence import score_table
-from ..leaderboard import leaderboard_path, refuse_foreign, write_leaderboard
+from ..leaderboard import leaderboard_path, refuse_foreign, refuse_no_folder, write_leaderboard
 from ..progress import say
 from ..record import RecordError
 from ..schema import Record
@@ -36,6 +36,7 @@ def score(order: ScoreOrder, tell: Callable[[Record, Path], None] | None = None)
             written because another record under `results` is refused.
     """
     board = leaderboard_path(order.results)
+    refuse_no_folder(order.results)
     refuse_foreign(board)
     submission = read_submission(order)
     for note in (*submission.read.notes, *submission.scored.notes):
