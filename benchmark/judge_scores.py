@@ -47,22 +47,37 @@ def scored(table: pd.DataFrame, split: str = "test") -> Scored:
     return Scored(findings, scores, labels, part["patient_id"].to_numpy(str))
 
 
-def judge_scores(table: pd.DataFrame, resamples: int) -> dict[str, Any]:
-    """The record's keys auc, mean_auc and mean_auc_without_hernia, computed from a score table."""
+class Judged(NamedTuple):
+    """What follows from a score table.
+
+    Attributes:
+        keys: the record's keys auc, mean_auc and mean_auc_without_hernia.
+        draws: the mean AUC in each draw of patients (R,), NaN where undefined; runs are paired by it.
+    """
+
+    keys: dict[str, Any]
+    draws: np.ndarray
+
+
+def judge_scores(table: pd.DataFrame, resamples: int) -> Judged:
+    """AUC and its means of the test split, with intervals from so many draws of patients."""
     test = scored(table)
-    judged = metrics.evaluate(test.scores, test.labels, test.patients, resamples, test.left_out)
-    each = zip(test.findings, judged.auc, judged.positives, strict=True)
-    return {
+    drawn = metrics.draws(test.scores, test.labels, test.patients, resamples)
+    judged = metrics.judge(test.scores, test.labels, drawn, test.left_out)
+    each = zip(test.findings, judged.each, judged.positives, strict=True)
+    keys = {
         "auc": {finding: {**value._asdict(), "positives": positives} for finding, value, positives in each},
         "mean_auc": _mean_of(judged.mean),
         "mean_auc_without_hernia": _mean_of(judged.mean_without),
     }
+    return Judged(keys, metrics.mean_defined(drawn))
 
 
 def judge_statistics(table: pd.DataFrame, resamples: int) -> dict[str, Any]:
     """The record's key statistics: average precision, calibration, rates at thresholds fixed on validation, groups."""
     test = scored(table)
-    precision = metrics.evaluate_precision(test.scores, test.labels, test.patients, resamples, test.left_out)
+    arrays = test.scores, test.labels, test.patients
+    precision = metrics.evaluate(*arrays, resamples, test.left_out, measure=metrics.measure_precision)
     findings = _each_finding(test, scored(table, "val"), precision, resamples)
     return {
         "specificity": SPECIFICITY,
@@ -87,7 +102,7 @@ def _each_finding(test: Scored, val: Scored, precision: Evaluation, resamples: i
         finding: {
             "undefined": metrics.why_undefined(test.labels[:, c]),
             "prevalence": _mean(test.labels[~np.isnan(test.labels[:, c]), c]),
-            "average_precision": precision.auc[c]._asdict(),
+            "average_precision": precision.each[c]._asdict(),
             "brier": calibration.brier(probabilities[:, c], test.labels[:, c]),
             "calibration_error": calibration.expected_calibration_error(probabilities[:, c], test.labels[:, c]),
             "threshold": thresholds[c],

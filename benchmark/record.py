@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from . import evidence
@@ -41,7 +42,7 @@ def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: Maps 
     write_whole(folder / "scores.parquet", table.to_parquet(index=False))
     scores = {"file": "scores.parquet", "sha256": file_sha256(folder / "scores.parquet")}
     resamples = resamples_of(fields["recipe"])
-    judged = {**judge_scores(table, resamples), "statistics": judge_statistics(table, resamples)}
+    judged = {**judge_scores(table, resamples).keys, "statistics": judge_statistics(table, resamples)}
     content = {"schema": SCHEMA, **fields, **judged, "localization": None, "scores": scores}
     if maps is not None:
         evidence.save_maps(maps, folder / "maps.npz")
@@ -101,33 +102,35 @@ class Evidence(NamedTuple):
         table: the scores.
         maps: the heatmaps; None where nothing was localised.
         statistics: as in the record.
+        draws: the mean AUC in each draw of patients (R,), NaN where undefined.
     """
 
     table: pd.DataFrame
     maps: Maps | None
     statistics: StatisticsPart
+    draws: np.ndarray
 
 
 def verify(folder: Path, record: Record) -> Evidence:
     """Compute every score and interval again; the evidence. Raises RecordError where the record says otherwise."""
     table = read_scores(folder, record)
     check_rows(folder, record, table)
-    statistics = check_scores(folder, record, table)
+    statistics, draws = check_scores(folder, record, table)
     maps = read_maps(folder, record)
     if maps is not None:
         check_maps(folder, record, table, maps)
-    return Evidence(table, maps, statistics)
+    return Evidence(table, maps, statistics, draws)
 
 
-def check_scores(folder: Path, record: Record, table: pd.DataFrame) -> StatisticsPart:
-    """Compute all that follows from the scores. Raises RecordError where the record says otherwise."""
+def check_scores(folder: Path, record: Record, table: pd.DataFrame) -> tuple[StatisticsPart, np.ndarray]:
+    """Compute all that follows from the scores: statistics and draws. Raises RecordError where the record differs."""
     resamples = resamples_of(record.recipe)
-    again = judge_scores(table, resamples)
+    again, draws = judge_scores(table, resamples)
     _compare(folder, record.model_dump(include=set(again)), again)
     statistics = judge_statistics(table, resamples)
     if record.statistics is not None:
         _compare(folder, {"statistics": record.statistics.model_dump()}, {"statistics": statistics})
-    return StatisticsPart.model_validate(statistics)
+    return StatisticsPart.model_validate(statistics), draws
 
 
 def check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: Maps) -> None:

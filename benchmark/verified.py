@@ -18,10 +18,8 @@ from pydantic import Field
 from . import evidence
 from . import record as records
 from .environment import ROOT
-from .judge_scores import scored
 from .provenance import Origin, origin
 from .schema import Part, Record, Sha256, StatisticsPart
-from .statistics.metrics import mean_auc_draws
 
 NUMERIC = ("numpy", "scipy", "pandas", "pyarrow")  # their versions may move a last digit
 
@@ -63,10 +61,8 @@ def verified(folder: Path, record: Record, kept: Path | None = None) -> Verified
 
 
 def _compute(folder: Path, record: Record) -> Verified:
-    table, maps, statistics = records.verify(folder, record)
+    table, maps, statistics, draws = records.verify(folder, record)
     tested = table[table["split"] == "test"]
-    test = scored(table)
-    draws = mean_auc_draws(test.scores, test.labels, test.patients, records.resamples_of(record.recipe))
     return Verified(
         truth=evidence.truth_sha256(table if record.source is None else tested),
         test=evidence.test_sha256(tested["image_id"]),

@@ -1,5 +1,7 @@
 """AUC, average precision and intervals against scikit-learn, hand-computed cases, and the properties that any has."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -9,6 +11,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from chxbench.benchmark.statistics import metrics, resampling
 
 labelled_scores = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60)
+
+evaluate_precision = partial(metrics.evaluate, measure=metrics.measure_precision)
 
 
 def arrays(pairs):
@@ -102,7 +106,7 @@ def test_the_reason_is_told_exactly_where_there_is_no_number(labels, reason):
 
 def test_no_image_is_no_number():
     nothing = np.zeros((0, 2))
-    for judge in (metrics.evaluate, metrics.evaluate_precision):
+    for judge in (metrics.evaluate, evaluate_precision):
         judged = judge(nothing, nothing, [], 20)
         assert judged.each == [metrics.Interval(None, None, None)] * 2 and judged.positives == [0, 0]
 
@@ -123,7 +127,7 @@ def test_mean_leaves_undefined_findings_out_and_says_over_how_many():
     scores = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     labels = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
     judged = metrics.evaluate(scores, labels, ["a", "b", "c"], 100)
-    assert judged.auc[1] == metrics.Interval(None, None, None)
+    assert judged.each[1] == metrics.Interval(None, None, None)
     assert (judged.mean[0].value, judged.mean[1]) == (1.0, 1)
     assert metrics.mean_auc(scores, labels) == 1.0
 
@@ -147,7 +151,7 @@ def test_second_mean_leaves_one_finding_out():
 
 @pytest.mark.parametrize(
     ("evaluate", "reference"),
-    [(metrics.evaluate, roc_auc_score), (metrics.evaluate_precision, average_precision_score)],
+    [(metrics.evaluate, roc_auc_score), (evaluate_precision, average_precision_score)],
     ids=["auc", "precision"],
 )
 def test_intervals_resample_patients_whole(evaluate, reference):
@@ -212,8 +216,8 @@ def test_intervals_widen_when_images_of_a_patient_are_alike():
     rng = np.random.default_rng(2)
     labels = np.repeat((rng.random((60, 1)) < 0.5).astype(float), 8, axis=0)
     scores = np.repeat(rng.standard_normal((60, 1)), 8, axis=0) + labels
-    by_patient = metrics.evaluate(scores, labels, np.repeat(np.arange(60), 8), 400).auc[0]
-    by_image = metrics.evaluate(scores, labels, np.arange(480), 400).auc[0]
+    by_patient = metrics.evaluate(scores, labels, np.repeat(np.arange(60), 8), 400).each[0]
+    by_image = metrics.evaluate(scores, labels, np.arange(480), 400).each[0]
     assert by_patient.high - by_patient.low > 2 * (by_image.high - by_image.low)
 
 

@@ -61,7 +61,7 @@ def forge_scores(folder, change):
 
     def follow(content):
         content["scores"]["sha256"] = records.file_sha256(folder / "scores.parquet")
-        content |= {**judge_scores(table, 100), "statistics": judge_statistics(table, 100)}
+        content |= {**judge_scores(table, 100).keys, "statistics": judge_statistics(table, 100)}
         recheck(content)
 
     edit(folder / "run.json", follow)

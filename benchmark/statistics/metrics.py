@@ -33,11 +33,6 @@ class Evaluation(NamedTuple):
     mean: tuple[Interval, int]
     mean_without: tuple[Interval, int]
 
-    @property
-    def auc(self) -> list[Interval]:
-        """The same as `each`."""
-        return self.each
-
 
 def measure_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """Area under the ROC curve in each of R draws; (R,), NaN without a class.
@@ -118,8 +113,9 @@ def evaluate(
     resamples: int,
     leave_out: int | None = None,
     seed: int = 0,
+    measure: Measure = measure_auc,
 ) -> Evaluation:
-    """AUC of every finding and of their mean, with percentile intervals from resampled patients.
+    """AUC (or another measure) of every finding and of their mean, with percentile intervals from resampled patients.
 
     Args:
         scores, labels: (N, C); labels 1, 0 or NaN.
@@ -127,22 +123,28 @@ def evaluate(
         resamples: number of draws. In a draw where a finding has one class only, it is left out of that draw's mean.
         leave_out: column of the finding to leave out of the second mean (Hernia: 86 test images of 32 patients).
         seed: of the draws; results that are compared use the same.
+        measure: `measure_auc` or `measure_precision`; both see the same draws.
     """
-    drawn = draws(scores, labels, patients, resamples, seed, measure_auc)
-    return _judge(scores, labels, drawn, leave_out, measure_auc)
+    return judge(scores, labels, draws(scores, labels, patients, resamples, seed, measure), leave_out, measure)
 
 
-def evaluate_precision(
+def judge(
     scores: np.ndarray,
     labels: np.ndarray,
-    patients: Sequence,
-    resamples: int,
+    drawn: np.ndarray,
     leave_out: int | None = None,
-    seed: int = 0,
+    measure: Measure = measure_auc,
 ) -> Evaluation:
-    """The same for average precision, on the same draws."""
-    drawn = draws(scores, labels, patients, resamples, seed, measure_precision)
-    return _judge(scores, labels, drawn, leave_out, measure_precision)
+    """The same where the draws (R, C) of `draws` are at hand."""
+    columns = range(labels.shape[1])
+    whole = np.array([_whole(scores[:, c], labels[:, c], measure) for c in columns])
+    kept = [c for c in columns if c != leave_out]
+    return Evaluation(
+        [percentile_interval(whole[c], drawn[:, c]) for c in columns],
+        [int((labels[:, c] == 1).sum()) for c in columns],
+        _mean(whole, drawn),
+        _mean(whole[kept], drawn[:, kept]),
+    )
 
 
 def draws(
@@ -229,20 +231,6 @@ def _whole(scores: np.ndarray, labels: np.ndarray, measure: Measure) -> float:
 
 def _plain(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-def _judge(
-    scores: np.ndarray, labels: np.ndarray, drawn: np.ndarray, leave_out: int | None, measure: Measure
-) -> Evaluation:
-    columns = range(labels.shape[1])
-    whole = np.array([_whole(scores[:, c], labels[:, c], measure) for c in columns])
-    kept = [c for c in columns if c != leave_out]
-    return Evaluation(
-        [percentile_interval(whole[c], drawn[:, c]) for c in columns],
-        [int((labels[:, c] == 1).sum()) for c in columns],
-        _mean(whole, drawn),
-        _mean(whole[kept], drawn[:, kept]),
-    )
 
 
 def _mean(whole: np.ndarray, drawn: np.ndarray) -> tuple[Interval, int]:

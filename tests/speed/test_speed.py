@@ -141,7 +141,7 @@ def test_intervals(versus, official_size):
         target=25,
         scale=RESAMPLES / LOOPED,
     )
-    np.testing.assert_allclose([interval.value for interval in judged.auc], aucs(scores, labels), rtol=0, atol=1e-12)
+    np.testing.assert_allclose([interval.value for interval in judged.each], aucs(scores, labels), rtol=0, atol=1e-12)
     draws = metrics.mean_auc_draws(scores, labels, patients, LOOPED)
     np.testing.assert_allclose(draws, np.mean(looped, axis=1), rtol=0, atol=1e-12)
 
