@@ -7,9 +7,11 @@ The names below are all that a plugin author needs. They load on first use, so t
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+ROOT = Path(__file__).resolve().parent  # every path within the package follows from it
 __all__ = [
     "DATASETS",
     "FINDINGS",
@@ -27,13 +29,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .benchmark.dataset import FINDINGS, DataError, Dataset, Index
-    from .benchmark.errors import UserError
     from .benchmark.method import Method, MethodError, Output, Selection, Stage
     from .benchmark.registry import DATASETS, METHODS
+    from .benchmark.utils.errors import UserError
 
 _HOMES = {
     "dataset": ("FINDINGS", "DataError", "Dataset", "Index"),
-    "errors": ("UserError",),
+    "utils.errors": ("UserError",),
     "method": ("Method", "MethodError", "Output", "Selection", "Stage"),
     "registry": ("DATASETS", "METHODS"),
 }

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from .errors import UserError
-from .text import plain
+from .utils.errors import UserError
+from .utils.text import plain
 
 FOLDER = click.Path(path_type=Path)
 KEPT = {  # after an interrupt
@@ -142,12 +142,12 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
       chxbench run --method ma --track tensorboard    (then: tensorboard --logdir runs)
       torchrun --nproc-per-node 4 -m chxbench run --method ma    (four GPUs, each a share of every batch)
     """
-    from .device import leave_processes
-    from .environment import cache_folder
-    from .options import parse_pairs
-    from .plan import Order
-    from .report import report_run
-    from .run import run as run_order
+    from .commands.run.report import report_run
+    from .commands.run.run import run as run_order
+    from .engine.device import destroy_process_group as leave_processes
+    from .engine.experiment import RunConfig as Order
+    from .utils.environment import cache_folder
+    from .utils.options import parse_pairs
 
     order = Order(
         settings=parse_pairs(settings, "--set"),
@@ -220,10 +220,11 @@ def speed(
       chxbench speed --method sam --recipe paper --device cuda --compile
       chxbench speed --method sam --option backbone=resnet50 --batch-size 1 --batch-size 64
     """
-    from .environment import cache_folder
-    from .options import parse_pairs
-    from .report import report_speed
-    from .speed_run import SpeedOrder, run_speed
+    from .commands.speed.report import report_speed
+    from .commands.speed.speed import SpeedConfig as SpeedOrder
+    from .commands.speed.speed import run_speed
+    from .utils.environment import cache_folder
+    from .utils.options import parse_pairs
 
     flags = {"compute.precision": precision, "compute.compile": compile or None}
     given = {key: value for key, value in flags.items() if value is not None}
@@ -250,11 +251,12 @@ def prepare(settings: tuple[str, ...], cache: Path | None, report: Path | None, 
       chxbench prepare --dataset chestxray14 --data-dir ~/nih
       chxbench prepare --dataset chestxray14 --data-dir ~/nih --report bad_images.csv
     """
-    from .environment import cache_folder
-    from .options import parse_pairs
-    from .progress import say
-    from .readable import prepare_source
-    from .source import Source, make_source
+    from .data.source import DataConfig as Source
+    from .data.source import build_dataset as make_source
+    from .data.unreadable import prepare_dataset as prepare_source
+    from .utils.environment import cache_folder
+    from .utils.options import parse_pairs
+    from .utils.progress import say
 
     source = Source(settings=parse_pairs(settings, "--set"), cache=cache or cache_folder(), **asked)
     dataset, recipe = make_source(source)
@@ -292,9 +294,10 @@ def predict(options: tuple[str, ...], **asked) -> None:
       chxbench predict 00000013_005.png --run runs/quick-seed0-1a2b3c4d5e
       chxbench predict ~/xrays --run runs/paper-seed0-1a2b3c4d5e --no-pictures
     """
-    from .inference import Question, predict_images
-    from .options import parse_pairs
-    from .report import report_answers
+    from .commands.predict.predict import PredictConfig as Question
+    from .commands.predict.predict import predict_images
+    from .commands.predict.report import report_predictions as report_answers
+    from .utils.options import parse_pairs
 
     question = Question(options=parse_pairs(options, "--option"), **asked)
     report_answers(predict_images(question), question.out)
@@ -340,10 +343,10 @@ def score(settings: tuple[str, ...], **asked) -> None:
       chxbench score ours.parquet --name ours --columns 'p_{finding}' --data-dir ~/nih
       chxbench score ours.csv --name ours --split "our split" --data-dir ~/nih
     """
-    from .elsewhere.score import score as score_order
-    from .elsewhere.submission import ScoreOrder
-    from .options import parse_pairs
-    from .report import report_run
+    from .commands.run.report import report_run
+    from .commands.score.score import score as score_order
+    from .commands.score.submission import ScoreConfig as ScoreOrder
+    from .utils.options import parse_pairs
 
     order = ScoreOrder(settings=parse_pairs(settings, "--set"), **asked)
     score_order(order, tell=lambda record, place: report_run(record, place, order.results))
@@ -377,8 +380,8 @@ def compare(first: Path, second: Path, out: Path | None, resamples: int, results
       chxbench compare results/phantom/ma/quick-seed0-b3a573c617 results/phantom/sam/quick-seed0-79183fa3f4
       chxbench compare runs/paper-seed0-1a2b3c4d5e runs/paper-seed1-5e4d3c2b1a --resamples 10000 --out seeds
     """
-    from .comparison.compare import compare_runs, default_folder, write_comparison
-    from .comparison.report import report_comparison
+    from .commands.compare.compare import compare_runs, default_folder, write_comparison
+    from .commands.compare.report import report_comparison
 
     compared = compare_runs(first, second, resamples, results)
     folder = out or default_folder(compared)
@@ -395,8 +398,8 @@ def list_(plugins: tuple[Path, ...]) -> None:
     Example:
       chxbench list --plugin my_method.py
     """
+    from .commands.list import report_plugins
     from .registry import load_plugins
-    from .report import report_plugins
 
     load_plugins(plugins)
     report_plugins()
@@ -415,9 +418,10 @@ def leaderboard(results: Path, check: bool, show: bool) -> None:
       chxbench leaderboard --check
       chxbench leaderboard --show
     """
-    from .board.show import show_boards
-    from .leaderboard import check_leaderboard, leaderboard_path, read_runs, write_leaderboard
-    from .progress import say
+    from .leaderboard.leaderboard import check_leaderboard, read_runs, write_leaderboard
+    from .leaderboard.terminal import show_boards
+    from .utils.progress import say
+    from .utils.workspace import leaderboard_path
 
     if check and show:
         raise click.UsageError("--check and --show are two things: ask for one, then for the other")
@@ -443,8 +447,9 @@ def status(results: Path) -> None:
       chxbench status
       chxbench status --results ~/trials/results
     """
-    from .status import read_standings, runs_folder
-    from .status_table import show_standings
+    from .commands.status import read_statuses as read_standings
+    from .commands.status import show_statuses as show_standings
+    from .utils.workspace import runs_folder
 
     folder = runs_folder(results)
     show_standings(*read_standings(folder), folder)
@@ -464,8 +469,7 @@ def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
       chxbench verify results/phantom/ma/quick-seed0-b3a573c617
       chxbench verify results/chestxray14/ma/quick-seed0-b928b1f775 --data-dir ~/nih
     """
-    from .report import report_verdict
-    from .verify import verify_run
+    from .commands.verify import report_verdict, verify_run
 
     verdict = verify_run(run, data_dir, plugins)
     report_verdict(verdict)

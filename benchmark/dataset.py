@@ -21,8 +21,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .errors import DataError, first_few
-from .gray import read_gray
+from .utils.errors import DataError, first_few
+from .utils.image_io import read_gray
 
 # The order of the literature (protocol of Wang et al. 2017); every table and every tensor of a 14-finding set uses it.
 FINDINGS = (
@@ -44,7 +44,7 @@ FINDINGS = (
 SPLITS = ("train", "val", "test")
 TRAITS = ("sex", "age", "view")  # what an index may tell of the patient and the image, beside the labels
 BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
-MOST_YEARS = 120  # of age; more is a mistake in the source
+MAX_AGE = 120  # of age; more is a mistake in the source
 BOX_SLACK = 1e-6  # of rounding, beyond the image's edge
 
 
@@ -198,8 +198,8 @@ def _check_traits(images: pd.DataFrame) -> None:
     for trait, known in (("sex", ("F", "M")), ("view", ("PA", "AP"))):
         if trait in images and not (images[trait].isin(known) | images[trait].isna()).all():
             raise DataError(f"a {trait} of the index is neither {', '.join(known)} nor missing: check that column")
-    if "age" in images and not (images["age"].between(0, MOST_YEARS) | images["age"].isna()).all():
-        raise DataError(f"an age of the index is not from 0 to {MOST_YEARS} years, nor missing: check that column")
+    if "age" in images and not (images["age"].between(0, MAX_AGE) | images["age"].isna()).all():
+        raise DataError(f"an age of the index is not from 0 to {MAX_AGE} years, nor missing: check that column")
 
 
 def _check_boxes(index: Index) -> None:

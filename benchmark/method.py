@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import UserError
+from .utils.errors import UserError
 
 
 class MethodError(UserError):

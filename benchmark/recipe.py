@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from .errors import UserError, did_you_mean, first_few
-from .options import describe, keys, make
+from .utils.errors import UserError, did_you_mean, first_few
+from .utils.options import build, field_names, to_dict
 
 RECIPES = Path(__file__).parent / "recipes"
+
 
 # Settings that came after the first records, and the values at which they change nothing: a recipe without them is the
 # same recipe, and its runs keep their ids.
@@ -149,14 +150,14 @@ def load_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
         raise UserError(
             f'recipe {name} has no section {first_few(lacking, 9)}: add it, or begin with extends = "quick"'
         )
-    sections = {section: make(cls, tables[section], f"{section}.") for section, cls in SECTIONS.items()}
-    changed = {key: describe(sections[key.split(".")[0]])[key.split(".")[1]] for key in sorted(settings)}
+    sections = {section: build(cls, tables[section], f"{section}.") for section, cls in SECTIONS.items()}
+    changed = {key: to_dict(sections[key.split(".")[0]])[key.split(".")[1]] for key in sorted(settings)}
     return Recipe(name, changed, **sections)
 
 
 def setting_keys() -> list[str]:
     """Every key that `--set` takes, but for the dataset's own."""
-    return [key for section, cls in SECTIONS.items() for key in keys(cls, f"{section}.")]
+    return [key for section, cls in SECTIONS.items() for key in field_names(cls, f"{section}.")]
 
 
 def recipe_names() -> list[str]:
@@ -164,13 +165,13 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def as_table(recipe: Recipe) -> dict[str, Any]:
+def recipe_table(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the record holds it."""
-    sections = {section: describe(getattr(recipe, section)) for section in SECTIONS}
+    sections = {section: to_dict(getattr(recipe, section)) for section in SECTIONS}
     return {"name": recipe.name, "changed": recipe.changed, **sections}
 
 
-def identity(table: Mapping[str, Any]) -> str:
+def recipe_identity(table: Mapping[str, Any]) -> str:
     """SHA-256 of a recorded recipe's sections: equal when two runs were asked for the same, whatever it was called."""
     sections = {section: _without_additions(section, table[section]) for section in SECTIONS}
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()

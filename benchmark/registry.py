@@ -22,8 +22,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from .errors import UserError, did_you_mean
-from .text import why_no_title
+from .. import ROOT
+from .utils.errors import UserError, did_you_mean
+from .utils.text import title_problem
 
 PLUGIN_PREFIX = "chxbench_plugin_"  # begins the module name of a single-file plugin
 Plugin = TypeVar("Plugin", bound=type)
@@ -53,7 +54,7 @@ class Entry(NamedTuple):
     @property
     def built_in(self) -> bool:
         """Whether the file belongs to this package, whose commit or version tells what ran."""
-        return Path(self.file).resolve().is_relative_to(Path(__file__).resolve().parents[1])
+        return Path(self.file).resolve().is_relative_to(ROOT)
 
 
 class Registry:
@@ -78,7 +79,7 @@ class Registry:
                 raise PluginError(f"{self.kind} name {name!r} is no name for a folder: use letters, digits, _ . and -")
             if not isinstance(getattr(cls, "title", None), str):
                 raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
-            if why := why_no_title(cls.title):
+            if why := title_problem(cls.title):
                 raise PluginError(f"{self.kind} {name!r} has the title {cls.title!r}: {why}")
             entry = Entry(name, cls, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
             taken = self._entries.get(name)

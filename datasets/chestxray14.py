@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from ..benchmark.dataset import FINDINGS, SPLITS, DataError, Dataset, Index, Split, split_sha256
-from ..benchmark.errors import first_few
-from ..benchmark.gray import size_of
 from ..benchmark.registry import DATASETS
+from ..benchmark.utils.errors import first_few
+from ..benchmark.utils.image_io import image_size
 from .nih_tables import (
     BOX_FILE,
     LABEL_FILES,
@@ -182,7 +182,7 @@ def _all_equal(paths: Sequence[str]) -> bool:
 def _refuse_oblong(images: pd.DataFrame, boxes: pd.DataFrame) -> None:
     """Boxes are given in pixels of square images: on a cropped one they would lie elsewhere. Raises DataError."""
     boxed = images[images["path"].notna() & _among(images["image_id"], set(boxes["image_id"]))]
-    sizes = {name: size_of(path) for name, path in zip(boxed["image_id"], boxed["path"], strict=True)}
+    sizes = {name: image_size(path) for name, path in zip(boxed["image_id"], boxed["path"], strict=True)}
     oblong = [f"{name} has {size[0]} x {size[1]} pixels" for name, size in sizes.items() if size and size[0] != size[1]]
     if oblong:
         raise DataError(

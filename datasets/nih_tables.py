@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..benchmark.dataset import BOX_COLUMNS, FINDINGS, MOST_YEARS, TRAITS, DataError, Labels
-from ..benchmark.errors import first_few
+from ..benchmark.dataset import BOX_COLUMNS, FINDINGS, MAX_AGE, TRAITS, DataError, Labels
+from ..benchmark.utils.errors import first_few
 
 LABEL_FILES = {"Data_Entry_2017_v2020.csv": "NIH v2020", "Data_Entry_2017.csv": "NIH v2017"}  # the first is preferred
 # v2017 is missing: it circulates in several forms (ages are "58" or "058Y"), so that no one hash identifies it.
@@ -121,7 +121,7 @@ def _years(text: str) -> float:
     """`58`, `058Y` and `006M` to years. The first release has patients of 155 years and more: unknown."""
     found = re.fullmatch(r"([0-9]{1,3})([YMD]?)", text)
     years = int(found[1]) / A_YEAR[found[2]] if found else math.nan
-    return years if years <= MOST_YEARS else math.nan
+    return years if years <= MAX_AGE else math.nan
 
 
 def _parse_findings(file: Path, texts: pd.Series) -> np.ndarray:

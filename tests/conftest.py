@@ -37,7 +37,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def order_in(cache):
     """Make an order for a small run that works in a folder; keyword arguments replace the order's fields."""
-    from chxbench.benchmark.plan import Order
+    from chxbench.benchmark.engine.experiment import RunConfig as Order
 
     def make(folder, **changes):
         settings = {**SMALL_DATA, **SMALL_RECIPE, **changes.pop("settings", {})}

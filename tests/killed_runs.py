@@ -18,8 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-from chxbench.benchmark import keeper, run  # noqa: F401  (imported here, once, for all children)
 from chxbench.benchmark.cli import main
+from chxbench.benchmark.engine import checkpoint
 
 
 def die(name, arguments):
@@ -46,7 +46,7 @@ def count_moments(last, number):
 
     os.fsync, shutil.copyfile = counted(os.fsync), counted(shutil.copyfile)
     Path.replace, Path.rename = counted(Path.replace), counted(Path.rename)
-    keeper.Passed.add = counted(keeper.Passed.add)
+    checkpoint.EpochProgress.add = counted(checkpoint.EpochProgress.add)
     return passed
 
 
@@ -59,7 +59,7 @@ def child(task, start, moments):
         log = os.open(folder / "log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        keeper.EVERY = task["every"]
+        checkpoint.CHECKPOINT_EVERY = task["every"]
         last = int(start["share"] * moments) + 1 if "share" in start else moments - start.get("before_end", -1)
         passed = count_moments(last, start.get("signal", signal.SIGKILL))
         status = 1

@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pandas as pd
 
-from chxbench.benchmark import record as records
 from chxbench.benchmark.dataset import FINDINGS
-from chxbench.benchmark.evidence import Maps, maps_sha256
-from chxbench.benchmark.figures.overlays import Panel, draw_panels
-from chxbench.benchmark.recipe import as_table, load_recipe
-from chxbench.benchmark.statistics.localization import Frame
+from chxbench.benchmark.evaluation.artifacts import HeatmapSet, heatmaps_sha256
+from chxbench.benchmark.metrics.localization import Frame
+from chxbench.benchmark.recipe import load_recipe, recipe_table
+from chxbench.benchmark.records import record as records
+from chxbench.benchmark.records.figures.overlays import Panel, draw_panels
 
 HASH = "0" * 64
 
@@ -62,7 +62,7 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, ex
             "pixels_sha256": HASH,
             "counts": {"train": counts, **{part: count(table, part) for part in ("val", "test")}},
         },
-        "recipe": as_table(load_recipe("quick", {"evaluate.resamples": 100, **(settings or {})})),
+        "recipe": recipe_table(load_recipe("quick", {"evaluate.resamples": 100, **(settings or {})})),
         "weights": {"init": "none", "source": None, "untouched": None, "sha256": HASH, "final_sha256": HASH},
         "stages": [stage],
         "speed": None,
@@ -85,7 +85,7 @@ def heatmaps(table, brightness, seed=0):
     test = table[table["split"] == "test"].iloc[:40]
     names = (test[column].to_numpy(str) for column in ("image_id", "patient_id"))
     which = np.arange(40, dtype=np.int32)
-    return Maps("the method's maps", maps.astype(np.float16), *names, which, which % 2, boxes)
+    return HeatmapSet("the method's maps", maps.astype(np.float16), *names, which, which % 2, boxes)
 
 
 def publish(results, table, *about, maps=None, **changes):
@@ -99,7 +99,7 @@ def publish(results, table, *about, maps=None, **changes):
     record = records.write(folder, filled, table, maps)
     if maps is not None:
         panel = Panel("one", np.zeros((8, 8), np.uint8), maps.maps[0, 0], maps.boxes[:1])
-        draw_panels([panel], Frame(72, 64), folder / "heatmaps.png", "one", columns=1, key=maps_sha256(maps))
+        draw_panels([panel], Frame(72, 64), folder / "heatmaps.png", "one", columns=1, key=heatmaps_sha256(maps))
     return folder, record
 
 

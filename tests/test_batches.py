@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from chxbench.benchmark import batches as module
-from chxbench.benchmark.batches import (
-    Share,
+from chxbench.benchmark.data import loader as loader_module
+from chxbench.benchmark.data.loader import (
+    Shard,
     batch_sizes,
-    centre_crops,
-    deal_batches,
-    gather,
+    center_crops,
+    gather_crops,
     read_batches,
+    shard_batches,
+    shard_within_batches,
     shifted_crops,
-    split_batches,
 )
 from chxbench.benchmark.recipe import Pixels
 
@@ -34,24 +34,24 @@ def test_training_crops_lie_around_the_centre_and_depend_on_the_count_alone():
     again, other = shifted_crops(rows, setting, 0, 1, 2), shifted_crops(rows, setting, 0, 1, 3)
     assert (again.tops == crop.tops).all()
     assert (other.tops != crop.tops).any()
-    assert set(centre_crops(rows, setting).tops.tolist()) == {16}
+    assert set(center_crops(rows, setting).tops.tolist()) == {16}
 
 
 def test_batches_are_the_crops_in_order(source):
     pixels, targets, crop = source
-    loaded = list(read_batches(pixels, targets, crop, 32, split_batches(5, 2)))
+    loaded = list(read_batches(pixels, targets, crop, 32, shard_within_batches(5, 2)))
     assert [len(batch.images) for batch in loaded] == [2, 3]
     images = np.concatenate([batch.images for batch in loaded])
     for image, row, top, left in zip(images, *crop, strict=True):
         np.testing.assert_array_equal(image, pixels[row][top : top + 32, left : left + 32])
     np.testing.assert_array_equal(np.concatenate([batch.targets for batch in loaded]), targets[crop.rows])
-    np.testing.assert_array_equal(images, gather(pixels, crop, 32))
+    np.testing.assert_array_equal(images, gather_crops(pixels, crop, 32))
 
 
 def test_processes_divide_each_batch_and_know_all_its_labels(source):
     pixels, targets, crop = source
-    whole = list(read_batches(pixels, targets, crop, 32, split_batches(5, 5)))
-    parts = [list(read_batches(pixels, targets, crop, 32, split_batches(5, 5, Share(k, 3)))) for k in range(3)]
+    whole = list(read_batches(pixels, targets, crop, 32, shard_within_batches(5, 5)))
+    parts = [list(read_batches(pixels, targets, crop, 32, shard_within_batches(5, 5, Shard(k, 3)))) for k in range(3)]
     assert [len(part[0].images) for part in parts] == [1, 2, 2]
     np.testing.assert_array_equal(np.concatenate([part[0].images for part in parts]), whole[0].images)
     for part in parts:
@@ -63,13 +63,13 @@ def test_processes_divide_each_batch_and_know_all_its_labels(source):
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 @pytest.mark.parametrize(("total", "size"), [(100, 16), (97, 32), (33, 32), (7, 96)])
 def test_every_image_is_trained_on_and_scored_once(total, size, processes):
-    shares = [Share(k, processes) for k in range(processes)]
-    split = [span for share in shares for span in split_batches(total, size, share)]
+    shares = [Shard(k, processes) for k in range(processes)]
+    split = [span for share in shares for span in shard_within_batches(total, size, share)]
     assert sorted(position for span in split if not span.idle for position in span.mine) == list(range(total))
     assert all(len(span.mine) for span in split)
-    assert [span.whole for span in split] == processes * [span.whole for span in split_batches(total, size)]
-    dealt = [span.mine for share in shares for span in deal_batches(total, size, share)]
-    assert sorted(dealt, key=lambda mine: mine.start) == [span.mine for span in deal_batches(total, size)]
+    assert [span.whole for span in split] == processes * [span.whole for span in shard_within_batches(total, size)]
+    dealt = [span.mine for share in shares for span in shard_batches(total, size, share)]
+    assert sorted(dealt, key=lambda mine: mine.start) == [span.mine for span in shard_batches(total, size)]
 
 
 @pytest.mark.parametrize(("total", "most", "sizes"), [(7, 3, [3, 4]), (8, 3, [3, 3, 2]), (1, 3, [1]), (6, 3, [3, 3])])
@@ -82,10 +82,10 @@ def test_what_fails_while_a_batch_is_read_ahead_is_not_the_end_of_the_epoch(sour
         calls.append(1)
         if len(calls) == 2:
             raise OSError("the disk has gone")
-        return gather(pixels, crop, side)
+        return gather_crops(pixels, crop, side)
 
-    monkeypatch.setattr(module, "gather", fail_at_the_second)
-    loader = read_batches(*source, 32, split_batches(5, 2))
+    monkeypatch.setattr(loader_module, "gather_crops", fail_at_the_second)
+    loader = read_batches(*source, 32, shard_within_batches(5, 2))
     next(loader)
     with pytest.raises(OSError, match="the disk has gone"):
         next(loader)

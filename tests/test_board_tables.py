@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from made_records import publish, score_table
 
-from chxbench.benchmark.board.boards import make_boards
-from chxbench.benchmark.board.literature import reported
-from chxbench.benchmark.board.markdown import board_markdown
-from chxbench.benchmark.board.tables import make_rows, ranking
-from chxbench.benchmark.board.tables_statistics import statistics, statistics_facts, subgroups
-from chxbench.benchmark.leaderboard import read_runs
-from chxbench.benchmark.provenance import Origin
+from chxbench.benchmark.leaderboard.boards import make_boards
+from chxbench.benchmark.leaderboard.leaderboard import read_runs
+from chxbench.benchmark.leaderboard.literature import reported
+from chxbench.benchmark.leaderboard.markdown import board_markdown
+from chxbench.benchmark.leaderboard.secondary_metrics import secondary_metrics, secondary_metrics_notes, subgroup_table
+from chxbench.benchmark.leaderboard.tables import make_rows, ranking
+from chxbench.benchmark.records.provenance import Origin
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_other_statistics_are_means_over_findings_and_seeds(results):
         publish(results, score_table(1.5, seed), f"a{seed}", "Method", seed=seed)
     ((row),) = rows_of(results)
     parts = [run.verified.statistics for run in row.runs]
-    (cells,) = cells_of(statistics([row]))
+    (cells,) = cells_of(secondary_metrics([row]))
     each = [np.mean([one.brier for one in part.findings.values()]) for part in parts]
     assert cells[2] == f"{np.mean(each):.4f}"
     assert cells[4] == f"{np.mean([part.mean.sensitivity for part in parts]):.3f}"
@@ -100,8 +100,8 @@ def test_without_negatives_to_validate_on_no_threshold_is_fixed(results):
     _, record = publish(results, table, "t0", "No negatives")
     assert record.statistics.mean.sensitivity is None
     rows = rows_of(results)
-    assert "Sensitivity" not in statistics(rows)
-    assert "no threshold can be fixed" in statistics_facts(rows)
+    assert "Sensitivity" not in secondary_metrics(rows)
+    assert "no threshold can be fixed" in secondary_metrics_notes(rows)
 
 
 def test_groups_that_the_labels_tell_of_are_judged_apart(results):
@@ -117,6 +117,6 @@ def test_groups_that_the_labels_tell_of_are_judged_apart(results):
     apart = table[(table["split"] != "test") | (table["sex"] == "F")].drop(columns=["sex", "age"])
     _, alone = publish(results, apart.reset_index(drop=True), "g1", "Alone", split="1" * 64)
     assert groups["sex"]["F"].mean_auc == alone.mean_auc
-    told = cells_of(subgroups(rows_of(results)))
+    told = cells_of(subgroup_table(rows_of(results)))
     assert [row[0] for row in told] == ["sex F", "sex M", "age 20 to 39"]
     assert all(row.count("–") == 1 for row in told)  # the other row does not tell whose images they are

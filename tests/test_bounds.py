@@ -11,14 +11,17 @@ import pytest
 from made_records import edit, heatmaps, publish, recheck, score_table
 from made_release import claimed_png
 
-from chxbench.benchmark import evidence, images, record_text
-from chxbench.benchmark import record as records
+from chxbench.benchmark.commands.predict.annotations import AnnotationIndex
+from chxbench.benchmark.commands.predict.predict import _sources
 from chxbench.benchmark.dataset import DataError
-from chxbench.benchmark.errors import UserError
-from chxbench.benchmark.images import read_image
-from chxbench.benchmark.inference import _sources
-from chxbench.benchmark.known import Known
-from chxbench.benchmark.record import RecordError
+from chxbench.benchmark.evaluation import artifacts
+from chxbench.benchmark.records import record as records
+from chxbench.benchmark.records.checks import verify_record
+from chxbench.benchmark.records.record import RecordError
+from chxbench.benchmark.utils import image_io
+from chxbench.benchmark.utils.errors import UserError
+from chxbench.benchmark.utils.files import file_sha256
+from chxbench.benchmark.utils.image_io import read_image
 
 # --- images -------------------------------------------------------------------------------------------------------
 
@@ -76,7 +79,7 @@ def test_a_dicom_file_that_would_have_to_be_inflated_is_refused(dicom):
 
 
 def test_a_dicom_file_beyond_the_bound_is_not_read(dicom, monkeypatch):
-    monkeypatch.setattr(images, "MOST_BYTES", 100)
+    monkeypatch.setattr(image_io, "MAX_DICOM_BYTES", 100)
     assert "it has more than 0 MiB" in refusal(dicom())
 
 
@@ -93,7 +96,7 @@ def test_a_png_that_claims_too_many_pixels_is_refused_by_its_header(tmp_path):
 def test_control_characters_of_a_name_get_into_no_name_that_is_written(tmp_path):
     path = tmp_path / "a\x1b[2J\u202eb.png"
     path.write_bytes(b"")
-    (source,) = _sources([str(path)], Known())
+    (source,) = _sources([str(path)], AnnotationIndex())
     assert source.stem == "a [2J b"
 
 
@@ -131,14 +134,14 @@ def change(folder, **parts):
 def told(folder) -> str:
     """What is said of a record that is refused, when it is read and verified."""
     with pytest.raises(UserError) as caught:
-        records.verify(folder, records.read(folder))
+        verify_record(folder, records.read(folder))
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_the_record_is_fine_before_it_is_changed(made):
     change(made)
-    assert records.verify(made, records.read(made)).maps is not None
+    assert verify_record(made, records.read(made)).maps is not None
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,7 @@ def test_a_text_that_is_no_record_is_refused_in_one_short_sentence(made, text):
 
 
 def test_a_record_beyond_the_bound_is_not_read(made, monkeypatch):
-    monkeypatch.setattr(record_text, "MOST_BYTES", 1000)
+    monkeypatch.setattr(records, "MAX_BYTES", 1000)
     assert "has more than 0 MiB" in told(made)
 
 
@@ -187,7 +190,7 @@ def test_a_record_that_names_another_place_or_half_a_recipe_is_refused(made, key
 
 def rescored(folder, table):
     table.to_parquet(folder / "scores.parquet", index=False)
-    change(folder, scores__sha256=records.file_sha256(folder / "scores.parquet"))
+    change(folder, scores__sha256=file_sha256(folder / "scores.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -208,9 +211,9 @@ def test_scores_of_another_kind_are_refused(made, damage):
     assert "scores.parquet" in told(made)
 
 
-@pytest.mark.parametrize("bound", ["MOST_CELLS", "MOST_BYTES"])
+@pytest.mark.parametrize("bound", ["MAX_CELLS", "MAX_BYTES"])
 def test_scores_beyond_the_bound_are_not_read(made, monkeypatch, bound):
-    monkeypatch.setattr(evidence, bound, 100)
+    monkeypatch.setattr(artifacts, bound, 100)
     monkeypatch.setattr(pd, "read_parquet", lambda *_: pytest.fail("it was read"))
     assert "scores.parquet cannot be read (it holds more than" in told(made)
 
@@ -218,7 +221,7 @@ def test_scores_beyond_the_bound_are_not_read(made, monkeypatch, bound):
 @pytest.mark.parametrize("junk", [b"", b"PAR1", b"PAR1" + b"\xff" * 99 + b"PAR1", b"\0" * 999])
 def test_scores_that_are_no_parquet_are_refused(made, junk):
     (made / "scores.parquet").write_bytes(junk)
-    change(made, scores__sha256=records.file_sha256(made / "scores.parquet"))
+    change(made, scores__sha256=file_sha256(made / "scores.parquet"))
     assert "scores.parquet cannot be read" in told(made)
 
 
@@ -228,8 +231,8 @@ def remapped(folder, **arrays):
         parts = {**dict(file), **arrays}
     with (folder / "maps.npz").open("wb") as file:
         np.savez(file, **parts)
-    changed = evidence.Maps(**{**parts, "kind": str(parts["kind"])})
-    change(folder, localization__sha256=evidence.maps_sha256(changed))
+    changed = artifacts.HeatmapSet(**{**parts, "kind": str(parts["kind"])})
+    change(folder, localization__sha256=artifacts.heatmaps_sha256(changed))
 
 
 @pytest.mark.parametrize(
@@ -250,8 +253,8 @@ def test_heatmaps_of_another_kind_are_refused(made, arrays):
 
 
 def test_heatmaps_beyond_the_bound_are_not_read(made, monkeypatch):
-    monkeypatch.setattr(evidence, "MOST_BYTES", 20_000)
-    monkeypatch.setattr(evidence, "load_scores", lambda path: pd.read_parquet(path))
+    monkeypatch.setattr(artifacts, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(artifacts, "load_scores", lambda path: pd.read_parquet(path))
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was read"))
     assert "maps.npz cannot be read (it holds more than 0 MiB)" in told(made)
 

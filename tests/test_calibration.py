@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from chxbench.benchmark.statistics import calibration
+from chxbench.benchmark.metrics import calibration
 
 
 def predictions(seed, images=600):

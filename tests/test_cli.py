@@ -87,7 +87,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(words, message, monkeyp
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("chxbench.benchmark.run.run", interrupted)
+    monkeypatch.setattr("chxbench.benchmark.commands.run.run.run", interrupted)
     ran = invoke("run", "--method", "ma", *words)
     assert ran.exit_code == 130
     assert message in ran.output

@@ -10,16 +10,17 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from chxbench.benchmark import record as records
-from chxbench.benchmark import speed_record
 from chxbench.benchmark.cli import main
-from chxbench.benchmark.comparison import compare
-from chxbench.benchmark.comparison import facts as compare_facts
-from chxbench.benchmark.comparison import tables as tables_compare
+from chxbench.benchmark.commands.compare import compare
+from chxbench.benchmark.commands.compare.compare import compare_runs
+from chxbench.benchmark.commands.compare.context import paired_timings
+from chxbench.benchmark.commands.compare.figure import comparison_sha256
+from chxbench.benchmark.commands.compare.tables import summarize
 from chxbench.benchmark.dataset import split_sha256
-from chxbench.benchmark.figures import comparison as figures_compare
-from chxbench.benchmark.figures.style import drawn_from
-from chxbench.benchmark.statistics import paired
+from chxbench.benchmark.metrics.paired import holm
+from chxbench.benchmark.records import record as records
+from chxbench.benchmark.records import speed_record
+from chxbench.benchmark.records.figures.style import drawn_from
 
 RESULTS = Path(__file__).parents[1] / "results"
 MA, SAM = RESULTS / "phantom/ma/quick-seed0-b3a573c617", RESULTS / "phantom/sam/quick-seed0-79183fa3f4"
@@ -77,7 +78,7 @@ def test_two_runs_are_compared_finding_by_finding(tmp_path):
         assert found["value"] == pytest.approx(areas[0] - areas[1])
         assert found["low"] < found["value"] < found["high"]
     p_values = [found["p"] for found in content["findings"].values()]
-    assert [found["p_corrected"] for found in content["findings"].values()] == paired.holm(p_values)
+    assert [found["p_corrected"] for found in content["findings"].values()] == holm(p_values)
     assert content["mean_auc"]["value"] == pytest.approx(sum(f["value"] for f in content["findings"].values()) / 14)
     rest = [found["value"] for name, found in content["findings"].items() if name != "Hernia"]
     assert content["mean_auc_without_hernia"]["value"] == pytest.approx(sum(rest) / 13)
@@ -90,22 +91,20 @@ def test_two_runs_are_compared_finding_by_finding(tmp_path):
 
 def test_the_page_and_the_figure_show_the_same_numbers(two, tmp_path):
     assert command(*two, "--out", tmp_path / "out").exit_code == 0
-    compared = compare.compare_runs(*two, 100, tmp_path)
+    compared = compare_runs(*two, 100, tmp_path)
     page = (tmp_path / "out" / "comparison.md").read_text()
     mass = compared.each["Mass"]
     assert f"{mass.first:.3f} | {mass.second:.3f} |  {mass.value:+.3f} | {mass.low:+.3f} to {mass.high:+.3f}" in page
     assert "(roc.png)" in page and "602 test images of 206 patients" in page
     figure = tmp_path / "out" / "roc.png"
-    assert drawn_from(figure) == figures_compare.comparison_sha256(compared)
+    assert drawn_from(figure) == comparison_sha256(compared)
     with Image.open(figure) as image:
         assert image.width == 1360 and image.convert("RGBA").getpixel((0, 0)) == (255,) * 4
 
 
 def test_a_figure_of_other_scores_carries_another_hash(two, tmp_path):
     there, back, itself = ((two[0], two[1]), (two[1], two[0]), (two[0], two[0]))
-    hashes = [
-        figures_compare.comparison_sha256(compare.compare_runs(*pair, 100, tmp_path)) for pair in (there, back, itself)
-    ]
+    hashes = [comparison_sha256(compare_runs(*pair, 100, tmp_path)) for pair in (there, back, itself)]
     assert len(set(hashes)) == 3
 
 
@@ -187,7 +186,7 @@ def test_labels_that_both_do_not_know_are_the_same(tmp_path):
         make_run(tmp_path / name, source, unknown(committed(source)[1].copy()))
         for name, source in (("a", MA), ("b", SAM))
     ]
-    assert compare.compare_runs(*runs, 100, tmp_path).each["Edema"].value is not None
+    assert compare_runs(*runs, 100, tmp_path).each["Edema"].value is not None
 
 
 def rename_data(fields):
@@ -204,7 +203,7 @@ def test_dataset_and_label_file_are_named_where_the_labels_differ(tmp_path):
 
 def test_the_same_labels_under_another_name_are_compared_and_told(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", SAM, change=rename_data)
-    facts = {fact.what: fact[1:] for fact in compare.compare_runs(a, b, 100, tmp_path).facts}
+    facts = {fact.what: fact[1:] for fact in compare_runs(a, b, 100, tmp_path).facts}
     assert facts["dataset"] == ("phantom", "other") and "corrected.csv, 2 (0000000000)" in facts["labels"]
 
 
@@ -213,7 +212,7 @@ def test_findings_are_matched_by_name_and_images_by_id(two, tmp_path):
     findings = [name.removeprefix("label ") for name in table if name.startswith("label ")][::-1]
     names = [f"{kind} {finding}" for kind in ("label", "score") for finding in findings]
     turned = make_run(tmp_path / "turned", SAM, table[["image_id", "patient_id", "split", *names]])
-    one, other = (compare.compare_runs(two[0], second, 100, tmp_path) for second in (two[1], turned))
+    one, other = (compare_runs(two[0], second, 100, tmp_path) for second in (two[1], turned))
     assert one.each == other.each
 
 
@@ -224,7 +223,7 @@ def test_what_else_differs_is_told_and_what_does_not_is_not(tmp_path):
         fields["environment"]["code"] = {"commit": "f" * 40, "dirty": True}
 
     a, b = make_run(tmp_path / "a", SAM), make_run(tmp_path / "b", SAM, change=change)
-    facts = compare.compare_runs(a, b, 100, tmp_path).facts
+    facts = compare_runs(a, b, 100, tmp_path).facts
     assert facts == [
         ("train.lr", "0.001", "0.5"),
         ("seed", "0", "3"),
@@ -280,23 +279,23 @@ def test_nothing_defined_is_told(tmp_path):
 
 
 def test_too_few_draws_are_told_with_how_many_it_takes(two, tmp_path):
-    few, enough = (compare.compare_runs(*two, resamples, tmp_path) for resamples in (558, 559))
-    assert "With 558 draws no finding could" in " ".join(tables_compare.in_words(few))
-    assert "ask for --resamples 559 or more" in " ".join(tables_compare.in_words(few))
-    assert "no finding could" not in " ".join(tables_compare.in_words(enough)) and "Cardiomegaly" in enough.significant
+    few, enough = (compare_runs(*two, resamples, tmp_path) for resamples in (558, 559))
+    assert "With 558 draws no finding could" in " ".join(summarize(few))
+    assert "ask for --resamples 559 or more" in " ".join(summarize(few))
+    assert "no finding could" not in " ".join(summarize(enough)) and "Cardiomegaly" in enough.significant
 
 
 def test_who_is_better_is_told_for_both(two, tmp_path):
-    compared = compare.compare_runs(*two, 600, tmp_path)
-    turned = compare.compare_runs(*reversed(two), 600, tmp_path)
-    assert "A is better on Cardiomegaly" in tables_compare.in_words(compared)[0]
-    assert "B is better on Cardiomegaly (-0.120)" in tables_compare.in_words(turned)[0]
+    compared = compare_runs(*two, 600, tmp_path)
+    turned = compare_runs(*reversed(two), 600, tmp_path)
+    assert "A is better on Cardiomegaly" in summarize(compared)[0]
+    assert "B is better on Cardiomegaly (-0.120)" in summarize(turned)[0]
 
 
 def test_speeds_stand_beside_each_other_only_where_the_setup_is_the_same(two):
     one, other = (records.read(folder) for folder in (MA, SAM))
     speeds = [speed_record.read(path) for path in speed_record.find(RESULTS)]
-    (pair,) = compare_facts.timings(one, other, speeds)
+    (pair,) = paired_timings(one, other, speeds)
     assert (pair.first.method.name, pair.second.method.name) == ("ma", "sam")
     elsewhere = [
         speed.model_copy(update={"setup": speed.setup.model_copy(update={"device": "another"})})
@@ -304,8 +303,8 @@ def test_speeds_stand_beside_each_other_only_where_the_setup_is_the_same(two):
         else speed
         for speed in speeds
     ]
-    assert compare_facts.timings(one, other, elsewhere) == []
-    assert compare_facts.timings(one, other, []) == []
+    assert paired_timings(one, other, elsewhere) == []
+    assert paired_timings(one, other, []) == []
 
 
 def test_texts_of_a_record_cannot_break_the_page(tmp_path):

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from chxbench.benchmark.statistics import delong, metrics, paired
+from chxbench.benchmark.metrics import auc as auc_metrics
+from chxbench.benchmark.metrics import delong
+from chxbench.benchmark.metrics.paired import compare
 
 TRIALS, PATIENTS, RESAMPLES = 500, 300, 400
 TRUE = norm.cdf(1 / np.sqrt(2))
@@ -28,7 +30,7 @@ def study(rng, methods=1):
 
 
 def resampled(scores, labels, patients, seed):
-    return metrics.evaluate(scores, labels[:, None], patients, RESAMPLES, seed=seed).each[0]
+    return auc_metrics.evaluate(scores, labels[:, None], patients, RESAMPLES, seed=seed).each[0]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_two_methods_of_equal_auc_differ_significantly_in_one_study_of_twenty():
     rng, found = np.random.default_rng(1), []
     for trial in range(TRIALS):
         scores, labels, patients = study(rng, methods=2)
-        one = paired.compare(scores[:, :1], scores[:, 1:], labels[:, None], patients, RESAMPLES, seed=trial).each[0]
+        one = compare(scores[:, :1], scores[:, 1:], labels[:, None], patients, RESAMPLES, seed=trial).each[0]
         found.append([one.p <= 0.05, one.p_analytic <= 0.05, not one.low <= 0 <= one.high])
     rejected = np.mean(found, axis=0)
     assert ((rejected >= 0.03) & (rejected <= 0.07)).all(), rejected

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from chxbench.benchmark.statistics import delong, metrics
-from chxbench.benchmark.statistics.resampling import UNDEFINED
+from chxbench.benchmark.metrics import auc as auc_metrics
+from chxbench.benchmark.metrics import delong
+from chxbench.benchmark.metrics.bootstrap import UNDEFINED
 
 # 113 patients with an aneurysmal subarachnoid haemorrhage (Turck et al. 2010, Intensive Care Medicine 36:107), as
 # in the data set aSAH of the R package pROC: 41 with a poor outcome, then 72 with a good one; S100B as ranks.
@@ -135,7 +136,7 @@ def test_only_the_order_counts_and_labels_turn_the_areas_alone(images):
     ):
         np.testing.assert_allclose(turned[0] - 0.5, sign * (found[0] - 0.5), atol=1e-12)
         np.testing.assert_allclose(turned[1], found[1], atol=1e-12)
-    assert found[0][0] == pytest.approx(metrics.auc(scores[:, 0], labels), abs=1e-12)
+    assert found[0][0] == pytest.approx(auc_metrics.auc(scores[:, 0], labels), abs=1e-12)
 
 
 @given(rated)

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from chxbench import Method, Output, UserError
-from chxbench.benchmark import precision as module
-from chxbench.benchmark.batches import Batch
-from chxbench.benchmark.device import Device
-from chxbench.benchmark.precision import fastest_precision
+from chxbench.benchmark.data.loader import Batch
+from chxbench.benchmark.engine import device as module
+from chxbench.benchmark.engine.device import MIN_SPEEDUP, Device, bfloat16_speedup, fastest_precision
+from chxbench.benchmark.engine.step import make_learner, train_step
 from chxbench.benchmark.recipe import load_recipe
-from chxbench.benchmark.step import learn, make_learner
 
 
 class Small(nn.Module):
@@ -30,10 +29,10 @@ class Small(nn.Module):
 
 
 def test_the_faster_precision_is_measured_and_really_here(tmp_path):
-    ratio = module.bfloat16_speedup(torch.device("cpu"))
+    ratio = bfloat16_speedup(torch.device("cpu"))
     assert 0.001 < ratio < 1000
     chosen, kept = fastest_precision(torch.device("cpu"), tmp_path)
-    assert chosen == ("bfloat16" if kept >= module.WORTH_IT else "float32")
+    assert chosen == ("bfloat16" if kept >= MIN_SPEEDUP else "float32")
     assert Device("auto", "cpu", tmp_path).describe()["bfloat16_speedup"] == pytest.approx(kept, abs=0.01)
 
 
@@ -74,7 +73,7 @@ def test_compiled_training_is_the_same_training():
         assert (learner.view is not network) == compiled
         learner.train()
         for _ in range(3):
-            learn(device, Method(), learner, batch)
+            train_step(device, Method(), learner, batch)
         weights.append(torch.cat([value.flatten().float() for value in network.state_dict().values()]))
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
 
@@ -85,16 +84,16 @@ def test_freed_memory_is_kept_for_the_next_step():
 import re
 from pathlib import Path
 import numpy as np
-from chxbench.benchmark.memory import keep_freed, release
+from chxbench.benchmark.engine.memory import keep_freed_memory, release_memory
 
 def held_after_use():
     np.ones(25_000_000).sum()  # 200 MB, freed at once
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1000
 
 given_back = held_after_use()
-keep_freed()
+keep_freed_memory()
 kept = held_after_use()
-release()
+release_memory()
 np.empty(1)
 print(given_back, kept, int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1000)
 """

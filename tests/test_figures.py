@@ -6,16 +6,15 @@ from made_records import publish, score_table
 from matplotlib import rc_context
 from PIL import Image
 
-from chxbench.benchmark.errors import UserError
-from chxbench.benchmark.figures import style as figure_style
-from chxbench.benchmark.figures.board import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
-from chxbench.benchmark.figures.calibration import Reliability, draw_reliability, reliability_sha256
-from chxbench.benchmark.figures.roc import draw_roc
-from chxbench.benchmark.figures.style import COLOURS, drawn_from, fold, line_style, new_figure, save
+from chxbench.benchmark.leaderboard.plots import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
+from chxbench.benchmark.records.figures.reliability import ReliabilityCurve, draw_reliability, reliability_sha256
+from chxbench.benchmark.records.figures.roc import draw_roc
+from chxbench.benchmark.records.figures.style import COLORS, KEY, drawn_from, fold, line_style, new_figure, save
+from chxbench.benchmark.utils.errors import UserError
 
 EVIL = "$x_{1$ _a_ <b>bold</b> \x1b[31m\u202e 漢字 \\frac " + "long " * 10
 LINE = AucLine("MA", 0.8, 0.7, 0.9, [0.79, 0.81])
-PANEL = Reliability("Mass", [0.1, 0.2], [0.1, 0.3], [9, 1], [0.0, 0.1], [0.2, 0.4], 0.02, 0.05)
+PANEL = ReliabilityCurve("Mass", [0.1, 0.2], [0.1, 0.3], [9, 1], [0.0, 0.1], [0.2, 0.4], 0.02, 0.05)
 
 
 def auc_lines(count, name=""):
@@ -37,9 +36,9 @@ def dots(count, name=""):
 def panels(count, name="Pleural_Thickening"):
     """As many findings; the first rare, the second without an image."""
     predicted = np.linspace(0.01, 0.4, 10)
-    full = Reliability(name, predicted, predicted**2, np.arange(10), predicted / 2, predicted * 1.5, 0.03, 0.06)
+    full = ReliabilityCurve(name, predicted, predicted**2, np.arange(10), predicted / 2, predicted * 1.5, 0.03, 0.06)
     rare = full._replace(predicted=predicted / 1000, observed=np.zeros(10), low=None, high=None)
-    empty = Reliability("Hernia", [np.nan], [None], [0])
+    empty = ReliabilityCurve("Hernia", [np.nan], [None], [0])
     return [rare, empty, *[full] * count][:count]
 
 
@@ -61,7 +60,7 @@ def test_a_figure_stands_on_white_at_a_legible_width_and_a_modest_size(draw, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
     with Image.open(tmp_path / "figure.png") as image:
         assert (image.width, image.mode) == (1360, "P")
-        assert set(image.info) <= {figure_style.KEY, "dpi"}
+        assert set(image.info) <= {KEY, "dpi"}
         corners = [(x, y) for x in (0, image.width - 1) for y in (0, image.height - 1)]
         assert {image.convert("RGBA").getpixel(corner) for corner in corners} == {(255, 255, 255, 255)}
         bound = 120_000 * max(1, image.height / 1500)
@@ -81,7 +80,7 @@ def rgb(colour):
 def test_colours_are_drawn_exactly_though_they_are_few(tmp_path):
     lines = [line._replace(reported=None) for line in auc_lines(60, EVIL)]
     draw_auc([*lines[:59], lines[59]._replace(reported=0.7)], EVIL, tmp_path / "figure.png")
-    assert colours(tmp_path / "figure.png")[rgb(COLOURS[1])] > 50  # the one diamond and its place in the legend
+    assert colours(tmp_path / "figure.png")[rgb(COLORS[1])] > 50  # the one diamond and its place in the legend
 
 
 def test_fourteen_lines_differ():
@@ -95,12 +94,12 @@ def test_roc_curves_carry_the_hash_of_the_scores_and_show_every_defined_finding(
     draw_roc(evil, table, folder / "roc.png")
     assert drawn_from(folder / "roc.png") == record.scores.sha256
     seen = colours(folder / "roc.png")
-    assert all(seen[rgb(colour)] > 500 for colour in COLOURS)
+    assert all(seen[rgb(colour)] > 500 for colour in COLORS)
     nothing = table.assign(**{f"label {finding}": 0.0 for finding in record.auc})
     folder, record = publish(tmp_path / "results", nothing, "a1", "Nothing", name="ma")
     assert record.mean_auc.value is None
     draw_roc(record, nothing, folder / "roc.png")
-    assert colours(folder / "roc.png").get(rgb(COLOURS[0]), 0) == 0
+    assert colours(folder / "roc.png").get(rgb(COLORS[0]), 0) == 0
     assert drawn_from(folder / "roc.png") == record.scores.sha256
 
 

@@ -19,13 +19,16 @@ from made_records import edit, heatmaps, publish, recheck, score_table
 from made_release import BOX_HEADER, HEADER, LABELS, TEST, TRAIN_VAL, V2020, release
 from PIL import Image
 
-from chxbench.benchmark import evidence, speed_record
-from chxbench.benchmark import record as records
+from chxbench.benchmark.commands.score.predictions import read_predictions
 from chxbench.benchmark.dataset import Index, Labels, Split, check
-from chxbench.benchmark.elsewhere.predictions import read_predictions
-from chxbench.benchmark.errors import UserError
-from chxbench.benchmark.gray import read_gray
+from chxbench.benchmark.evaluation import artifacts
 from chxbench.benchmark.recipe import RECIPES, load_recipe
+from chxbench.benchmark.records import record as records
+from chxbench.benchmark.records.checks import check_arrays, check_rows
+from chxbench.benchmark.records import speed_record
+from chxbench.benchmark.utils.errors import UserError
+from chxbench.benchmark.utils.files import file_sha256
+from chxbench.benchmark.utils.image_io import read_gray
 from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.nih_tables import read_boxes, read_labels, read_lists
 
@@ -250,7 +253,7 @@ def test_records_that_are_signed(folder, made, data):
         record = records.read(folder)
         records.check_place(folder, record)
         table = records.read_scores(folder, record)
-        records.check_rows(folder, record, table)
+        check_rows(folder, record, table)
         records.read_maps(folder, record)
 
 
@@ -259,11 +262,11 @@ def test_records_that_are_signed(folder, made, data):
 def test_scores_of_records(folder, made, data):
     shutil.copyfile(made / "run.json", folder / "run.json")
     (folder / "scores.parquet").write_bytes(data.draw(files((made / "scores.parquet").read_bytes())))
-    sha256 = records.file_sha256(folder / "scores.parquet")
+    sha256 = file_sha256(folder / "scores.parquet")
     edit(folder / "run.json", lambda content: (content["scores"].update(sha256=sha256), recheck(content)))
     with told():
         record = records.read(folder)
-        records.check_rows(folder, record, records.read_scores(folder, record))
+        check_rows(folder, record, records.read_scores(folder, record))
 
 
 @FEW
@@ -273,11 +276,11 @@ def test_heatmaps_of_records(folder, made, data):
         shutil.copyfile(made / name, folder / name)
     (folder / "maps.npz").write_bytes(data.draw(files((made / "maps.npz").read_bytes())))
     with contextlib.suppress(Exception):
-        sha256 = evidence.maps_sha256(evidence.load_maps(folder / "maps.npz"))
+        sha256 = artifacts.heatmaps_sha256(artifacts.load_heatmaps(folder / "maps.npz"))
         edit(folder / "run.json", lambda content: (content["localization"].update(sha256=sha256), recheck(content)))
     with told():
         record = records.read(folder)
-        records.check_arrays(folder, record, records.read_scores(folder, record), records.read_maps(folder, record))
+        check_arrays(folder, record, records.read_scores(folder, record), records.read_maps(folder, record))
 
 
 SPEED = next(iter(speed_record.find(ROOT / "results")))

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from chxbench import METHODS, Method, Output
-from chxbench.benchmark.device import Device
-from chxbench.benchmark.heatmaps import GRAD_CAM, OWN, Reader, read_heatmaps
-from chxbench.benchmark.options import make
+from chxbench.benchmark.engine.device import Device
+from chxbench.benchmark.engine.inference import GRAD_CAM, OWN_MAPS, HeatmapReader, predict_heatmaps
+from chxbench.benchmark.metrics.localization import Frame, highest
 from chxbench.benchmark.recipe import load_recipe
-from chxbench.benchmark.statistics.localization import Frame, highest
+from chxbench.benchmark.utils.options import build
 
 
 class Bright(nn.Module):
@@ -59,7 +59,7 @@ def spots(count=5, side=64):
 def test_grad_cam_lights_up_what_decided():
     images, centres = spots()
     network = Device("float32").place(Bright())
-    logits, heat = Reader(Device("float32"), Plain(), network, 64).read(torch.from_numpy(images))
+    logits, heat = HeatmapReader(Device("float32"), Plain(), network, 64).read(torch.from_numpy(images))
     assert heat.shape == (5, 2, 8, 8)
     assert not heat.requires_grad
     torch.testing.assert_close(logits, Device("float32").forward(network, torch.from_numpy(images)).logits.detach())
@@ -70,7 +70,7 @@ def test_grad_cam_lights_up_what_decided():
 def test_grad_cam_leaves_the_network_as_it_was():
     network = Device("float32").place(Bright().requires_grad_(False))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    reader = Reader(Device("float32"), Plain(), network, 64)
+    reader = HeatmapReader(Device("float32"), Plain(), network, 64)
     reader.read(torch.zeros(1, 64, 64, dtype=torch.uint8))
     assert reader.kind == GRAD_CAM
     assert not any(p.requires_grad for p in network.parameters())
@@ -85,7 +85,7 @@ def test_grad_cam_is_the_formula_of_selvaraju_et_al():
     images, _ = spots()
     network = Device("float32").place(Bright())
     device = Device("float32")
-    _, heat = Reader(device, Plain(), network, 64).read(torch.from_numpy(images))
+    _, heat = HeatmapReader(device, Plain(), network, 64).read(torch.from_numpy(images))
     with torch.no_grad():
         activations = network.features(device.images(torch.from_numpy(images)))
     # d logit_c / d activation_d is 1/64 for c = d, else 0.
@@ -100,7 +100,9 @@ def test_grad_cam_of_a_finding_that_nothing_speaks_for_still_has_contrast():
             return Output(-super().forward(images).logits)
 
     images, centres = spots()
-    _, heat = Reader(Device("float32"), Plain(), Device("float32").place(Against()), 64).read(torch.from_numpy(images))
+    _, heat = HeatmapReader(Device("float32"), Plain(), Device("float32").place(Against()), 64).read(
+        torch.from_numpy(images)
+    )
     assert (heat <= 0).all()
     np.testing.assert_allclose(highest(-heat[:, 0].numpy(), Frame(64, 64)), centres[0], atol=1e-6)
 
@@ -119,7 +121,7 @@ def test_grad_cam_explains_a_network_that_works_in_place():
 
     torch.manual_seed(0)
     device = Device("float32")
-    reader = Reader(device, Plain(), device.place(CheXNet()), 64)
+    reader = HeatmapReader(device, Plain(), device.place(CheXNet()), 64)
     assert reader.layer == "network.features"
     _, heat = reader.read(torch.randint(255, (20, 64, 64)).byte())  # more than are explained at once
     assert heat.shape == (20, 2, 2, 2)
@@ -128,7 +130,7 @@ def test_grad_cam_explains_a_network_that_works_in_place():
 
 
 def test_grad_cam_works_on_a_real_backbone_in_bfloat16():
-    method = make(METHODS.get("bsl").cls, {"backbone": "resnet18"}, "")
+    method = build(METHODS.get("bsl").cls, {"backbone": "resnet18"}, "")
     network = method.build(("a", "b", "c"), "none")
 
     class Mapless(nn.Module):
@@ -140,31 +142,33 @@ def test_grad_cam_works_on_a_real_backbone_in_bfloat16():
             return Output(self.network(images).logits)
 
     device = Device("bfloat16")
-    logits, heat = Reader(device, Plain(), device.place(Mapless()), 96).read(torch.randint(255, (3, 96, 96)).byte())
+    logits, heat = HeatmapReader(device, Plain(), device.place(Mapless()), 96).read(
+        torch.randint(255, (3, 96, 96)).byte()
+    )
     assert logits.shape == (3, 3)
     assert heat.shape == (3, 3, 3, 3)
     assert heat.isfinite().all()
 
 
 def test_a_network_that_never_sees_places_has_no_heatmap():
-    reader = Reader(Device("float32"), Plain(), Blind(), 32)
+    reader = HeatmapReader(Device("float32"), Plain(), Blind(), 32)
     assert reader.kind is None
     assert reader.read(torch.zeros(2, 32, 32, dtype=torch.uint8))[1] is None
     recipe = load_recipe("quick", {"pixels.size": 32, "pixels.crop": 32, "pixels.max_shift": 0})
     pixels = np.zeros((2, 32, 32), np.uint8)
-    assert read_heatmaps(Device("float32"), Plain(), Blind(), pixels, np.arange(2), recipe) is None
+    assert predict_heatmaps(Device("float32"), Plain(), Blind(), pixels, np.arange(2), recipe) is None
 
 
 @pytest.mark.parametrize("name", ["bsl", "sam"])
 def test_a_methods_own_maps_are_shown_as_its_heat(name):
     torch.manual_seed(0)
-    method = make(METHODS.get(name).cls, {"backbone": "resnet18"}, "")
+    method = build(METHODS.get(name).cls, {"backbone": "resnet18"}, "")
     device = Device("float32")
     network = device.place(method.build(("a", "b"), "none"))
     pixels = np.random.default_rng(0).integers(0, 255, (7, 72, 72), np.uint8)
     recipe = load_recipe("quick", {"evaluate.batch_size": 3})
-    shown = read_heatmaps(device, method, network, pixels, np.array([4, 0, 2, 6]), recipe)
-    assert shown.kind == OWN
+    shown = predict_heatmaps(device, method, network, pixels, np.array([4, 0, 2, 6]), recipe)
+    assert shown.kind == OWN_MAPS
     with torch.inference_mode():
         output = device.forward(network, torch.from_numpy(pixels[[4, 0, 2, 6], 4:68, 4:68].copy()))
     np.testing.assert_allclose(shown.maps, method.heat(output.maps), atol=1e-5)

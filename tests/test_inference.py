@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from chxbench import UserError
 from chxbench.benchmark.cli import main
+from chxbench.benchmark.commands.predict.predict import PredictConfig, predict_images
+from chxbench.benchmark.commands.run.run import run
+from chxbench.benchmark.commands.trained_run import load_trained_run
 from chxbench.benchmark.dataset import FINDINGS, DataError
-from chxbench.benchmark.finished import load_finished
-from chxbench.benchmark.images import read_image
-from chxbench.benchmark.inference import Question, predict_images
-from chxbench.benchmark.plan import make_plan
-from chxbench.benchmark.run import run
+from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.utils.image_io import read_image
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def done(order_in, tmp_path_factory):
     """A finished run of sam: its plan, its record, its published folder."""
     order = order_in(tmp_path_factory.mktemp("done"), method="sam", settings={"compute.precision": "float32"})
     record, place = run(order)
-    return make_plan(order), record, place
+    return build_experiment(order), record, place
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def recorded(place):
 def test_a_folder_gives_the_runs_own_scores_as_table_json_and_pictures(done, folder, tmp_path):
     plan, record, place = done
     images, names = folder
-    predict_images(Question([str(images)], plan.work, tmp_path / "out"))
+    predict_images(PredictConfig([str(images)], plan.work, tmp_path / "out"))
     rows = rows_of(tmp_path / "out")
     assert set(rows) == {*names[:2], "third.jpg", "fourth.dcm"}
     wanted = recorded(place)
@@ -110,14 +110,14 @@ def test_another_image_of_the_same_name_is_not_taken_for_the_datasets(done, fold
     plan, *_ = done
     images, names = folder
     shutil.copy(images / names[1], tmp_path / names[0])
-    predict_images(Question([str(tmp_path / names[0])], plan.work, tmp_path / "out", pictures=False))
+    predict_images(PredictConfig([str(tmp_path / names[0])], plan.work, tmp_path / "out", pictures=False))
     assert json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())["known"] is None
 
 
 def test_published_records_find_their_weights_and_image_ids_need_no_file(done, folder, tmp_path):
     _, _, place = done
     _, names = folder
-    first = predict_images(Question(names[:2], place, tmp_path / "out", pictures=False))
+    first = predict_images(PredictConfig(names[:2], place, tmp_path / "out", pictures=False))
     assert [answer.name for answer in first] == names[:2]
     assert not list((tmp_path / "out").glob("*.png"))
     np.testing.assert_allclose(list(first[0].probabilities.values()), recorded(place).loc[names[0]], atol=1e-5)
@@ -131,7 +131,7 @@ def test_a_broken_copy_in_the_dataset_leaves_the_users_file_answered(done, folde
         raise DataError("broken")
 
     monkeypatch.setattr(type(plan.dataset), "read", broken)
-    (answer,) = predict_images(Question([str(images / names[0])], plan.work, tmp_path / "out", pictures=False))
+    (answer,) = predict_images(PredictConfig([str(images / names[0])], plan.work, tmp_path / "out", pictures=False))
     assert answer.name == names[0]
     assert json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())["known"] is None
 
@@ -140,7 +140,9 @@ def test_the_other_heatmap_of_the_same_weights(done, folder, tmp_path):
     plan, *_ = done
     _, names = folder
     score, cam = (
-        predict_images(Question(names[:1], plan.work, tmp_path / kind, pictures=False, options={"heatmap": kind}))[0]
+        predict_images(PredictConfig(names[:1], plan.work, tmp_path / kind, pictures=False, options={"heatmap": kind}))[
+            0
+        ]
         for kind in ("score", "cam")
     )
     assert score.probabilities == cam.probabilities
@@ -180,7 +182,7 @@ def test_equal_names_in_two_folders_are_kept_apart(done, folder, tmp_path):
     (tmp_path / "other").mkdir()
     shutil.copy(images / names[1], tmp_path / "other" / names[0])
     asked = [str(images / names[0]), str(tmp_path / "other")]
-    predict_images(Question(asked, plan.work, tmp_path / "out", pictures=False))
+    predict_images(PredictConfig(asked, plan.work, tmp_path / "out", pictures=False))
     stem = names[0][:-4]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == [f"{stem}-2.json", f"{stem}.json"]
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
@@ -193,7 +195,7 @@ def test_many_images_go_through_worker_processes_in_order(done, folder, tmp_path
     (tmp_path / "many").mkdir()
     for k in range(60):
         shutil.copy(images / names[k % 2], tmp_path / "many" / f"{k:02}.png")
-    predict_images(Question([str(tmp_path / "many")], plan.work, tmp_path / "out", pictures=False))
+    predict_images(PredictConfig([str(tmp_path / "many")], plan.work, tmp_path / "out", pictures=False))
     rows = rows_of(tmp_path / "out")
     assert list(rows) == [f"{k:02}.png" for k in range(60)]
     for k in range(60):
@@ -213,36 +215,36 @@ def test_paths_without_images_are_told_before_anything_is_written(done, tmp_path
     plan, *_ = done
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        predict_images(Question([asked], plan.work, tmp_path / "out"))
+        predict_images(PredictConfig([asked], plan.work, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
     plan, *_ = done
     with pytest.raises(UserError, match="is no finished run"):
-        load_finished(tmp_path, {})
+        load_trained_run(tmp_path, {})
     shutil.copy(plan.work / "run.json", tmp_path / "run.json")
     with pytest.raises(UserError, match="weights of this run are not here"):
-        load_finished(tmp_path, {})
+        load_trained_run(tmp_path, {})
     weights = load_file(plan.work / "weights.safetensors")
     save_file(
         {name: value + 1 if value.is_floating_point() else value for name, value in weights.items()},
         tmp_path / "weights.safetensors",
     )
     with pytest.raises(UserError, match="are not those that the record was made with"):
-        load_finished(tmp_path, {})
+        load_trained_run(tmp_path, {})
     (tmp_path / "weights.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="cannot be read"):
-        load_finished(tmp_path, {})
+        load_trained_run(tmp_path, {})
 
 
 @pytest.mark.parametrize("options", [{"backbone": "resnet34"}, {"pool": "max"}])
 def test_options_that_were_trained_are_not_changed_afterwards(done, options):
     plan, *_ = done
     with pytest.raises(UserError, match="is part of what was trained and scored; what may be changed here: heatmap"):
-        load_finished(plan.work, options)
+        load_trained_run(plan.work, options)
     with pytest.raises(UserError, match="did you mean heatmap"):
-        load_finished(plan.work, {"heatmapp": "cam"})
+        load_trained_run(plan.work, {"heatmapp": "cam"})
 
 
 def test_dicom_is_read_as_it_is_meant(tmp_path):

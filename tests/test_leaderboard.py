@@ -9,15 +9,17 @@ import pytest
 from made_records import edit, heatmaps, publish, recheck, score_table
 
 from chxbench import UserError
-from chxbench.benchmark import record as records
-from chxbench.benchmark.board.boards import make_boards
-from chxbench.benchmark.board.pictures import draw_run
-from chxbench.benchmark.board.tables import make_rows
-from chxbench.benchmark.board.tables_steps import make_steps
-from chxbench.benchmark.evidence import maps_sha256, save_maps
-from chxbench.benchmark.leaderboard import MARK, check_leaderboard, render, write_leaderboard
-from chxbench.benchmark.leaderboard import read_runs as read
-from chxbench.benchmark.record import RecordError
+from chxbench.benchmark.evaluation.artifacts import heatmaps_sha256, save_heatmaps
+from chxbench.benchmark.leaderboard.ablation import paired_differences
+from chxbench.benchmark.leaderboard.boards import make_boards
+from chxbench.benchmark.leaderboard.figures import draw_run
+from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard, render, write_leaderboard
+from chxbench.benchmark.leaderboard.leaderboard import read_runs as read
+from chxbench.benchmark.leaderboard.tables import make_rows
+from chxbench.benchmark.records import record as records
+from chxbench.benchmark.records.record import RecordError
+from chxbench.benchmark.utils.files import file_sha256
+from chxbench.benchmark.utils.workspace import LEADERBOARD_MARK
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,7 +122,7 @@ def test_a_record_that_lies_is_refused(results, change, message):
 def test_scores_that_are_not_the_splits_are_refused_though_all_hashes_fit(results, change, message):
     folder = results / "made" / "bsl" / "a0"
     change(pd.read_parquet(folder / "scores.parquet")).to_parquet(folder / "scores.parquet", index=False)
-    digest = records.file_sha256(folder / "scores.parquet")
+    digest = file_sha256(folder / "scores.parquet")
     edit(folder / "run.json", lambda c: (c["scores"].update(sha256=digest), recheck(c)))
     with pytest.raises(RecordError, match=message):
         check_leaderboard(results, results.parent / "leaderboard.md")
@@ -210,7 +212,7 @@ def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
     (tmp_path / "results").mkdir()
     write_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md")
     text = (tmp_path / "leaderboard.md").read_text()
-    assert text.startswith(MARK)
+    assert text.startswith(LEADERBOARD_MARK)
     assert "| Hernia" in text
     assert "**0.7942**" in text
 
@@ -267,7 +269,7 @@ def test_localisation_stands_on_the_board_above_its_floors(results):
             id="a forged number",
         ),
         pytest.param(
-            lambda folder: save_maps(heatmaps(score_table(1), 9.0), folder / "maps.npz"),
+            lambda folder: save_heatmaps(heatmaps(score_table(1), 9.0), folder / "maps.npz"),
             r"maps\.npz is not the file",
             id="other heatmaps",
         ),
@@ -299,8 +301,8 @@ def test_localisation_that_does_not_follow_from_its_heatmaps_is_refused(results,
 def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(results, change):
     folder, _ = publish_localized(results, 3.0, name="sam")
     maps = change(heatmaps(score_table(1), 3.0))
-    save_maps(maps, folder / "maps.npz")
-    digest = maps_sha256(maps)
+    save_heatmaps(maps, folder / "maps.npz")
+    digest = heatmaps_sha256(maps)
     edit(folder / "run.json", lambda c: (c["localization"].update(sha256=digest), recheck(c)))
     with pytest.raises(RecordError, match=r"maps\.npz holds"):
         read(results, results.parent)
@@ -319,7 +321,7 @@ def test_a_step_is_a_paired_difference_over_common_seeds(results):
     publish(results, score_table(1.5, 2), "s1", "Step", seed=1, **claim)
     publish(results, score_table(3.0, 5), "s2", "Step", seed=2, **claim)
     rows = make_rows(read(results, results.parent))
-    steps = {step.lower.label: step for step in make_steps(rows)}
+    steps = {step.lower.label: step for step in paired_differences(rows)}
     assert set(steps) == {"Strong"}  # Weak has seed 0 alone
     assert steps["Strong"].by_seed == [0.0]  # seed 1 of both: the same scores
     assert (steps["Strong"].low, steps["Strong"].high) == (0.0, 0.0)
@@ -349,7 +351,7 @@ def test_options_that_both_have_must_be_equal_in_a_step(results):
     about = {"name": "sam", "compared_with": ["fam"]}
     publish(results, score_table(1), "o1", "Same", options={"gates": "open", "pool": "max"}, **about)
     publish(results, score_table(1), "o2", "Other", options={"gates": "random"}, **about)
-    steps = make_steps(make_rows(read(results, results.parent)))
+    steps = paired_differences(make_rows(read(results, results.parent)))
     assert [(step.upper.label, step.lower.label) for step in steps] == [("Same", "Lower")]
 
 

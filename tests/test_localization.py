@@ -11,12 +11,12 @@ from PIL import Image
 from scipy import ndimage
 
 from chxbench import Dataset, Index
-from chxbench.benchmark.batches import centre_crops, gather
+from chxbench.benchmark.data.loader import center_crops, gather_crops
+from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.dataset import BOX_COLUMNS, Labels, Split, split_sha256
-from chxbench.benchmark.pixels import prepare
+from chxbench.benchmark.metrics import localization
+from chxbench.benchmark.metrics.localization import IOBB, LEVELS, Boxes, Frame
 from chxbench.benchmark.recipe import Pixels
-from chxbench.benchmark.statistics import localization as module
-from chxbench.benchmark.statistics.localization import IOBB, LEVELS, Boxes, Frame
 
 WHOLE = Frame(size=64, side=64)
 
@@ -38,10 +38,10 @@ def lit(*rectangles, side=64, background=0.0):
 
 def test_overlaps_of_two_boxes_computed_by_hand():
     predicted, true = np.array([[0.0, 0, 0.5, 0.5]]), np.array([[0.25, 0.25, 0.75, 0.5]])
-    iobb, iou = module.overlaps(predicted, true)
+    iobb, iou = localization.overlaps(predicted, true)
     assert iobb[0] == pytest.approx(0.0625 / 0.25)  # over the predicted box
     assert iou[0] == pytest.approx(0.0625 / (0.25 + 0.375 - 0.0625))
-    apart, _ = module.overlaps(predicted, np.array([[0.6, 0.6, 0.1, 0.1]]))
+    apart, _ = localization.overlaps(predicted, np.array([[0.6, 0.6, 0.1, 0.1]]))
     assert apart[0] == 0
 
 
@@ -49,19 +49,19 @@ def test_overlaps_of_two_boxes_computed_by_hand():
 def test_enlarging_is_torchs_bilinear(shape):
     maps = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
     wanted = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size=(30, 30), mode="bilinear")[0]
-    np.testing.assert_allclose(module.enlarge(maps, 30), wanted.numpy(), atol=1e-5)
+    np.testing.assert_allclose(localization.enlarge(maps, 30), wanted.numpy(), atol=1e-5)
 
 
 def test_each_region_above_each_threshold_has_its_box():
     heat = lit((8, 16, 8, 4), (40, 40, 16, 8)) * 0.5 + lit((44, 42, 4, 4)) * 0.5
-    boxes = module.predict_boxes(heat, WHOLE).boxes * 64
+    boxes = localization.predict_boxes(heat, WHOLE).boxes * 64
     # Above 60: both rectangles. Above 180: the small bright one alone.
     assert sorted(map(tuple, boxes.round().astype(int))) == [(8, 16, 8, 4), (40, 40, 16, 8), (44, 42, 4, 4)]
 
 
 def test_regions_that_meet_at_a_corner_are_two_and_images_do_not_touch():
     corner = lit((0, 0, 8, 8), (8, 8, 8, 8))
-    predicted = module.predict_boxes(np.concatenate([corner, lit((0, 0, 8, 8))]), WHOLE)
+    predicted = localization.predict_boxes(np.concatenate([corner, lit((0, 0, 8, 8))]), WHOLE)
     assert np.bincount(predicted.image).tolist() == [2, 1]
 
 
@@ -74,25 +74,27 @@ def test_regions_are_those_of_scipy(share):
         for rows, columns in ndimage.find_objects(ndimage.label(mask)[0]):
             size = columns.stop - columns.start, rows.stop - rows.start
             wanted.append((k, columns.start, rows.start, *size))
-    assert sorted(map(tuple, module.regions(masks).tolist())) == sorted(wanted)
+    assert sorted(map(tuple, localization.regions(masks).tolist())) == sorted(wanted)
 
 
 def test_boxes_do_not_depend_on_how_many_maps_are_held_at_a_time(monkeypatch):
     maps = np.random.default_rng(0).random((30, 7, 7))
-    whole = module.predict_boxes(maps, WHOLE)
-    monkeypatch.setattr(module, "HELD", 7 * WHOLE.side**2)
-    for part, other in zip(whole, module.predict_boxes(maps, WHOLE), strict=True):
+    whole = localization.predict_boxes(maps, WHOLE)
+    monkeypatch.setattr(localization, "HELD", 7 * WHOLE.side**2)
+    for part, other in zip(whole, localization.predict_boxes(maps, WHOLE), strict=True):
         np.testing.assert_array_equal(part, other)
 
 
 def test_a_map_without_contrast_has_no_box():
-    assert len(module.predict_boxes(np.full((2, 4, 4), 3.0), WHOLE).boxes) == 0
+    assert len(localization.predict_boxes(np.full((2, 4, 4), 3.0), WHOLE).boxes) == 0
 
 
 def test_the_scale_of_a_map_does_not_matter():
     heat = np.random.default_rng(0).random((5, 1, 4, 4))
     boxes = truth((0, 0, (0.1, 0.1, 0.5, 0.5)), (3, 0, (0.5, 0.5, 0.4, 0.4)), images=5)
-    for one, other in zip(module.judge(heat, boxes, WHOLE), module.judge(7 * heat - 30, boxes, WHOLE), strict=True):
+    for one, other in zip(
+        localization.match_boxes(heat, boxes, WHOLE), localization.match_boxes(7 * heat - 30, boxes, WHOLE), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -106,7 +108,7 @@ def test_accuracy_and_false_positives_are_counted_as_wang_et_al_count_them():
     boxes = truth(
         (0, 0, (0.25, 0.25, 0.25, 0.25)), (1, 0, (0.5, 0.5, 0.25, 0.25)), (0, 1, (0.625, 0.625, 0.25, 0.25)), images=2
     )
-    score = module.score(module.judge(heat, boxes, WHOLE), boxes)
+    score = localization.score(localization.match_boxes(heat, boxes, WHOLE), boxes)
     at = {level: k for k, level in enumerate(IOBB)}
     assert score.accuracy[:, at[0.1]].tolist()[:2] == [0.5, 1.0]
     assert score.accuracy[:, at[0.25]].tolist()[:2] == [0.5, 0.0]  # found means above the level
@@ -116,7 +118,7 @@ def test_accuracy_and_false_positives_are_counted_as_wang_et_al_count_them():
     assert (score.false_positives[:2, at[0.25]] * 3).tolist() == [1.0, 1.0]
     assert score.pointing_game[:2].tolist() == [0.5, 0.0]
     assert all(np.isnan(part[2]).all() for part in score)  # no box: unknown, not 0
-    mean = module.mean_score(score)
+    mean = localization.mean_score(score)
     assert mean.accuracy[at[0.1]] == pytest.approx(0.75)
     assert mean.pointing_game == pytest.approx(0.25)
 
@@ -126,32 +128,32 @@ def test_the_pointing_game_takes_any_box_of_the_finding_and_the_centre_of_the_pl
     maps[0, 0, 3, 0] = maps[0, 1, 0, 0] = 1  # at x 0.125, y 0.875; and at 0.125, 0.125
     two, one = [(0, 0, (0.5, 0.5, 0.2, 0.2)), (0, 0, (0.1, 0.8, 0.1, 0.1))], (0, 1, (0.13, 0.1, 0.1, 0.1))
     boxes = truth(*two, one)
-    assert module.judge(maps, boxes, WHOLE).pointed.tolist() == [True, True, False]
+    assert localization.match_boxes(maps, boxes, WHOLE).pointed.tolist() == [True, True, False]
     # Two boxes of a finding on an image are one question: beside another image where it is missed, half of two.
     more = truth(*two, (1, 0, (0.1, 0.1, 0.1, 0.1)), images=2)
     twice = np.concatenate([maps, maps])
-    assert module.score(module.judge(twice, more, WHOLE), more).pointing_game[0] == 0.5
-    low, high = module.mean_interval(module.judge(twice, more, WHOLE), more, 200)
+    assert localization.score(localization.match_boxes(twice, more, WHOLE), more).pointing_game[0] == 0.5
+    low, high = localization.mean_interval(localization.match_boxes(twice, more, WHOLE), more, 200)
     assert (low.pointing_game, high.pointing_game) == (0.0, 1.0)
 
 
 def test_a_map_without_contrast_points_nowhere():
     boxes = truth((0, 0, (0.0, 0.0, 1.0, 1.0)))
-    assert not module.judge(np.zeros((1, 1, 4, 4)), boxes, WHOLE).pointed.any()
+    assert not localization.match_boxes(np.zeros((1, 1, 4, 4)), boxes, WHOLE).pointed.any()
 
 
 def test_the_floor_of_a_random_map_points_as_often_as_boxes_are_large():
     generator = np.random.default_rng(1)
     corners = generator.random((400, 2)) * 0.5
     boxes = truth(*[(k, k % 2, (*corner, 0.5, 0.25)) for k, corner in enumerate(corners)], images=400)
-    floors = [module.judge_random((8, 8), 2, boxes, WHOLE, seed).pointed.mean() for seed in range(20)]
+    floors = [localization.random_baseline((8, 8), 2, boxes, WHOLE, seed).pointed.mean() for seed in range(20)]
     assert np.mean(floors) == pytest.approx(0.125, abs=0.015)
     assert len(set(floors)) > 1
 
 
 def test_the_floor_of_the_middle_box_is_one_box_an_image():
     boxes = truth((0, 0, (0.25, 0.25, 0.5, 0.5)), (1, 1, (0.0, 0.0, 0.2, 0.2)), images=2)
-    marks = module.judge_centre(2, boxes)
+    marks = localization.center_baseline(2, boxes)
     assert marks.found[0].all()
     assert not marks.found[1].any()
     assert marks.false.tolist() == [[1] * len(LEVELS), [2] * len(LEVELS)]
@@ -164,11 +166,11 @@ def test_intervals_resample_patients():
     maps = generator.random((60, 1, 4, 4))
     alone = truth(*where, images=60)
     together = truth(*where, images=60, patients=np.arange(60) // 30)
-    marks = module.judge(maps, alone, WHOLE)
-    value = module.mean_score(module.score(marks, alone)).pointing_game
-    low, high = (end.pointing_game for end in module.mean_interval(marks, alone, 500))
+    marks = localization.match_boxes(maps, alone, WHOLE)
+    value = localization.mean_score(localization.score(marks, alone)).pointing_game
+    low, high = (end.pointing_game for end in localization.mean_interval(marks, alone, 500))
     assert low < value < high
-    wide = [end.pointing_game for end in module.mean_interval(marks, together, 500)]
+    wide = [end.pointing_game for end in localization.mean_interval(marks, together, 500)]
     assert set(np.round(wide, 6)) <= {
         round(float(marks.pointed[:30].mean()), 6),
         round(float(marks.pointed[30:].mean()), 6),
@@ -202,10 +204,10 @@ def test_a_painted_square_is_found_at_every_size_of_cache_and_crop(tmp_path, siz
     dataset = Squares()
     dataset.__class__.name = "squares"
     index = dataset.index(tmp_path)
-    pixels = prepare(dataset, index, size, tmp_path / "cache").pixels
-    seen = gather(pixels, centre_crops(np.arange(6), Pixels(size, crop, 0)), crop).numpy()
+    pixels = prepare_pixels(dataset, index, size, tmp_path / "cache").pixels
+    seen = gather_crops(pixels, center_crops(np.arange(6), Pixels(size, crop, 0)), crop).numpy()
     boxes = Boxes(np.arange(6), np.zeros(6, int), index.boxes[["x", "y", "w", "h"]].to_numpy(), np.arange(6))
-    marks = module.judge(seen[:, None].astype(float), boxes, Frame(size, crop))
+    marks = localization.match_boxes(seen[:, None].astype(float), boxes, Frame(size, crop))
     assert marks.found.all()  # up to IoU > 0.7 and IoBB > 0.9
-    shifted = module.judge(seen[:, None].astype(float), boxes, Frame(size, size)) if crop < size else None
+    shifted = localization.match_boxes(seen[:, None].astype(float), boxes, Frame(size, size)) if crop < size else None
     assert shifted is None or not shifted.found.all()  # the crop's place matters

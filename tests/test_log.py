@@ -11,18 +11,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from chxbench import METHODS, UserError
-from chxbench.benchmark import watch
-from chxbench.benchmark.batches import Batch
 from chxbench.benchmark.cli import main
+from chxbench.benchmark.commands.run.run import run
+from chxbench.benchmark.commands.run.tracking import _resume_command
+from chxbench.benchmark.data.loader import Batch
 from chxbench.benchmark.dataset import FINDINGS
-from chxbench.benchmark.device import Device
-from chxbench.benchmark.log import LOG, Log, listening, note, read_log
-from chxbench.benchmark.options import make
-from chxbench.benchmark.plan import make_plan
-from chxbench.benchmark.progress import progress, say
+from chxbench.benchmark.engine import trainer
+from chxbench.benchmark.engine.device import Device
+from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.engine.step import make_learner, train_step
+from chxbench.benchmark.engine.trainer import StepLogger
 from chxbench.benchmark.recipe import load_recipe
-from chxbench.benchmark.run import run
-from chxbench.benchmark.step import learn, make_learner
+from chxbench.benchmark.utils.options import build
+from chxbench.benchmark.utils.progress import progress, say
+from chxbench.benchmark.utils.run_log import LOG_FILE, LogFile, attach_listeners, log_event, read_log
 
 
 def events(path):
@@ -34,10 +36,10 @@ def logged(order_in, tmp_path_factory):
     """The plan, the record and the log of a finished run of ma."""
     order = order_in(tmp_path_factory.mktemp("logged"), method="ma")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "INTERVAL", 3600)  # a line more on a busy machine
+        patch.setattr(trainer, "INTERVAL", 3600)  # a line more on a busy machine
         record, _ = run(order)
-    plan = make_plan(order)
-    return plan, record, read_log(plan.work / LOG)
+    plan = build_experiment(order)
+    return plan, record, read_log(plan.work / LOG_FILE)
 
 
 def test_a_run_tells_its_story(logged):
@@ -71,18 +73,18 @@ def test_its_numbers_are_the_records(logged):
 
 def make_pace(interval, monkeypatch, steps=3, done=0):
     """An epoch's pace, its learner, and a function that does a step on a batch of 4 images."""
-    monkeypatch.setattr(watch, "INTERVAL", interval)
-    device, method = Device("float32"), make(METHODS.get("bsl").cls, {"backbone": "resnet18"}, "")
+    monkeypatch.setattr(trainer, "INTERVAL", interval)
+    device, method = Device("float32"), build(METHODS.get("bsl").cls, {"backbone": "resnet18"}, "")
     learner = make_learner(device, method.build(FINDINGS, "none"), load_recipe("quick", {}), 10)
-    pace = watch.Pace(device, learner, (1, 2), steps, done)
+    pace = StepLogger(device, learner, (1, 2), steps, done)
     batch = Batch(torch.zeros(4, 32, 32, dtype=torch.uint8), torch.zeros(4, len(FINDINGS)), slice(0, 4))
-    return pace, learner, lambda: pace(batch, learn(device, method, learner, batch))
+    return pace, learner, lambda: pace(batch, train_step(device, method, learner, batch))
 
 
 @pytest.mark.parametrize(("interval", "lines"), [(0, [2, 3, 4]), (3600, [4])])
 def test_an_epoch_is_told_at_intervals_and_at_its_end(interval, lines, monkeypatch):
     told = []
-    with listening(told.append):
+    with attach_listeners(told.append):
         _, learner, step = make_pace(interval, monkeypatch, steps=4, done=1)
         for _ in range(3):
             step()
@@ -93,7 +95,7 @@ def test_an_epoch_is_told_at_intervals_and_at_its_end(interval, lines, monkeypat
 
 def test_the_loss_is_the_mean_of_this_processs_images(monkeypatch):
     told = []
-    with listening(told.append):
+    with attach_listeners(told.append):
         pace, _, _ = make_pace(3600, monkeypatch, steps=2)
         targets = torch.zeros(8, len(FINDINGS))
         pace(Batch(torch.zeros(4, 8, 8), targets, slice(0, 4)), torch.tensor(0.25))  # its half of a batch of eight
@@ -109,7 +111,7 @@ def test_between_two_lines_a_step_never_waits_for_the_device(heard, monkeypatch)
             return function(*args, **(kwargs or {}))
 
     told = []
-    with listening(*([told.append] if heard else [])):
+    with attach_listeners(*([told.append] if heard else [])):
         _, _, step = make_pace(3600, monkeypatch, steps=3)
         step()
         for last in (False, True):
@@ -122,8 +124,8 @@ def test_between_two_lines_a_step_never_waits_for_the_device(heard, monkeypatch)
 
 def test_other_long_work_is_told_at_intervals(monkeypatch):
     told = []
-    monkeypatch.setattr("chxbench.benchmark.progress.INTERVAL", 0)
-    with listening(told.append), progress("decoding", 30) as advance:
+    monkeypatch.setattr("chxbench.benchmark.utils.progress.INTERVAL", 0)
+    with attach_listeners(told.append), progress("decoding", 30) as advance:
         advance(10)
         advance(20)
     assert [(entry["doing"], entry["done"], entry["of"], entry["unit"]) for entry in told] == [
@@ -133,28 +135,28 @@ def test_other_long_work_is_told_at_intervals(monkeypatch):
 
 
 def test_numbers_that_are_none_are_null(tmp_path):
-    with listening(Log(tmp_path / LOG, say)):
-        note("step", loss=math.nan, lr=math.inf, memory=None, step=1)
-    (line,) = (tmp_path / LOG).read_text().splitlines()
+    with attach_listeners(LogFile(tmp_path / LOG_FILE, say)):
+        log_event("step", loss=math.nan, lr=math.inf, memory=None, step=1)
+    (line,) = (tmp_path / LOG_FILE).read_text().splitlines()
     entry = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert (entry["loss"], entry["lr"], entry["memory"], entry["step"]) == (None, None, None, 1)
 
 
 def test_every_line_is_one_write_and_lies_in_the_file_at_once(tmp_path):
-    path = tmp_path / LOG
-    with listening(Log(path, say)):
+    path = tmp_path / LOG_FILE
+    with attach_listeners(LogFile(path, say)):
         for count in range(3):
-            note("step", step=count)
+            log_event("step", step=count)
             assert [entry["step"] for entry in read_log(path)] == list(range(count + 1))
             assert path.read_bytes().endswith(b"}\n")
 
 
 def test_a_log_goes_on_below_a_line_that_was_cut(tmp_path):
-    path = tmp_path / LOG
+    path = tmp_path / LOG_FILE
     path.write_bytes(b'{"time": "2026-01-01T00:00:00+00:00", "event": "started"}\n{"time": "2026-01-01T00:0')
-    with listening(Log(path, say)):
-        note("stage")
-        note("finished")
+    with attach_listeners(LogFile(path, say)):
+        log_event("stage")
+        log_event("finished")
     assert events(path) == ["started", "stage", "finished"]
 
 
@@ -163,7 +165,7 @@ def test_a_log_goes_on_below_a_line_that_was_cut(tmp_path):
     [b"", b"\n\n", b"\xff\xfe\x00", b"[1, 2]\n", b'{"event": "step"}', b'{"time": 1, "event": "step"}', b"[" * 100_000],
 )
 def test_damaged_lines_are_left_out(tmp_path, damage):
-    path, good = tmp_path / LOG, b'{"time": "2026-01-01T00:00:00+00:00", "event": "stage"}\n'
+    path, good = tmp_path / LOG_FILE, b'{"time": "2026-01-01T00:00:00+00:00", "event": "stage"}\n'
     path.write_bytes(good + damage + b"\n" + good)
     assert events(path) == ["stage", "stage"]
 
@@ -174,30 +176,30 @@ full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system 
 @full_disk
 def test_a_full_disk_is_told_once_and_ends_nothing(small_order, capsys):
     order = small_order(method="bsl", settings={"train.epochs": 1})
-    work = make_plan(order).work
+    work = build_experiment(order).work
     work.mkdir(parents=True)
-    (work / LOG).symlink_to("/dev/full")
+    (work / LOG_FILE).symlink_to("/dev/full")
     record, _ = run(order)
     assert len(record.stages[0].loss) == 1
     told = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
-    assert told == [f"{work / LOG}: No space left on device: the run goes on without its log until that is mended"]
+    assert told == [f"{work / LOG_FILE}: No space left on device: the run goes on without its log until that is mended"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are a matter of Unix")
 def test_a_line_that_fits_the_disk_in_part_is_closed_before_the_next(tmp_path):
     import resource
 
-    told, path = [], tmp_path / LOG
+    told, path = [], tmp_path / LOG_FILE
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with listening(Log(path, told.append)):
-        note("started")
+    with attach_listeners(LogFile(path, told.append)):
+        log_event("started")
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
         try:
-            note("lost")
-            note("lost")
+            log_event("lost")
+            log_event("lost")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        note("finished")
+        log_event("finished")
     assert events(path) == ["started", "finished"]
     assert len(path.read_bytes().splitlines()) == 3
     assert len(told) == 1
@@ -218,9 +220,9 @@ def test_the_end_of_a_run_is_told_and_the_log_goes_on_with_it(small_order, monke
         raise error
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
-        patch.setattr("chxbench.benchmark.run.score", stop)
+        patch.setattr("chxbench.benchmark.commands.run.run.score", stop)
         run(order)
-    path = make_plan(order).work / LOG
+    path = build_experiment(order).work / LOG_FILE
     assert read_log(path)[-1].items() >= {"event": event, "why": why}.items()
     assert read_log(path)[0]["command"][-3:] == ["run", "--method", "bsl"]  # --fresh would start over
     run(order)
@@ -233,7 +235,7 @@ def test_a_loss_that_is_no_number_is_a_failure(small_order):
     order = small_order(method="bsl", settings={"train.lr": 1e30, "train.optimizer": "sgd", "train.schedule": "step"})
     with pytest.raises(UserError, match="the loss is"):
         run(order)
-    last = read_log(make_plan(order).work / LOG)[-1]
+    last = read_log(build_experiment(order).work / LOG_FILE)[-1]
     assert last["event"] == "failed"
     assert "lower the rate" in last["why"]
 
@@ -256,8 +258,8 @@ def test_the_command_is_kept_as_it_was_typed(program, processes, wanted, monkeyp
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     orders, words = [], ["run", "--method", "ma", "--data-dir", "a folder", "--set", "train.epochs=1", "--fresh"]
-    monkeypatch.setattr("chxbench.benchmark.run.run", lambda order, tell: orders.append(order))
+    monkeypatch.setattr("chxbench.benchmark.commands.run.run.run", lambda order, tell: orders.append(order))
     ran = CliRunner().invoke(main, words)
     assert ran.exit_code == 0, ran.output
     assert orders[0].typed == tuple(words)
-    assert watch._command(list(orders[0].typed)) == [*wanted, *words[:-1]]
+    assert _resume_command(list(orders[0].typed)) == [*wanted, *words[:-1]]

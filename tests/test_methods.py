@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from chxbench import METHODS, MethodError, Output
 from chxbench.benchmark.dataset import FINDINGS
-from chxbench.benchmark.describe import loaded_weights
-from chxbench.benchmark.errors import UserError
-from chxbench.benchmark.options import make
+from chxbench.benchmark.engine.weights import loaded_weights
+from chxbench.benchmark.utils.errors import UserError
+from chxbench.benchmark.utils.options import build
 from chxbench.methods import backbones, blocks
 from chxbench.methods.wang2017 import Wang2017
 
@@ -22,7 +22,7 @@ SMALL = {"backbone": "resnet18"}
 
 def small(cls, **options):
     small_options = {key: value for key, value in SMALL.items() if key in {field.name for field in fields(cls)}}
-    return make(cls, {**small_options, **options}, "")
+    return build(cls, {**small_options, **options}, "")
 
 
 @pytest.mark.parametrize("cls", ENTRIES)
@@ -68,7 +68,7 @@ def test_every_choice_of_every_option_builds(cls):
 @pytest.mark.parametrize("cls", ENTRIES)
 def test_options_are_checked_and_the_class_is_documented(cls):
     with pytest.raises(UserError, match="unknown setting 'no_such_option'"):
-        make(cls, {"no_such_option": 1}, "")
+        build(cls, {"no_such_option": 1}, "")
     assert cls.title
     assert all(f"{field.name}" in cls.__doc__ for field in fields(cls))
 
@@ -333,10 +333,10 @@ def test_a_network_with_gates_of_its_own_takes_them_from_its_weights(tmp_path):
     options = {"backbone": "legacy_seresnet18", "output_stride": 32}
     trained = backbones.build_backbone("legacy_seresnet18", "none", attention=True, gates="random")
     save_file(trained.state_dict(), tmp_path / "legacy.safetensors")
-    network = make(METHODS.get("fam").cls, options, "").build(FINDINGS, str(tmp_path / "legacy.safetensors"))
+    network = build(METHODS.get("fam").cls, options, "").build(FINDINGS, str(tmp_path / "legacy.safetensors"))
     gate = network.backbone.layer1[0].se_module
     torch.testing.assert_close(gate.fc2.weight, trained.layer1[0].se_module.fc2.weight)
-    opened = make(METHODS.get("fam").cls, options, "").build(FINDINGS, "none")
+    opened = build(METHODS.get("fam").cls, options, "").build(FINDINGS, "none")
     assert opened.backbone.layer1[0].se_module.fc2.bias.unique().tolist() == [backbones.GATE_BIAS]
 
 

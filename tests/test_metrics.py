@@ -8,11 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from chxbench.benchmark.statistics import metrics, resampling
+from chxbench.benchmark.metrics import auc as auc_metrics
+from chxbench.benchmark.metrics import bootstrap
 
 labelled_scores = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60)
 
-evaluate_precision = partial(metrics.evaluate, measure=metrics.measure_precision)
+evaluate_precision = partial(auc_metrics.evaluate, measure=auc_metrics.measure_precision)
 
 
 def arrays(pairs):
@@ -25,31 +26,31 @@ def test_auc_equals_scikit_learn_with_ties(seed):
     rng = np.random.default_rng(seed)
     labels = (rng.random(500) < 0.2).astype(float)
     scores = (rng.standard_normal(500) + labels).round(1)
-    assert metrics.auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert auc_metrics.auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
 
 
 def test_auc_of_a_case_counted_by_hand():
     # Pairs (positive, negative): 3>1, 3>2, 2>1 won, 2=2 tied: 3.5 of 4.
-    assert metrics.auc(np.array([3.0, 2.0, 1.0, 2.0]), np.array([1.0, 1.0, 0.0, 0.0])) == 3.5 / 4
+    assert auc_metrics.auc(np.array([3.0, 2.0, 1.0, 2.0]), np.array([1.0, 1.0, 0.0, 0.0])) == 3.5 / 4
 
 
 @given(labelled_scores)
 def test_auc_is_undefined_exactly_where_a_class_is_missing(pairs):
     scores, labels = arrays(pairs)
-    assert (metrics.auc(scores, labels) is None) == (len(set(labels)) == 1)
+    assert (auc_metrics.auc(scores, labels) is None) == (len(set(labels)) == 1)
 
 
 @given(labelled_scores)
 def test_auc_sees_only_the_order_and_turns_with_the_labels(pairs):
     scores, labels = arrays(pairs)
-    value = metrics.auc(scores, labels)
+    value = auc_metrics.auc(scores, labels)
     if value is not None:
-        assert metrics.auc(np.exp(scores), labels) == value
-        assert metrics.auc(scores, 1 - labels) == pytest.approx(1 - value, abs=1e-12)
-        assert metrics.auc(-scores, labels) == pytest.approx(1 - value, abs=1e-12)
+        assert auc_metrics.auc(np.exp(scores), labels) == value
+        assert auc_metrics.auc(scores, 1 - labels) == pytest.approx(1 - value, abs=1e-12)
+        assert auc_metrics.auc(-scores, labels) == pytest.approx(1 - value, abs=1e-12)
 
 
-@pytest.mark.parametrize("measure", [metrics.auc, metrics.average_precision])
+@pytest.mark.parametrize("measure", [auc_metrics.auc, auc_metrics.average_precision])
 def test_unknown_labels_count_nowhere(measure):
     scores, labels = np.array([5.0, 1.0, 2.0, 9.0]), np.array([1.0, 0.0, 1.0, np.nan])
     assert measure(scores, labels) == measure(scores[:3], labels[:3])
@@ -58,8 +59,8 @@ def test_unknown_labels_count_nowhere(measure):
 @given(labelled_scores)
 def test_every_image_twice_is_the_same(pairs):
     scores, labels = arrays(pairs * 2)
-    assert metrics.auc(scores, labels) == metrics.auc(*arrays(pairs))
-    assert metrics.average_precision(scores, labels) == pytest.approx(metrics.average_precision(*arrays(pairs)))
+    assert auc_metrics.auc(scores, labels) == auc_metrics.auc(*arrays(pairs))
+    assert auc_metrics.average_precision(scores, labels) == pytest.approx(auc_metrics.average_precision(*arrays(pairs)))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -69,21 +70,21 @@ def test_average_precision_equals_scikit_learn_with_ties(seed, digits):
     labels = (rng.random(500) < 0.1).astype(float)
     scores = (rng.standard_normal(500) + labels).round(digits)
     wanted = average_precision_score(labels, scores)
-    assert metrics.average_precision(scores, labels) == pytest.approx(wanted, abs=1e-12)
+    assert auc_metrics.average_precision(scores, labels) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_average_precision_of_a_case_counted_by_hand():
     # Positives at 3 (alone: 1 of 1) and at 2 (with a tied negative: 2 of 3).
     scores, labels = np.array([3.0, 2.0, 1.0, 2.0]), np.array([1.0, 1.0, 0.0, 0.0])
-    assert metrics.average_precision(scores, labels) == pytest.approx((1 + 2 / 3) / 2)
+    assert auc_metrics.average_precision(scores, labels) == pytest.approx((1 + 2 / 3) / 2)
 
 
 @given(labelled_scores)
 def test_average_precision_sees_only_the_order_and_is_undefined_with_the_auc(pairs):
     scores, labels = arrays(pairs)
-    value = metrics.average_precision(scores, labels)
-    assert metrics.average_precision(np.exp(scores), labels) == value
-    assert (value is None) == (metrics.auc(scores, labels) is None)
+    value = auc_metrics.average_precision(scores, labels)
+    assert auc_metrics.average_precision(np.exp(scores), labels) == value
+    assert (value is None) == (auc_metrics.auc(scores, labels) is None)
     assert value is None or value == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
 
 
@@ -99,50 +100,50 @@ def test_average_precision_sees_only_the_order_and_is_undefined_with_the_auc(pai
 )
 def test_the_reason_is_told_exactly_where_there_is_no_number(labels, reason):
     labels = np.array(labels, float)
-    assert metrics.why_undefined(labels) == reason
-    for measure in (metrics.auc, metrics.average_precision):
+    assert auc_metrics.undefined_reason(labels) == reason
+    for measure in (auc_metrics.auc, auc_metrics.average_precision):
         assert (measure(np.arange(len(labels)), labels) is None) == (reason is not None)
 
 
 def test_no_image_is_no_number():
     nothing = np.zeros((0, 2))
-    for judge in (metrics.evaluate, evaluate_precision):
+    for judge in (auc_metrics.evaluate, evaluate_precision):
         judged = judge(nothing, nothing, [], 20)
-        assert judged.each == [metrics.Interval(None, None, None)] * 2 and judged.positives == [0, 0]
+        assert judged.each == [auc_metrics.Interval(None, None, None)] * 2 and judged.positives == [0, 0]
 
 
 def test_one_patient_is_the_same_in_every_draw():
     scores, labels = np.array([[3.0], [2.0], [1.0]]), np.array([[1.0], [0.0], [1.0]])
-    assert metrics.evaluate(scores, labels, ["a"] * 3, 20).each == [metrics.Interval(0.5, 0.5, 0.5)]
+    assert auc_metrics.evaluate(scores, labels, ["a"] * 3, 20).each == [auc_metrics.Interval(0.5, 0.5, 0.5)]
 
 
 def test_no_interval_where_no_draw_is_defined():
     """With the seed 0 the one draw takes one of the two patients twice."""
-    assert metrics.evaluate(np.array([[1.0], [0.0]]), np.array([[1.0], [0.0]]), ["a", "b"], 1, seed=0).each == [
-        metrics.Interval(1.0, None, None)
+    assert auc_metrics.evaluate(np.array([[1.0], [0.0]]), np.array([[1.0], [0.0]]), ["a", "b"], 1, seed=0).each == [
+        auc_metrics.Interval(1.0, None, None)
     ]
 
 
 def test_mean_leaves_undefined_findings_out_and_says_over_how_many():
     scores = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     labels = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
-    judged = metrics.evaluate(scores, labels, ["a", "b", "c"], 100)
-    assert judged.each[1] == metrics.Interval(None, None, None)
+    judged = auc_metrics.evaluate(scores, labels, ["a", "b", "c"], 100)
+    assert judged.each[1] == auc_metrics.Interval(None, None, None)
     assert (judged.mean[0].value, judged.mean[1]) == (1.0, 1)
-    assert metrics.mean_auc(scores, labels) == 1.0
+    assert auc_metrics.mean_auc(scores, labels) == 1.0
 
 
 def test_nothing_defined_is_no_number():
-    judged = metrics.evaluate(np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b", "c"], 100)
-    assert judged.mean == (metrics.Interval(None, None, None), 0)
-    assert metrics.mean_auc(np.zeros((3, 2)), np.zeros((3, 2))) is None
+    judged = auc_metrics.evaluate(np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b", "c"], 100)
+    assert judged.mean == (auc_metrics.Interval(None, None, None), 0)
+    assert auc_metrics.mean_auc(np.zeros((3, 2)), np.zeros((3, 2))) is None
 
 
 def test_second_mean_leaves_one_finding_out():
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 3)) < 0.5).astype(float)
     scores = rng.standard_normal((60, 3))
-    judged = metrics.evaluate(scores, labels, np.arange(60), 100, leave_out=2)
+    judged = auc_metrics.evaluate(scores, labels, np.arange(60), 100, leave_out=2)
     assert judged.mean[0].value == pytest.approx(np.mean([roc_auc_score(labels[:, c], scores[:, c]) for c in range(3)]))
     assert judged.mean_without[0].value == pytest.approx(
         np.mean([roc_auc_score(labels[:, c], scores[:, c]) for c in range(2)])
@@ -151,7 +152,7 @@ def test_second_mean_leaves_one_finding_out():
 
 @pytest.mark.parametrize(
     ("evaluate", "reference"),
-    [(metrics.evaluate, roc_auc_score), (evaluate_precision, average_precision_score)],
+    [(auc_metrics.evaluate, roc_auc_score), (evaluate_precision, average_precision_score)],
     ids=["auc", "precision"],
 )
 def test_intervals_resample_patients_whole(evaluate, reference):
@@ -195,18 +196,20 @@ def test_every_draw_is_the_auc_of_images_weighted_by_their_patients(images):
     generator = np.random.default_rng(3)
     drawn = [generator.integers(0, owner.max() + 1, owner.max() + 1) for _ in range(20)]
     wanted = [auc_by_pairs(scores, labels, np.bincount(draw, minlength=owner.max() + 1)[owner]) for draw in drawn]
-    np.testing.assert_array_equal(metrics.mean_auc_draws(scores[:, None], labels[:, None], patients, 20, 3), wanted)
+    np.testing.assert_array_equal(auc_metrics.mean_auc_draws(scores[:, None], labels[:, None], patients, 20, 3), wanted)
 
 
 @given(rated_images)
 def test_every_draw_is_the_average_precision_of_images_counted_as_often(images):
     scores, labels, patients = (np.array(part, float) for part in zip(*images, strict=True))
-    found = metrics.draws(scores[:, None], labels[:, None], patients, 10, 3, metrics.measure_precision)[:, 0]
+    found = auc_metrics.bootstrap(scores[:, None], labels[:, None], patients, 10, 3, auc_metrics.measure_precision)[
+        :, 0
+    ]
     names, generator = np.unique(patients), np.random.default_rng(3)
     for value in found:
         chosen = names[generator.integers(0, len(names), len(names))]
         rows = np.concatenate([np.flatnonzero((patients == patient) & ~np.isnan(labels)) for patient in chosen])
-        if metrics.why_undefined(labels[rows]):
+        if auc_metrics.undefined_reason(labels[rows]):
             assert np.isnan(value)
         else:
             assert value == pytest.approx(average_precision_score(labels[rows], scores[rows]), abs=1e-12)
@@ -216,8 +219,8 @@ def test_intervals_widen_when_images_of_a_patient_are_alike():
     rng = np.random.default_rng(2)
     labels = np.repeat((rng.random((60, 1)) < 0.5).astype(float), 8, axis=0)
     scores = np.repeat(rng.standard_normal((60, 1)), 8, axis=0) + labels
-    by_patient = metrics.evaluate(scores, labels, np.repeat(np.arange(60), 8), 400).each[0]
-    by_image = metrics.evaluate(scores, labels, np.arange(480), 400).each[0]
+    by_patient = auc_metrics.evaluate(scores, labels, np.repeat(np.arange(60), 8), 400).each[0]
+    by_image = auc_metrics.evaluate(scores, labels, np.arange(480), 400).each[0]
     assert by_patient.high - by_patient.low > 2 * (by_image.high - by_image.low)
 
 
@@ -227,13 +230,13 @@ def test_draws_do_not_depend_on_how_many_are_held_at_a_time(seed):
     rng = np.random.default_rng(seed)
     labels, scores = (rng.random((40, 2)) < 0.5).astype(float), rng.standard_normal((40, 2))
     patients = rng.integers(0, 12, 40)
-    whole = metrics.evaluate(scores, labels, patients, 100)
-    held = resampling.CHUNK
+    whole = auc_metrics.evaluate(scores, labels, patients, 100)
+    held = bootstrap.CHUNK
     try:
-        resampling.CHUNK = 40 * 7
-        assert metrics.evaluate(scores, labels, patients, 100) == whole
+        bootstrap.CHUNK = 40 * 7
+        assert auc_metrics.evaluate(scores, labels, patients, 100) == whole
     finally:
-        resampling.CHUNK = held
+        bootstrap.CHUNK = held
 
 
 def test_roc_equals_scikit_learn():
@@ -241,6 +244,6 @@ def test_roc_equals_scikit_learn():
     labels = (rng.random(300) < 0.3).astype(float)
     scores = (rng.standard_normal(300) + labels).round(1)
     false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
-    ours = metrics.roc(scores, labels)
+    ours = auc_metrics.roc(scores, labels)
     np.testing.assert_allclose(ours[0], false, atol=1e-12)
     np.testing.assert_allclose(ours[1], true, atol=1e-12)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from chxbench import UserError
-from chxbench.benchmark import checkpoint, files
-from chxbench.benchmark import record as records
-from chxbench.benchmark.plan import make_plan
-from chxbench.benchmark.run import run
+from chxbench.benchmark.commands.run.run import run
+from chxbench.benchmark.engine import checkpoint
+from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.records import record as records
+from chxbench.benchmark.utils import files
+from chxbench.benchmark.utils.files import _write, check_seal, write_atomic
 
 SMALL = {"options": {"backbone": "test_resnet"}, "method": "ma", "settings": {"compute.precision": "float32"}}
 MOMENTS = [
@@ -57,7 +59,7 @@ def starve(patch, name, number):
 
         return call
 
-    patch.setattr(files, "_write", starved(files._write, where=False))
+    patch.setattr(files, "_write", starved(_write, where=False))
     patch.setattr(records.shutil, "copyfile", starved(records.shutil.copyfile, where=True))
     return refused
 
@@ -65,7 +67,7 @@ def starve(patch, name, number):
 def test_a_full_disk_at_any_moment_costs_nothing(order_in, tmp_path, monkeypatch):
     whole, there = run(order_in(tmp_path / "whole", **SMALL))
     order = order_in(tmp_path / "starved", **SMALL)
-    work = make_plan(order).work
+    work = build_experiment(order).work
     for name, number in MOMENTS:
         with monkeypatch.context() as patch, pytest.raises(UserError, match="File too large") as told:
             refused = starve(patch, name, number)
@@ -75,7 +77,7 @@ def test_a_full_disk_at_any_moment_costs_nothing(order_in, tmp_path, monkeypatch
         assert (whole.run_id if name == "copied" else name) in str(told.value)
         assert not list(tmp_path.rglob("*.part"))
         if (work / "stage1" / "checkpoint.pt").exists():
-            files.check_seal(work / "stage1" / "checkpoint.pt")
+            check_seal(work / "stage1" / "checkpoint.pt")
     record, place = run(order)
     assert (place / "scores.parquet").read_bytes() == (there / "scores.parquet").read_bytes()
     assert record.localization.sha256 == whole.localization.sha256
@@ -86,16 +88,17 @@ def test_a_refused_checkpoint_leaves_the_one_before(tmp_path):
     import torch
 
     path = tmp_path / "checkpoint.pt"
-    checkpoint.save(path, {"weights": torch.ones(3)})
+    checkpoint.save_checkpoint(path, {"weights": torch.ones(3)})
     with no_room(300), pytest.raises(UserError, match="make room"):
-        checkpoint.save(path, {"weights": torch.zeros(10**6)})
-    assert torch.equal(checkpoint.load(path)["weights"], torch.ones(3))
+        checkpoint.save_checkpoint(path, {"weights": torch.zeros(10**6)})
+    assert torch.equal(checkpoint.load_checkpoint(path)["weights"], torch.ones(3))
     assert [place.name for place in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_damaged_choice_of_examples_is_made_again_and_a_foreign_one_is_refused(tmp_path, capsys):
+    from chxbench.benchmark.engine.stages import _is_whole, _read_selection
+    from chxbench.benchmark.engine.stages import _save_selection as _keep
     from chxbench.benchmark.method import Selection
-    from chxbench.benchmark.stages import _is_whole, _keep, _read_selection
 
     path = tmp_path / "selection.npz"
     _keep(Selection(np.arange(5)), path)
@@ -104,7 +107,7 @@ def test_a_damaged_choice_of_examples_is_made_again_and_a_foreign_one_is_refused
     path.write_bytes(path.read_bytes()[:-50])
     assert not _is_whole(path)
     assert "is damaged (it has no seal): the examples are chosen again" in capsys.readouterr().err
-    files.write_whole(path, b"something else", sealed=True)
+    write_atomic(path, b"something else", sealed=True)
     assert _is_whole(path)
     with pytest.raises(UserError, match="is no choice of examples"):
         _read_selection(path)

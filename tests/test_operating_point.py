@@ -6,9 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
-from chxbench.benchmark.statistics import operating_point
-from chxbench.benchmark.statistics.operating_point import OperatingPoint, Rates
-from chxbench.benchmark.statistics.resampling import UNDEFINED
+from chxbench.benchmark.metrics import operating_point
+from chxbench.benchmark.metrics.bootstrap import UNDEFINED
+from chxbench.benchmark.metrics.operating_point import OperatingPoint, Rates
 
 rated = st.lists(st.tuples(st.integers(-3, 3), st.sampled_from([0.0, 1.0, np.nan])), max_size=40)
 

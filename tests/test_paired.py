@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from chxbench.benchmark.statistics import delong, metrics, paired
+from chxbench.benchmark.metrics import auc as auc_metrics
+from chxbench.benchmark.metrics import delong
+from chxbench.benchmark.metrics.paired import compare, holm, two_sided_p
 
 
 def study(seed=0, findings=3, images=150, patients=40):
@@ -21,7 +23,7 @@ def study(seed=0, findings=3, images=150, patients=40):
 def test_a_difference_is_that_of_the_same_patients_draw_by_draw():
     """Against a plain loop: draw patients, take all their images, subtract what scikit-learn gives for the two."""
     first, second, labels, patients = study(findings=1)
-    found = paired.compare(first, second, labels, patients, 300, seed=4).each[0]
+    found = compare(first, second, labels, patients, 300, seed=4).each[0]
     generator, names, drawn = np.random.default_rng(4), np.unique(patients), []
     for _ in range(300):
         chosen = names[generator.integers(0, len(names), len(names))]
@@ -38,14 +40,14 @@ def test_a_difference_is_that_of_the_same_patients_draw_by_draw():
 def test_the_means_are_over_the_defined_findings():
     first, second, labels, patients = study()
     labels[:, 1] = 0
-    found = paired.compare(first, second, labels, patients, 200, leave_out=2)
+    found = compare(first, second, labels, patients, 200, leave_out=2)
     undefined = found.each[1]
     assert undefined.reason == "no positive image" and set(undefined[:-1]) == {None}
     areas = np.array([[roc_auc_score(labels[:, c], s[:, c]) for c in (0, 2)] for s in (first, second)])
     assert found.mean[:3] == pytest.approx([*areas.mean(1), areas.mean(1)[0] - areas.mean(1)[1]])
     assert found.mean_without[:3] == found.each[0][:3]
     assert found.mean_without[3:6] == pytest.approx(found.each[0][3:6])
-    apart = np.subtract(*(metrics.mean_auc_draws(scores, labels, patients, 200) for scores in (first, second)))
+    apart = np.subtract(*(auc_metrics.mean_auc_draws(scores, labels, patients, 200) for scores in (first, second)))
     assert [found.mean.low, found.mean.high] == pytest.approx(np.quantile(apart, [0.025, 0.975]), abs=1e-12)
     assert found.mean.p_corrected is None and found.mean.p_analytic is None
 
@@ -53,13 +55,13 @@ def test_the_means_are_over_the_defined_findings():
 def test_findings_are_corrected_together_and_undefined_ones_are_not_counted():
     first, second, labels, patients = study(findings=4)
     labels[:, 0] = 1
-    found = paired.compare(first, second, labels, patients, 200).each
+    found = compare(first, second, labels, patients, 200).each
     assert found[0].p_corrected is None and found[0].reason == "no negative image"
-    assert [one.p_corrected for one in found[1:]] == paired.holm([one.p for one in found[1:]])
+    assert [one.p_corrected for one in found[1:]] == holm([one.p for one in found[1:]])
 
 
 def test_nothing_defined_is_no_difference():
-    found = paired.compare(np.zeros((4, 2)), np.ones((4, 2)), np.full((4, 2), np.nan), list("aabb"), 50)
+    found = compare(np.zeros((4, 2)), np.ones((4, 2)), np.full((4, 2), np.nan), list("aabb"), 50)
     assert [one.reason for one in found.each] == ["no known label"] * 2
     for mean in (found.mean, found.mean_without):
         assert mean.value is None and mean.reason == "no finding with positive and negative images"
@@ -67,12 +69,12 @@ def test_nothing_defined_is_no_difference():
 
 def test_no_image_is_no_difference():
     nothing = np.zeros((0, 2))
-    assert [one.reason for one in paired.compare(nothing, nothing, nothing, [], 50).each] == ["no image"] * 2
+    assert [one.reason for one in compare(nothing, nothing, nothing, [], 50).each] == ["no image"] * 2
 
 
 def test_a_method_does_not_differ_from_itself():
     first, _, labels, patients = study()
-    found = paired.compare(first, first, labels, patients, 100)
+    found = compare(first, first, labels, patients, 100)
     for one in (*found.each, found.mean):
         assert (one.value, one.low, one.high, one.p) == (0, 0, 0, 1)
     assert [(one.p_corrected, one.p_analytic) for one in found.each] == [(1, 1)] * 3
@@ -81,8 +83,8 @@ def test_a_method_does_not_differ_from_itself():
 @given(st.integers(0, 200))
 def test_the_other_way_round_is_the_same_with_signs_turned(seed):
     first, second, labels, patients = study(seed, findings=2, images=30, patients=10)
-    there = paired.compare(first, second, labels, patients, 50)
-    back = paired.compare(second, first, labels, patients, 50)
+    there = compare(first, second, labels, patients, 50)
+    back = compare(second, first, labels, patients, 50)
     for one, other in zip((*there.each, there.mean), (*back.each, back.mean), strict=True):
         assert (one.p, one.p_corrected) == (other.p, other.p_corrected)
         assert [one.value, one.low, one.high] == pytest.approx([-other.value, -other.high, -other.low], abs=1e-12)
@@ -90,15 +92,15 @@ def test_the_other_way_round_is_the_same_with_signs_turned(seed):
 
 def test_holm_by_hand():
     # In order .01 * 4, .02 * 3, .03 * 2, .5 * 1; the third may not be below the second.
-    assert paired.holm([0.5, 0.03, 0.01, 0.02]) == pytest.approx([0.5, 0.06, 0.04, 0.06])
-    assert paired.holm([None, 0.4, None, 0.3]) == pytest.approx([None, 0.6, None, 0.6])
-    assert paired.holm([0.9, 0.8]) == [1, 1]
-    assert paired.holm([]) == []
+    assert holm([0.5, 0.03, 0.01, 0.02]) == pytest.approx([0.5, 0.06, 0.04, 0.06])
+    assert holm([None, 0.4, None, 0.3]) == pytest.approx([None, 0.6, None, 0.6])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=20))
 def test_holm_never_helps_keeps_the_order_and_stays_a_probability(p_values):
-    corrected = paired.holm(p_values)
+    corrected = holm(p_values)
     assert [p is None for p in corrected] == [p is None for p in p_values]
     pairs = sorted((p, c) for p, c in zip(p_values, corrected, strict=True) if p is not None)
     assert all(p <= c <= 1 for p, c in pairs)
@@ -106,7 +108,7 @@ def test_holm_never_helps_keeps_the_order_and_stays_a_probability(p_values):
 
 
 def test_a_p_value_is_never_0_and_never_above_1():
-    assert paired.two_sided_p(np.full(99, 0.1)) == 2 / 100
-    assert paired.two_sided_p(np.array([1.0, 1.0, -1.0])) == 1
-    assert paired.two_sided_p(np.array([0.1, np.nan, 0.2, np.nan])) == 2 / 3
-    assert paired.two_sided_p(np.array([np.nan])) is None
+    assert two_sided_p(np.full(99, 0.1)) == 2 / 100
+    assert two_sided_p(np.array([1.0, 1.0, -1.0])) == 1
+    assert two_sided_p(np.array([0.1, np.nan, 0.2, np.nan])) == 2 / 3
+    assert two_sided_p(np.array([np.nan])) is None

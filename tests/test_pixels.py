@@ -14,9 +14,9 @@ import torch
 from monai.transforms import Resize
 from PIL import Image
 
-from chxbench.benchmark import pixels as module
+from chxbench.benchmark.data import pixel_cache
+from chxbench.benchmark.data.pixel_cache import Shrink, prepare_pixels
 from chxbench.benchmark.dataset import DataError, Dataset, Index, Labels, Split
-from chxbench.benchmark.pixels import Shrink, prepare
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def paths(tmp_path):
 
 
 def test_pixels_are_those_of_pillow_rightly_oriented(paths, tmp_path):
-    pixels = prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache").pixels
+    pixels = prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache").pixels
     for row, path in zip(pixels, paths, strict=False):
         with Image.open(path) as image:
             np.testing.assert_array_equal(row, np.asarray(image.convert("L")))
 
 
 def test_shrinking_is_a_box_average(paths, tmp_path):
-    pixels = prepare(Files(), index_of(paths), 20, tmp_path / "cache").pixels
+    pixels = prepare_pixels(Files(), index_of(paths), 20, tmp_path / "cache").pixels
     for row, path in zip(pixels, paths, strict=True):
         with Image.open(path) as image:
             wanted = np.asarray(image.convert("L").resize((20, 20), Image.Resampling.BOX)).astype(int)
@@ -76,13 +76,13 @@ def test_shrinking_gives_the_very_pixels_of_monai(shape):
 
 def test_a_second_call_decodes_nothing_and_a_changed_file_is_decoded_alone(paths, tmp_path, monkeypatch):
     index, cache = index_of(paths[:3]), tmp_path / "cache"
-    before = np.array(prepare(Files(), index, 40, cache).pixels)
+    before = np.array(prepare_pixels(Files(), index, 40, cache).pixels)
     read = []
     monkeypatch.setattr(Files, "read", lambda self, name, path: read.append(name) or np.zeros((40, 40), np.uint8))
-    prepare(Files(), index, 40, cache)
+    prepare_pixels(Files(), index, 40, cache)
     assert read == []
     os.utime(paths[1], ns=(1, 1))
-    after = prepare(Files(), index, 40, cache).pixels
+    after = prepare_pixels(Files(), index, 40, cache).pixels
     assert read == ["1.png"]
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
 
@@ -96,13 +96,13 @@ def test_it_goes_on_where_it_stopped(paths, tmp_path, monkeypatch):
         read.append(image_id)
         return np.zeros((40, 40), np.uint8)
 
-    monkeypatch.setattr(module, "CHUNK", 1)
-    monkeypatch.setattr(module, "cores", lambda: 0)
+    monkeypatch.setattr(pixel_cache, "IMAGES_PER_TASK", 1)
+    monkeypatch.setattr(pixel_cache, "cores", lambda: 0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Files, "read", stop_at_the_third)
-        prepare(Files(), index, 40, cache)
+        prepare_pixels(Files(), index, 40, cache)
     monkeypatch.setattr(Files, "read", lambda self, name, path: read.append(name) or np.ones((40, 40), np.uint8))
-    pixels = prepare(Files(), index, 40, cache).pixels
+    pixels = prepare_pixels(Files(), index, 40, cache).pixels
     assert read == ["0.png", "1.png", "2.png"]
     assert [int(row.max()) for row in pixels] == [0, 0, 1]
 
@@ -115,27 +115,27 @@ def test_what_is_decoded_is_saved_on_the_way(paths, tmp_path, monkeypatch):
         saved.append(int((np.fromfile(stamps, np.uint64) != 0).sum()))
         return np.zeros((40, 40), np.uint8)
 
-    monkeypatch.setattr(module, "CHUNK", 1)
-    monkeypatch.setattr(module, "SAVED", 2)
-    monkeypatch.setattr(module, "cores", lambda: 0)
+    monkeypatch.setattr(pixel_cache, "IMAGES_PER_TASK", 1)
+    monkeypatch.setattr(pixel_cache, "FLUSH_EVERY", 2)
+    monkeypatch.setattr(pixel_cache, "cores", lambda: 0)
     monkeypatch.setattr(Files, "read", count_stamps)
-    prepare(Files(), index_of(paths), 40, tmp_path / "cache")
+    prepare_pixels(Files(), index_of(paths), 40, tmp_path / "cache")
     assert saved == [0, 0, 2, 2]
 
 
 def test_a_map_cut_short_is_made_again(paths, tmp_path):
     index, cache = index_of(paths[:3]), tmp_path / "cache"
-    before = np.array(prepare(Files(), index, 40, cache).pixels)
+    before = np.array(prepare_pixels(Files(), index, 40, cache).pixels)
     (file,) = cache.glob("*/pixels.u8")
     os.truncate(file, 100)
-    np.testing.assert_array_equal(prepare(Files(), index, 40, cache).pixels, before)
+    np.testing.assert_array_equal(prepare_pixels(Files(), index, 40, cache).pixels, before)
 
 
 def test_all_bad_images_are_told_at_once_and_the_good_ones_kept(paths, tmp_path):
     paths[0].write_bytes(b"no picture")
     paths[2].write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 3 images cannot be used: .*0\.png.*2\.png"):
-        prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
+        prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
     (stamps,) = (tmp_path / "cache").glob("*/stamps.u64")
     assert (np.fromfile(stamps, np.uint64) != 0).tolist() == [False, True, False]
 
@@ -143,7 +143,7 @@ def test_all_bad_images_are_told_at_once_and_the_good_ones_kept(paths, tmp_path)
 def test_files_that_have_gone_are_told(paths, tmp_path):
     paths[1].unlink()
     with pytest.raises(DataError, match=r"1 image files have gone: .*1\.png"):
-        prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
+        prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
 
 
 def test_many_images_by_several_processes_are_the_same(tmp_path, monkeypatch):
@@ -151,24 +151,24 @@ def test_many_images_by_several_processes_are_the_same(tmp_path, monkeypatch):
 
     dataset = Phantom(images=160, size=64)
     index = dataset.index(None)
-    monkeypatch.setattr(module, "cores", lambda: 2)
-    parallel = prepare(dataset, index, 32, tmp_path / "two")
-    monkeypatch.setattr(module, "cores", lambda: 0)
-    alone = prepare(dataset, index, 32, tmp_path / "one")
+    monkeypatch.setattr(pixel_cache, "cores", lambda: 2)
+    parallel = prepare_pixels(dataset, index, 32, tmp_path / "two")
+    monkeypatch.setattr(pixel_cache, "cores", lambda: 0)
+    alone = prepare_pixels(dataset, index, 32, tmp_path / "one")
     np.testing.assert_array_equal(alone.pixels, parallel.pixels)
     assert alone.sha256 == parallel.sha256 == hashlib.sha256(alone.pixels.tobytes()).hexdigest()
 
 
 def test_the_same_names_in_another_folder_are_other_pixels(paths, tmp_path):
     index = index_of(paths[:3])
-    first = prepare(Files(), index, 40, tmp_path / "cache").pixels
+    first = prepare_pixels(Files(), index, 40, tmp_path / "cache").pixels
     before = np.array(first)
     other = tmp_path / "other"
     other.mkdir()
     for path in paths[:3]:
         Image.fromarray(np.zeros((40, 40), np.uint8)).save(other / path.name)
     index = index_of([other / path.name for path in paths[:3]])
-    assert prepare(Files(), index, 40, tmp_path / "cache").pixels.max() == 0
+    assert prepare_pixels(Files(), index, 40, tmp_path / "cache").pixels.max() == 0
     np.testing.assert_array_equal(first, before)
 
 
@@ -176,11 +176,11 @@ def test_the_same_names_in_another_folder_are_other_pixels(paths, tmp_path):
 def test_what_is_no_gray_bytes_is_refused(paths, tmp_path, monkeypatch, image):
     monkeypatch.setattr(Files, "read", lambda self, name, path: image)
     with pytest.raises(DataError, match=r"image 0\.png was read as uint\d+ \(40, 40.*not as gray bytes"):
-        prepare(Files(), index_of(paths[:1]), 40, tmp_path / "cache")
+        prepare_pixels(Files(), index_of(paths[:1]), 40, tmp_path / "cache")
 
 
 def test_too_little_space_is_told_before_anything_is_written(paths, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"GB free: choose another --cache"):
-        prepare(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
+        prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
     assert not list(tmp_path.glob("cache/*/pixels.u8"))

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chxbench.benchmark.commands.score import table as table_module
+from chxbench.benchmark.commands.score.columns import find_columns
+from chxbench.benchmark.commands.score.predictions import log_odds, read_predictions
 from chxbench.benchmark.dataset import FINDINGS, DataError, Index, Labels, Split
-from chxbench.benchmark.elsewhere import prediction_file
-from chxbench.benchmark.elsewhere.prediction_columns import find_columns
-from chxbench.benchmark.elsewhere.predictions import log_odds, read_predictions
 
 IDS = [f"0000000{patient}_00{image}.png" for patient in range(1, 5) for image in range(2)]
 MASS, HERNIA, PLEURAL, INFILTRATION = THREE = ("Mass", "Hernia", "Pleural_Thickening", "Infiltration")
@@ -153,17 +153,17 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "bound", "told"),
     [
-        pytest.param("scores.csv", "MOST_BYTES", "MiB of text", id="text"),
-        pytest.param("scores.csv.gz", "MOST_BYTES", "MiB of text", id="unpacked text"),
-        pytest.param("scores.csv", "MOST_CELLS", "cells", id="cells of text"),
-        pytest.param("scores.parquet", "MOST_CELLS", "cells", id="cells of parquet"),
-        pytest.param("scores.parquet", "MOST_BYTES", "MiB: keep", id="bytes of parquet"),
+        pytest.param("scores.csv", "MAX_BYTES", "MiB of text", id="text"),
+        pytest.param("scores.csv.gz", "MAX_BYTES", "MiB of text", id="unpacked text"),
+        pytest.param("scores.csv", "MAX_CELLS", "cells", id="cells of text"),
+        pytest.param("scores.parquet", "MAX_CELLS", "cells", id="cells of parquet"),
+        pytest.param("scores.parquet", "MAX_BYTES", "MiB: keep", id="bytes of parquet"),
     ],
 )
 def test_a_file_beyond_the_bound_is_refused(tmp_path, monkeypatch, name, bound, told):
     path = write(tmp_path, table(), name)
-    monkeypatch.setattr(prediction_file, bound, 10)
-    assert f"holds more than {10 >> 20 if bound == 'MOST_BYTES' else 10} {told}" in refusal(path)
+    monkeypatch.setattr(table_module, bound, 10)
+    assert f"holds more than {10 >> 20 if bound == 'MAX_BYTES' else 10} {told}" in refusal(path)
 
 
 # --- images -------------------------------------------------------------------------------------------------------

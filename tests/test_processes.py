@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from two_processes import score_untrained
 
-from chxbench.benchmark import record as records
-from chxbench.benchmark.run import run
+from chxbench.benchmark.commands.run.run import run
+from chxbench.benchmark.records import record as records
 
 # Twenty steps of the paper's optimiser in stage 1; BatchNorm frozen, because its statistics are each process's own.
 SETTINGS = {

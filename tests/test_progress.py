@@ -6,14 +6,15 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from chxbench.benchmark import progress as module
+from chxbench.benchmark.utils import progress as module
+from chxbench.benchmark.utils.progress import progress, say
 
 
 @pytest.mark.parametrize("width", [60, 120])
 def test_a_terminal_shows_one_bar_with_rate_and_count(width, monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(module, "console", lambda: Console(file=screen, force_terminal=True, width=width))
-    with module.progress("stage 1 (all), epoch 1/4", 1200) as advance:
+    with progress("stage 1 (all), epoch 1/4", 1200) as advance:
         advance(1200)
     shown = [line.plain for line in Text.from_ansi(screen.getvalue().replace("\r", "\n")).split("\n")]
     full = next(line for line in shown if "1200/1200" in line)
@@ -24,7 +25,7 @@ def test_a_terminal_shows_one_bar_with_rate_and_count(width, monkeypatch):
 def test_elsewhere_plain_lines_come_at_intervals_and_at_the_end(capsys, monkeypatch):
     clock = iter(range(0, 100, 4))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    with module.progress("decoding", 50) as advance:
+    with progress("decoding", 50) as advance:
         for _ in range(5):
             advance(10)
     lines = capsys.readouterr().err.splitlines()
@@ -35,5 +36,5 @@ def test_elsewhere_plain_lines_come_at_intervals_and_at_the_end(capsys, monkeypa
 
 
 def test_a_line_is_not_wrapped_or_read_as_markup(capsys):
-    module.say("[bold]" + "x" * 300)
+    say("[bold]" + "x" * 300)
     assert capsys.readouterr().err == "[bold]" + "x" * 300 + "\n"

@@ -8,14 +8,14 @@ from click.testing import CliRunner
 from made_release import LABELS, TEST, TRAIN_VAL, release
 
 from chxbench.benchmark.cli import main
+from chxbench.benchmark.commands.run.run import run
+from chxbench.benchmark.commands.verify import verify_run
+from chxbench.benchmark.data.pixel_cache import Shrink
+from chxbench.benchmark.data.pixel_cache import prepare_pixels as prepare_pixels
+from chxbench.benchmark.data.unreadable import without_images
 from chxbench.benchmark.dataset import DataError, split_sha256
-from chxbench.benchmark.leaderboard import check_leaderboard
-from chxbench.benchmark.pixels import Shrink
-from chxbench.benchmark.pixels import prepare as prepare_pixels
-from chxbench.benchmark.plan import make_plan
-from chxbench.benchmark.readable import without
-from chxbench.benchmark.run import run
-from chxbench.benchmark.verify import verify_run
+from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard
 from chxbench.datasets.phantom import Phantom
 
 SKIP = "dataset.skip_unreadable"
@@ -89,8 +89,8 @@ def test_what_is_left_is_a_split_of_its_own(root):
     from chxbench.datasets.chestxray14 import ChestXray14
 
     whole = ChestXray14().index(root)
-    assert without(whole, []) is whole
-    left = without(whole, BAD)
+    assert without_images(whole, []) is whole
+    left = without_images(whole, BAD)
     assert set(left.images["image_id"]) == set(LABELS) - set(BAD) and left.skipped == tuple(sorted(BAD))
     assert left.boxes["image_id"].tolist() == [TEST[0]]
     assert left.split.sha256 == split_sha256(left.images) != whole.split.sha256
@@ -114,7 +114,7 @@ def broken(monkeypatch):
 
 
 def test_the_pixels_of_the_others_are_decoded_once_and_stay_in_order(broken, small_order, tmp_path, monkeypatch):
-    plan = make_plan(small_order(settings={SKIP: True}, cache=tmp_path / "cache"))
+    plan = build_experiment(small_order(settings={SKIP: True}, cache=tmp_path / "cache"))
     assert plan.index.skipped == tuple(sorted(broken)) and len(plan.index.images) == 117
     whole = Phantom(images=120, size=64)
     expected = [
@@ -127,14 +127,14 @@ def test_the_pixels_of_the_others_are_decoded_once_and_stay_in_order(broken, sma
 
 def test_a_setting_that_skips_nothing_changes_no_run(small_order):
     plain, asked = (
-        make_plan(small_order(settings=settings))
+        build_experiment(small_order(settings=settings))
         for settings in (
             {},
             {SKIP: True},
         )
     )
     assert asked.run_id == plain.run_id and asked.index.skipped == ()
-    assert make_plan(small_order(settings={SKIP: False})).run_id == plain.run_id
+    assert build_experiment(small_order(settings={SKIP: False})).run_id == plain.run_id
 
 
 def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_order, tmp_path, monkeypatch):

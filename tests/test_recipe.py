@@ -2,9 +2,9 @@
 
 import pytest
 
-from chxbench.benchmark.errors import UserError, did_you_mean
-from chxbench.benchmark.options import parse_pairs
-from chxbench.benchmark.recipe import ADDITIONS, as_table, identity, load_recipe, recipe_names
+from chxbench.benchmark.recipe import ADDITIONS, load_recipe, recipe_identity, recipe_names, recipe_table
+from chxbench.benchmark.utils.errors import UserError, did_you_mean
+from chxbench.benchmark.utils.options import parse_pairs
 
 
 def test_paper_recipe_is_the_papers_training():
@@ -24,7 +24,7 @@ def test_every_recipe_of_the_package_loads(name):
 def test_settings_are_laid_over_and_recorded():
     recipe = load_recipe("quick", {"train.epochs": "3", "train.drop_after": [1, 2]})
     assert recipe.train.epochs == 3
-    assert as_table(recipe)["changed"] == {"train.drop_after": [1, 2], "train.epochs": 3}
+    assert recipe_table(recipe)["changed"] == {"train.drop_after": [1, 2], "train.epochs": 3}
 
 
 def test_a_file_extends_a_recipe_and_is_the_same_recipe_whatever_its_name(tmp_path):
@@ -32,8 +32,10 @@ def test_a_file_extends_a_recipe_and_is_the_same_recipe_whatever_its_name(tmp_pa
     path.write_text('extends = "quick"\n[train]\nepochs = 7\n')
     mine = load_recipe(str(path), {})
     assert mine.train.epochs == 7
-    assert identity(as_table(mine)) == identity(as_table(load_recipe("quick", {"train.epochs": 7})))
-    assert identity(as_table(mine)) != identity(as_table(load_recipe("quick", {})))
+    assert recipe_identity(recipe_table(mine)) == recipe_identity(
+        recipe_table(load_recipe("quick", {"train.epochs": 7}))
+    )
+    assert recipe_identity(recipe_table(mine)) != recipe_identity(recipe_table(load_recipe("quick", {})))
 
 
 @pytest.mark.parametrize(
@@ -100,12 +102,12 @@ def test_the_nearest_name_is_meant():
 
 
 def test_settings_that_came_later_leave_older_records_what_they_are():
-    table = as_table(load_recipe("quick", {}))
+    table = recipe_table(load_recipe("quick", {}))
     older = {
         section: {key: value for key, value in part.items() if f"{section}.{key}" not in ADDITIONS}
         for section, part in table.items()
         if isinstance(part, dict)
     }
-    assert identity(older) == identity(table)
+    assert recipe_identity(older) == recipe_identity(table)
     for key, value in (("train.micro_batch", 8), ("train.batch_norm", "frozen"), ("compute.compile", True)):
-        assert identity(as_table(load_recipe("quick", {key: value}))) != identity(table)
+        assert recipe_identity(recipe_table(load_recipe("quick", {key: value}))) != recipe_identity(table)

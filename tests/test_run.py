@@ -13,13 +13,13 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from chxbench import METHODS, Output, Selection, Stage, UserError
-from chxbench.benchmark import checkpoint
-from chxbench.benchmark import run as module
+from chxbench.benchmark.commands.run import run as module
+from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.dataset import FINDINGS
-from chxbench.benchmark.describe import weights_sha256
-from chxbench.benchmark.figures.style import drawn_from
-from chxbench.benchmark.plan import make_plan
-from chxbench.benchmark.run import run
+from chxbench.benchmark.engine import checkpoint
+from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.engine.weights import weights_sha256
+from chxbench.benchmark.records.figures.style import drawn_from
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def done(order_in, tmp_path_factory):
 
 def test_ma_runs_both_stages_to_a_record(done):
     order, record, place = done
-    index = make_plan(order).index
+    index = build_experiment(order).index
     first, second = record.stages
     assert place == order.results / "phantom" / "ma" / record.run_id
     assert first.examples == len(index.rows("train"))
@@ -61,7 +61,7 @@ def test_every_number_follows_from_the_scores_by_scikit_learn(done):
 
 def test_the_scored_images_are_the_split(done):
     order, record, place = done
-    index = make_plan(order).index
+    index = build_experiment(order).index
     table = pd.read_parquet(place / "scores.parquet")
     for split in ("val", "test"):
         rows = index.images.iloc[index.rows(split)]
@@ -94,7 +94,7 @@ def test_a_run_interrupted_in_its_second_stage_ends_with_the_same_scores(done, s
     _, whole, _ = done
     order = small_order(method="ma", results=tmp_path / "elsewhere" / "results")
 
-    saves, save = [], checkpoint.save
+    saves, save = [], checkpoint.save_checkpoint
 
     def die_in_the_second(path, state):
         save(path, state)
@@ -103,11 +103,13 @@ def test_a_run_interrupted_in_its_second_stage_ends_with_the_same_scores(done, s
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoint, "save", die_in_the_second)
+        patch.setattr(checkpoint, "save_checkpoint", die_in_the_second)
         run(order)
     assert not order.results.exists()
     # Scoring again might choose other examples (on a GPU, say): the stage goes on with those it began with.
-    monkeypatch.setattr(type(make_plan(order).method), "add_hard_positives", lambda *_: pytest.fail("selected again"))
+    monkeypatch.setattr(
+        type(build_experiment(order).method), "add_hard_positives", lambda *_: pytest.fail("selected again")
+    )
     record, _ = run(order)
     assert record.auc == whole.auc
     assert record.weights == whole.weights
@@ -131,15 +133,15 @@ def test_the_recorded_command_asks_for_the_same_run(done):
 
 
 def test_run_ids_tell_different_orders_apart(small_order):
-    base = make_plan(small_order()).run_id
-    assert make_plan(small_order()).run_id == base
+    base = build_experiment(small_order()).run_id
+    assert build_experiment(small_order()).run_id == base
     for change in ({"seed": 1}, {"method": "sam"}, {"settings": {"train.lr": 0.5}}, {"options": {"pool": "lse"}}):
-        assert make_plan(small_order(**change)).run_id != base
+        assert build_experiment(small_order(**change)).run_id != base
 
 
 def test_two_processes_do_not_work_on_one_run(small_order):
     order = small_order()
-    work = make_plan(order).work
+    work = build_experiment(order).work
     work.parent.mkdir(parents=True)
     with (
         FileLock(work.with_name(f"{work.name}.lock")),
@@ -151,12 +153,12 @@ def test_two_processes_do_not_work_on_one_run(small_order):
 def test_weights_that_were_scored_are_kept(done):
     from safetensors.torch import load_file
 
-    from chxbench.benchmark.device import Device
-    from chxbench.benchmark.pixels import prepare
-    from chxbench.benchmark.predict import predict
+    from chxbench.benchmark.data.pixel_cache import prepare_pixels as prepare
+    from chxbench.benchmark.engine.device import Device
+    from chxbench.benchmark.engine.inference import predict_scores as predict
 
     order, record, place = done
-    plan = make_plan(order)
+    plan = build_experiment(order)
     weights = load_file(plan.work / "weights.safetensors")
     assert weights_sha256(weights) == record.weights.final_sha256
     network = plan.method.build(FINDINGS, "none")
@@ -180,7 +182,7 @@ def test_weights_that_were_scored_are_kept(done):
 def test_a_stage_that_selects_nonsense_is_named(small_order, monkeypatch, select, message):
     order = small_order(method="ma", settings={"train.epochs": 1})
     stages = (Stage("first"), Stage("second", select))
-    monkeypatch.setattr(type(make_plan(order).method), "stages", lambda self: stages)
+    monkeypatch.setattr(type(build_experiment(order).method), "stages", lambda self: stages)
     with pytest.raises(UserError, match=message):
         run(order)
     assert not order.results.exists()
@@ -189,7 +191,7 @@ def test_a_stage_that_selects_nonsense_is_named(small_order, monkeypatch, select
 def test_a_first_stage_cannot_select(small_order, monkeypatch):
     order = small_order(method="ma")
     stages = (Stage("first", lambda *_: Selection(np.arange(3))),)
-    monkeypatch.setattr(type(make_plan(order).method), "stages", lambda self: stages)
+    monkeypatch.setattr(type(build_experiment(order).method), "stages", lambda self: stages)
     with pytest.raises(UserError, match="no stage has been trained before it"):
         run(order)
 
@@ -240,7 +242,7 @@ def test_a_network_that_breaks_the_contract_is_told_with_the_place_of_its_method
 )
 def test_a_method_that_returns_other_shapes_is_told(small_order, monkeypatch, name, returned, message):
     order = small_order(method="bsl", options={"backbone": "test_resnet"}, settings={"train.epochs": 1})
-    monkeypatch.setattr(type(make_plan(order).method), name, returned)
+    monkeypatch.setattr(type(build_experiment(order).method), name, returned)
     with pytest.raises(UserError, match=rf"bsl\.py:\d+.*{name}\(\) must return a {message}"):
         run(order)
 
@@ -251,7 +253,7 @@ def test_too_little_memory_says_what_takes_half_of_it(small_order, monkeypatch):
     def greedy(self, output, targets, weights):
         return torch.empty(2**60).sum()
 
-    monkeypatch.setattr(type(make_plan(order).method), "loss", greedy)
+    monkeypatch.setattr(type(build_experiment(order).method), "loss", greedy)
     with pytest.raises(UserError, match=r"a training step of 16 images at a time: try --set train\.micro_batch=8"):
         run(order)
 
@@ -260,12 +262,12 @@ def test_a_run_that_is_refused_leaves_nothing_in_runs(small_order):
     order = small_order(method="bsl", options={"backbone": "no_such_network"})
     with pytest.raises(UserError, match="no_such_network"):
         run(order)
-    assert not make_plan(order).work.parent.exists()
+    assert not build_experiment(order).work.parent.exists()
 
 
 def test_the_lock_of_a_process_that_was_killed_is_taken_over(small_order):
     order = small_order(method="bsl", options={"backbone": "no_such_network"})
-    work = make_plan(order).work
+    work = build_experiment(order).work
     work.parent.mkdir(parents=True)
     hold = "import sys, time, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True); time.sleep(600)"
     command = [sys.executable, "-c", hold, str(work.with_name(f"{work.name}.lock"))]
@@ -288,7 +290,7 @@ def test_a_plugins_source_is_part_of_the_run(small_order, tmp_path):
     for name, more in (("one", ""), ("two", "# another idea\n")):
         path = tmp_path / f"{name}.py"
         path.write_text(text + more)
-        plan = make_plan(small_order(method="own", plugins=(path,)))
+        plan = build_experiment(small_order(method="own", plugins=(path,)))
         assert not plan.source.built_in
         ids.append(plan.run_id)
         METHODS._entries = dict(entries)
@@ -296,7 +298,7 @@ def test_a_plugins_source_is_part_of_the_run(small_order, tmp_path):
 
 
 def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seeded(small_order, tmp_path, monkeypatch):
-    from chxbench.benchmark import epoch
+    from chxbench.benchmark.engine import epoch
 
     asked = []
 
@@ -310,7 +312,7 @@ def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seed
     for seed, where in ((0, "a"), (0, "b"), (1, "c")):
         order = small_order(method="ma", seed=seed, results=tmp_path / where / "results", settings={"train.epochs": 1})
         run(order)
-        plan, ((_, first), (key, second)) = make_plan(order), asked
+        plan, ((_, first), (key, second)) = build_experiment(order), asked
         train_rows = set(plan.index.rows("train"))
         assert set(first) == set(second) == train_rows
         assert key[:2] == (seed, 1)
@@ -324,7 +326,7 @@ def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seed
 
 def test_a_test_set_with_boxes_is_localised(done):
     order, record, place = done
-    index = make_plan(order).index
+    index = build_experiment(order).index
     found, test = record.localization, set(index.images["image_id"].iloc[index.rows("test")])
     boxes = index.boxes[index.boxes["image_id"].isin(test)]
     assert found.heatmap == "the method's maps"
@@ -374,7 +376,7 @@ def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(
     with pytest.raises(UserError, match="heatmaps that are not numbers"):
         run(order)
     assert not order.results.exists()
-    assert not (make_plan(order).work / "run.json").exists()
+    assert not (build_experiment(order).work / "run.json").exists()
 
 
 def test_a_loaded_file_is_told_in_the_record(small_order, tmp_path, capsys):

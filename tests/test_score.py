@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from made_records import edit, publish, recheck, score_table
 from sklearn.metrics import roc_auc_score
 
-from chxbench.benchmark import record as records
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.dataset import FINDINGS, split_sha256
-from chxbench.benchmark.evidence import test_sha256 as sha256_of_test
-from chxbench.benchmark.leaderboard import check_leaderboard
+from chxbench.benchmark.evaluation.artifacts import image_list_sha256 as sha256_of_test
+from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard
 from chxbench.benchmark.recipe import Evaluate
+from chxbench.benchmark.records import record as records
 from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.phantom import Phantom
 

@@ -7,10 +7,10 @@ from click.testing import CliRunner
 from made_records import publish, score_table
 from rich.cells import cell_len
 
-from chxbench.benchmark.board.boards import make_boards
-from chxbench.benchmark.board.show import show_boards
 from chxbench.benchmark.cli import main
-from chxbench.benchmark.leaderboard import read_runs as read
+from chxbench.benchmark.leaderboard.boards import make_boards
+from chxbench.benchmark.leaderboard.leaderboard import read_runs as read
+from chxbench.benchmark.leaderboard.terminal import show_boards
 
 EVIL = (
     "[bold red]x[/] [link=file:///etc]y[/link] :smile: \x1b[31m\u202e\x07 `a` *b* <b>&amp;</b> \\[c] 漢字 " + "w" * 99

@@ -15,17 +15,25 @@ from test_cli import invoke
 from torch import nn
 
 from chxbench import METHODS, Method, Output, UserError
-from chxbench.benchmark import memory, speed, speed_record
-from chxbench.benchmark.board.boards import make_boards
+from chxbench.benchmark.commands.speed import measure as speed
+from chxbench.benchmark.commands.speed.measure import MeasuredMethod
 from chxbench.benchmark.dataset import FINDINGS
-from chxbench.benchmark.device import Device
-from chxbench.benchmark.figures.board import Dot, dots_sha256
-from chxbench.benchmark.figures.style import drawn_from
-from chxbench.benchmark.leaderboard import check_leaderboard, read_runs, read_speeds, render, write_leaderboard
-from chxbench.benchmark.options import make
+from chxbench.benchmark.engine.device import Device
+from chxbench.benchmark.engine.memory import PeakMemory, keep_freed_memory
+from chxbench.benchmark.leaderboard.boards import make_boards
+from chxbench.benchmark.leaderboard.leaderboard import (
+    check_leaderboard,
+    read_runs,
+    read_speeds,
+    render,
+    write_leaderboard,
+)
+from chxbench.benchmark.leaderboard.plots import Dot, dots_sha256
 from chxbench.benchmark.recipe import load_recipe
-from chxbench.benchmark.record import RecordError
-from chxbench.benchmark.speed import Subject
+from chxbench.benchmark.records import speed_record
+from chxbench.benchmark.records.figures.style import drawn_from
+from chxbench.benchmark.records.record import RecordError
+from chxbench.benchmark.utils.options import build
 
 SIDE = 16
 
@@ -57,7 +65,7 @@ class TinyMethod(Method):
 @pytest.fixture
 def subject():
     recipe = load_recipe("quick", {"pixels.crop": SIDE, "train.batch_size": 8})
-    return Subject(Device("float32", "cpu"), TinyMethod(), recipe, FINDINGS, seconds=0.01)
+    return MeasuredMethod(Device("float32", "cpu"), TinyMethod(), recipe, FINDINGS, seconds=0.01)
 
 
 def limited(most):
@@ -73,7 +81,7 @@ def test_parameters_and_operations_are_those_counted_by_hand(subject):
 
 @pytest.mark.parametrize("name", [entry.name for entry in METHODS])
 def test_the_parameters_of_every_method_are_counted(name, subject):
-    method = make(METHODS.get(name).cls, {"backbone": "resnet18"}, "")
+    method = build(METHODS.get(name).cls, {"backbone": "resnet18"}, "")
     network = replace(subject, method=method).network()
     assert speed.count_parameters(network) == sum(parameter.numel() for parameter in network.parameters())
     assert speed.count_operations(replace(subject, method=method), network) > 2 * SIDE * SIDE
@@ -92,15 +100,15 @@ def test_percentiles_are_ordered_and_left_out_where_they_mean_nothing():
 def test_calls_are_repeated_for_the_time_given_after_those_that_warm_up():
     calls = []
     taken = speed.repeat(lambda: calls.append(1), torch.device("cpu"), 0)
-    assert (len(taken), len(calls)) == (speed.FEWEST, speed.FEWEST + speed.WARM_UP)
-    assert len(speed.repeat(lambda: None, torch.device("cpu"), 60)) == speed.MOST
+    assert (len(taken), len(calls)) == (speed.MIN_REPETITIONS, speed.MIN_REPETITIONS + speed.WARM_UP)
+    assert len(speed.repeat(lambda: None, torch.device("cpu"), 60)) == speed.MAX_REPETITIONS
     assert (taken > 0).all()
 
 
 def test_a_batch_is_halved_until_it_fits_the_memory(subject):
     found = speed.measure_inference(subject, limited(5), 32, 0)
     assert (found.asked, found.batch_size) == (32, 4)
-    assert found.repetitions >= speed.FEWEST
+    assert found.repetitions >= speed.MIN_REPETITIONS
     trained, _ = speed.measure_training(subject, limited(5))
     assert (trained.asked, trained.batch_size) == (8, 4)
     with pytest.raises(UserError, match="does not fit the memory"):
@@ -124,11 +132,11 @@ def test_a_batch_that_would_take_too_long_is_left_out(subject):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak of the resident set")
 def test_the_peak_is_of_what_happened_since():
     def peak_of(megabytes):
-        peak = memory.Peak(torch.device("cpu"))
+        peak = PeakMemory(torch.device("cpu"))
         np.ones(megabytes << 20, np.uint8)
         return peak.bytes()
 
-    memory.keep_freed()  # as every device does
+    keep_freed_memory()  # as every device does
     before, during, after = peak_of(1), peak_of(300), peak_of(1)
     assert during > before + (250 << 20)
     assert after < during - (250 << 20)
@@ -381,7 +389,7 @@ def test_the_command_measures_and_records_every_method(measured):
         assert record.training.batch_size == 8
         assert (record.setup.crop, record.setup.precision, record.setup.compiled) == (32, "float32", False)
         assert record.method.options["output_stride"] == 16  # the recipe's
-        assert record.latency.repetitions >= speed.FEWEST
+        assert record.latency.repetitions >= speed.MIN_REPETITIONS
         assert record.end_to_end.images % 8 == 0
     assert records["sam"].network.parameters > records["bsl"].network.parameters
 

@@ -12,12 +12,12 @@ import zipfile
 import pytest
 from click.testing import CliRunner
 
-from chxbench.benchmark import checkpoint
 from chxbench.benchmark.cli import main
-from chxbench.benchmark.log import LOG, Log, listening, note
-from chxbench.benchmark.plan import make_plan
-from chxbench.benchmark.status import read_standing, read_standings, runs_folder
-from chxbench.benchmark.status_table import age
+from chxbench.benchmark.commands.status import age, read_status, read_statuses
+from chxbench.benchmark.engine import checkpoint
+from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.utils.run_log import LOG_FILE, LogFile, attach_listeners, log_event
+from chxbench.benchmark.utils.workspace import runs_folder
 
 STARTED = {"method": "ma", "dataset": "phantom", "command": ["chxbench", "run", "--method", "ma"]}
 
@@ -37,10 +37,10 @@ def make_run(tmp_path):
     def make(name, *events, folder=None):
         work = tmp_path / "runs" / name
         work.mkdir(parents=True)
-        with listening(Log(work / LOG, pytest.fail)):
-            note("started", **STARTED, folder=folder or str(tmp_path))
+        with attach_listeners(LogFile(work / LOG_FILE, pytest.fail)):
+            log_event("started", **STARTED, folder=folder or str(tmp_path))
             for event, values in events:
-                note(event, **values)
+                log_event(event, **values)
         return work
 
     return make
@@ -72,7 +72,7 @@ EPOCH = ("epoch", {"stage": 2, "epoch": 3, "epochs": 4, "loss": 0.1, "validation
     ],
 )
 def test_a_run_that_has_ended_stands_where_its_log_says(make_run, events, state, told):
-    standing = read_standing(make_run("quick-seed0-1", *events))
+    standing = read_status(make_run("quick-seed0-1", *events))
     assert (standing.state, standing.told, standing.what) == (state, told, "ma on phantom")
     assert standing.command.endswith("chxbench run --method ma")
 
@@ -86,12 +86,12 @@ def test_a_run_goes_on_as_long_as_a_process_holds_its_lock(make_run, tmp_path):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         try:
-            standing = read_standing(work)
+            standing = read_status(work)
         finally:
             process.kill()
     assert (standing.state, standing.command) == ("running", None)
     assert standing.told == "stage 2, epoch 3, step 40 of 71"
-    assert read_standing(work).state == "interrupted"
+    assert read_status(work).state == "interrupted"
 
 
 def test_the_command_shown_goes_on_with_the_run(small_order, tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_the_command_shown_goes_on_with_the_run(small_order, tmp_path, monkeypat
     order = small_order(method="bsl", settings=settings)
     words = ["run", "--method", "bsl", *order.changes(order.options), "--cache", str(order.cache), "--results"]
     words += [str(order.results), "--fresh"]
-    saves, save = [], checkpoint.save
+    saves, save = [], checkpoint.save_checkpoint
 
     def die(path, state):
         save(path, state)
@@ -107,7 +107,7 @@ def test_the_command_shown_goes_on_with_the_run(small_order, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", die)
+        patch.setattr(checkpoint, "save_checkpoint", die)
         patch.setattr("sys.argv", ["/usr/bin/chxbench"])
         assert CliRunner().invoke(main, words).exit_code == 130
     text, lines = shown(order.results)
@@ -119,24 +119,24 @@ def test_the_command_shown_goes_on_with_the_run(small_order, tmp_path, monkeypat
     assert again.exit_code == 0, again.output
     assert "goes on after epoch 1 of 2" in again.output
     text, lines = shown(order.results)
-    mean = json.loads((make_plan(order).work / "run.json").read_text())["mean_auc"]["value"]
+    mean = json.loads((build_experiment(order).work / "run.json").read_text())["mean_auc"]["value"]
     assert f"bsl on phantom: mean AUC {mean:.3f}" in text
     assert "to go on" not in text
 
 
 def test_a_command_typed_elsewhere_is_shown_with_its_folder(make_run):
-    standing = read_standing(make_run("quick-seed0-1", folder="/data/my trials"))
+    standing = read_status(make_run("quick-seed0-1", folder="/data/my trials"))
     assert standing.command == "cd '/data/my trials' && chxbench run --method ma"
 
 
 def test_one_typed_here_is_shown_as_it_was(make_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert read_standing(make_run("quick-seed0-1")).command == "chxbench run --method ma"
+    assert read_status(make_run("quick-seed0-1")).command == "chxbench run --method ma"
 
 
 def test_the_last_command_counts(make_run, tmp_path):
     moved = ("started", {**STARTED, "command": ["chxbench", "run", "--data-dir", "b"], "folder": str(tmp_path)})
-    assert read_standing(make_run("quick-seed0-1", STEP, moved)).command.endswith("chxbench run --data-dir b")
+    assert read_status(make_run("quick-seed0-1", STEP, moved)).command.endswith("chxbench run --data-dir b")
 
 
 def test_a_run_begun_from_python_has_no_command(make_run, tmp_path):
@@ -158,7 +158,7 @@ def test_damage_is_told(tmp_path, name, content, told):
     path = tmp_path / "runs" / "quick-seed0-1" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    (standing,), _ = read_standings(tmp_path / "runs")
+    (standing,), _ = read_statuses(tmp_path / "runs")
     assert standing.state == "broken"
     assert told in standing.told
     assert "broken" in shown(tmp_path / "results")[0]
@@ -178,7 +178,7 @@ def test_damage_is_told(tmp_path, name, content, told):
 def test_a_damaged_log_does_no_harm(tmp_path, log):
     work = tmp_path / "runs" / "quick-seed0-1"
     work.mkdir(parents=True)
-    (work / LOG).write_bytes(log)
+    (work / LOG_FILE).write_bytes(log)
     text, _ = shown(tmp_path / "results")
     assert "quick-seed0-1" in text
     assert "\x1b" not in text
@@ -213,11 +213,11 @@ def test_the_run_that_wrote_last_stands_last_and_its_size_is_that_of_its_files(m
     (first / "stage1").mkdir()
     (first / "stage1" / "weights.bin").write_bytes(bytes(5_000_000))
     now = time.time()
-    for path, ago in ((first / LOG, 7200), (first / "stage1" / "weights.bin", 9000), (second / LOG, 300)):
+    for path, ago in ((first / LOG_FILE, 7200), (first / "stage1" / "weights.bin", 9000), (second / LOG_FILE, 300)):
         os.utime(path, (now - ago, now - ago))
-    standings, _ = read_standings(tmp_path / "runs")
+    standings, _ = read_statuses(tmp_path / "runs")
     assert [standing.run for standing in standings] == ["b", "a"]
-    assert standings[0].size == 5_000_000 + (first / LOG).stat().st_size
+    assert standings[0].size == 5_000_000 + (first / LOG_FILE).stat().st_size
     text, _ = shown(tmp_path / "results")
     assert "2 h ago 5.0 MB" in text
     assert "5 min ago" in text
@@ -245,7 +245,7 @@ def test_runs_that_are_a_file_are_refused_in_one_line(tmp_path):
 
 def test_the_folder_is_the_one_that_runs_work_in(small_order):
     order = small_order(method="bsl")
-    assert make_plan(order).work.parent == runs_folder(order.results)
+    assert build_experiment(order).work.parent == runs_folder(order.results)
 
 
 def test_it_needs_no_torch(make_run, tmp_path):
@@ -270,6 +270,6 @@ def test_a_damaged_checkpoint_is_told_and_the_run_is_still_to_go_on(tmp_path, pr
     if previous:
         with zipfile.ZipFile(stage / "checkpoint.previous.pt", "w") as whole:
             whole.writestr("data", b"")
-    standing = read_standing(stage.parent)
+    standing = read_status(stage.parent)
     assert standing.state == "interrupted"
     assert f"stage1/checkpoint.pt is damaged: {told}" in standing.told

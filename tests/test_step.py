@@ -6,20 +6,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from chxbench import METHODS
-from chxbench.benchmark.batches import Batch
+from chxbench.benchmark.data.loader import Batch
 from chxbench.benchmark.dataset import FINDINGS
-from chxbench.benchmark.device import Device
-from chxbench.benchmark.options import make
-from chxbench.benchmark.plan import make_plan
+from chxbench.benchmark.engine.device import Device
+from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.engine.step import accumulate_gradients, make_learner, make_optimizer, train_step
 from chxbench.benchmark.recipe import load_recipe
-from chxbench.benchmark.step import add_gradients, learn, make_learner, make_optimizer
+from chxbench.benchmark.utils.options import build
 
 # Operations whose result the program has to wait for on a GPU.
 SYNCHRONISING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
 
 
 def small(cls):
-    return make(cls, {"backbone": "resnet18"}, "")
+    return build(cls, {"backbone": "resnet18"}, "")
 
 
 def make_batch(images=7, side=32):
@@ -32,7 +32,7 @@ def make_batch(images=7, side=32):
 
 def gradients(method, network, batch, micro_batch):
     network.zero_grad()
-    loss = add_gradients(Device("float32"), method, network, batch, micro_batch)
+    loss = accumulate_gradients(Device("float32"), method, network, batch, micro_batch)
     return loss.item(), [parameter.grad.clone() for parameter in network.parameters()]
 
 
@@ -80,9 +80,9 @@ def test_a_step_never_waits_for_the_device(cls):
     device, method = Device("float32"), small(cls)
     learner = make_learner(device, method.build(FINDINGS, "none"), load_recipe("quick", {}), 10)
     batch = make_batch()
-    learn(device, method, learner, batch)  # the optimiser's state is made in the first step
+    train_step(device, method, learner, batch)  # the optimiser's state is made in the first step
     with Watch():
-        learn(device, method, learner, batch, micro_batch=4)
+        train_step(device, method, learner, batch, micro_batch=4)
     assert "convolution_backward" in called
     assert not {name for name in called if name in SYNCHRONISING}
 
@@ -95,14 +95,14 @@ def test_frozen_batch_norm_keeps_its_statistics(batch_norm, moves):
     mean = learner.network.get_buffer("backbone.bn1.running_mean")
     before, weight = mean.clone(), learner.network.get_parameter("backbone.conv1.weight").clone()
     learner.train()
-    learn(device, method, learner, make_batch())
+    train_step(device, method, learner, make_batch())
     assert (mean != before).any() == moves
     assert (learner.network.get_parameter("backbone.conv1.weight") != weight).any()
 
 
 def test_rate_drops_after_the_epochs_that_the_recipe_names(small_order):
     settings = {"train.optimizer": "sgd", "train.schedule": "step", "train.drop_after": [2], "train.drop_factor": 0.1}
-    recipe = make_plan(small_order(method="bsl", settings=settings)).recipe
+    recipe = build_experiment(small_order(method="bsl", settings=settings)).recipe
     optimizer, scheduler = make_optimizer(torch.nn.Linear(1, 1), recipe.train, 3)
     rates = []
     for _ in range(9):  # three epochs of three steps

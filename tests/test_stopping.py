@@ -7,23 +7,29 @@ import sys
 
 import pytest
 
-from chxbench.benchmark.stopping import Stopped, asked, held, listening, stop_if_asked
+from chxbench.benchmark.utils.signals import (
+    Interrupted,
+    defer_signals,
+    handle_signals,
+    pending_signal,
+    raise_if_signalled,
+)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_at_once_outside_and_is_noted_inside(number, status):
     before = signal.getsignal(number)
-    with listening(), pytest.raises(Stopped, match="the same command goes on") as stop:
+    with handle_signals(), pytest.raises(Interrupted, match="the same command goes on") as stop:
         os.kill(os.getpid(), number)
     assert stop.value.status == status
-    with listening():
-        with held():
-            assert asked() is None
+    with handle_signals():
+        with defer_signals():
+            assert pending_signal() is None
             os.kill(os.getpid(), number)
-            assert asked() == number
-        with pytest.raises(Stopped):
-            stop_if_asked()
-    assert asked() is None
+            assert pending_signal() == number
+        with pytest.raises(Interrupted):
+            raise_if_signalled()
+    assert pending_signal() is None
     assert signal.getsignal(number) is before
 
 
@@ -31,8 +37,8 @@ def test_a_signal_stops_at_once_outside_and_is_noted_inside(number, status):
 def test_a_second_signal_ends_the_program_at_once_unless_a_launcher_sends_it(processes):
     code = """
 import os, signal
-from chxbench.benchmark.stopping import held, listening
-with listening(), held():
+from chxbench.benchmark.utils.signals import defer_signals, handle_signals
+with handle_signals(), defer_signals():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     raise SystemExit(7)

@@ -5,10 +5,10 @@ import torch
 from accelerate.tracking import GeneralTracker
 
 from chxbench import UserError
-from chxbench.benchmark.log import LOG, read_log
-from chxbench.benchmark.plan import make_plan
-from chxbench.benchmark.run import run
-from chxbench.benchmark.track import FOLDER, check_trackers
+from chxbench.benchmark.commands.run.run import run
+from chxbench.benchmark.commands.run.tracking import TRACKING_FOLDER, check_trackers
+from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.utils.run_log import LOG_FILE, read_log
 
 
 class Own(GeneralTracker):
@@ -50,13 +50,13 @@ def tracked(order_in, tmp_path_factory):
     own = Own()
     order = order_in(tmp_path_factory.mktemp("tracked"), method="bsl", track=["tensorboard", own])
     record, _ = run(order)
-    return make_plan(order), record, own
+    return build_experiment(order), record, own
 
 
 def test_a_tracker_hears_what_the_log_holds(tracked):
     plan, record, own = tracked
     wanted = []
-    for entry in read_log(plan.work / LOG):
+    for entry in read_log(plan.work / LOG_FILE):
         if entry["event"] == "step":
             names, step = ("loss", "lr", "images_per_second", "memory"), 5 * (entry["epoch"] - 1) + entry["step"]
             wanted.append((step, {f"stage1/step/{name}": entry[name] for name in names}))
@@ -74,7 +74,7 @@ def test_tensorboard_shows_the_same_numbers(tracked):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     plan, record, own = tracked
-    shown = EventAccumulator(str(plan.work / FOLDER / "chxbench")).Reload()
+    shown = EventAccumulator(str(plan.work / TRACKING_FOLDER / "chxbench")).Reload()
     for name in ("stage1/epoch/loss", "stage1/epoch/validation_auc", "stage1/step/lr"):
         heard = [(step, torch.tensor(values[name]).item()) for step, values in own.heard if name in values]
         assert [(event.step, event.value) for event in shown.Scalars(name)] == heard
@@ -83,7 +83,7 @@ def test_tensorboard_shows_the_same_numbers(tracked):
 
 def test_nothing_of_it_is_part_of_the_run(tracked, order_in, tmp_path):
     plan, record, _ = tracked
-    assert make_plan(order_in(tmp_path, method="bsl")).run_id == plan.run_id
+    assert build_experiment(order_in(tmp_path, method="bsl")).run_id == plan.run_id
     assert "track" not in record.model_dump_json()
 
 
@@ -99,7 +99,7 @@ def test_a_tracker_that_is_not_there_is_told_before_anything_is_made(small_order
     with pytest.raises(UserError) as refusal:
         run(order)
     assert str(refusal.value) == message
-    assert not make_plan(order).work.parent.exists()
+    assert not build_experiment(order).work.parent.exists()
 
 
 def test_a_tracker_that_does_not_begin_is_told(small_order):

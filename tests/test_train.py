@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from chxbench import Output, UserError
-from chxbench.benchmark import checkpoint, epoch, keeper, train
-from chxbench.benchmark.device import Device
-from chxbench.benchmark.pixels import prepare
-from chxbench.benchmark.plan import make_plan
-from chxbench.benchmark.run import build_network
-from chxbench.benchmark.stages import make_material
+from chxbench.benchmark.commands.run.run import build_network
+from chxbench.benchmark.data.pixel_cache import prepare_pixels
+from chxbench.benchmark.engine import checkpoint, epoch, trainer
+from chxbench.benchmark.engine.device import Device
+from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.engine.stages import build_train_context, permute_labels_by_patient
+from chxbench.benchmark.engine.trainer import train_stage
 
 
 @pytest.fixture
@@ -21,13 +22,13 @@ def stage(small_order, tmp_path):
     """Train a small stage in a folder of its own; settings replace those of the recipe."""
 
     def run(name="work", seed=0, rows=None, **settings):
-        plan = make_plan(small_order(method="bsl", seed=seed, settings={"train.epochs": 3, **settings}))
-        pixels, _ = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
+        plan = build_experiment(small_order(method="bsl", seed=seed, settings={"train.epochs": 3, **settings}))
+        pixels, _ = prepare_pixels(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
         network, initial = build_network(plan)
-        material = make_material(plan, Device("float32"), pixels)
+        material = build_train_context(plan, Device("float32"), pixels)
         rows = plan.index.rows("train") if rows is None else rows
         (tmp_path / name).mkdir(exist_ok=True)
-        return train.train_stage(material, initial, network, 0, "stage", rows, tmp_path / name)
+        return train_stage(material, initial, network, 0, "stage", rows, tmp_path / name)
 
     return run
 
@@ -44,7 +45,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(stage):
 
 def test_an_interrupted_stage_ends_as_if_it_had_not_been(stage, monkeypatch):
     whole = stage("whole")
-    save, saved = checkpoint.save, []
+    save, saved = checkpoint.save_checkpoint, []
 
     def die_after_the_first(path, state):
         save(path, state)
@@ -52,7 +53,7 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(stage, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoint, "save", die_after_the_first)
+        patch.setattr(checkpoint, "save_checkpoint", die_after_the_first)
         stage("cut")
     resumed = stage("cut")
     assert len(saved) == 1
@@ -78,7 +79,7 @@ def test_a_stage_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped(stag
 
     monkeypatch.setattr(Baseline, "build", lambda *_: Dropping())
     whole = stage("whole")
-    save, saved = checkpoint.save, []
+    save, saved = checkpoint.save_checkpoint, []
 
     def die_after(path, state):
         save(path, state)
@@ -87,8 +88,8 @@ def test_a_stage_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped(stag
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(keeper, "EVERY", 0.0)
-        patch.setattr(checkpoint, "save", die_after)
+        patch.setattr(checkpoint, "CHECKPOINT_EVERY", 0.0)
+        patch.setattr(checkpoint, "save_checkpoint", die_after)
         stage("cut")
     resumed = stage("cut")
     assert (
@@ -109,7 +110,7 @@ def test_a_checkpoint_of_another_training_is_refused(stage, tmp_path, monkeypatc
             UserError, match=r"one/checkpoint\.pt is no checkpoint of this stage .*: remove it, or start"
         ):
             stage("one", **change)
-    checkpoint.save(tmp_path / "one" / "checkpoint.pt", {"weights": torch.ones(3)})
+    checkpoint.save_checkpoint(tmp_path / "one" / "checkpoint.pt", {"weights": torch.ones(3)})
     with pytest.raises(UserError, match="is no checkpoint of this stage"):
         stage("one")
 
@@ -118,22 +119,22 @@ def test_weights_that_are_no_numbers_are_never_kept(stage, tmp_path, monkeypatch
     from chxbench.methods.bsl import Baseline
 
     monkeypatch.setattr(Baseline, "build", lambda *_: Dropping())
-    learn, steps = train.learn, []
+    train_step, steps = trainer.train_step, []
 
     def spoil(device, method, learner, *rest):
-        loss = learn(device, method, learner, *rest)
+        loss = train_step(device, method, learner, *rest)
         steps.append(loss)
         if len(steps) == 10:  # the last of the second epoch: no loss is computed from these weights
             next(learner.network.parameters()).data[0, 0] = torch.inf
         return loss
 
-    monkeypatch.setattr(train, "learn", spoil)
+    monkeypatch.setattr(trainer, "train_step", spoil)
     message = (
         r"the weights are not finite in stage, epoch 2/3, step 5 of 5 .*; the last good checkpoint is .*checkpoint\.pt"
     )
     with pytest.raises(UserError, match=message):
         stage("work")
-    state = checkpoint.load(tmp_path / "work" / "checkpoint.pt")
+    state = checkpoint.load_checkpoint(tmp_path / "work" / "checkpoint.pt")
     assert len(state["trained"]["loss"]) == 1
     assert all(value.isfinite().all() for value in state["network"].values())
 
@@ -147,14 +148,14 @@ def test_training_learns_the_images_it_sees(stage):
 @pytest.mark.parametrize(("rule", "epoch"), [("last", 3), ("best_validation_auc", 2)])
 def test_the_rule_picks_the_epoch_and_its_weights_are_kept(stage, monkeypatch, rule, epoch):
     aucs, weights = iter([0.6, 0.9, 0.7]), []
-    monkeypatch.setattr(train, "mean_auc", lambda *_: next(aucs))
-    save = checkpoint.save
+    monkeypatch.setattr(trainer, "mean_auc", lambda *_: next(aucs))
+    save = checkpoint.save_checkpoint
 
     def remember(path, state):
         weights.append({name: value.clone() for name, value in state["network"].items()})
         save(path, state)
 
-    monkeypatch.setattr(checkpoint, "save", remember)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", remember)
     trained = stage(**{"train.select": rule})
     assert (trained.best_epoch, trained.validation_auc) == (epoch, [0.6, 0.9, 0.7])
     assert equal(trained.weights, weights[epoch - 1])
@@ -185,15 +186,15 @@ def test_a_loss_that_is_no_number_stops_with_advice(stage):
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, capsys, damage):
     path = tmp_path / "checkpoint.pt"
     for number in (1, 2, 3):
-        checkpoint.save(path, {"weights": torch.full((3,), float(number))})
-    assert torch.equal(checkpoint.load(path)["weights"], torch.full((3,), 3.0))
+        checkpoint.save_checkpoint(path, {"weights": torch.full((3,), float(number))})
+    assert torch.equal(checkpoint.load_checkpoint(path)["weights"], torch.full((3,), 3.0))
     assert capsys.readouterr().err == ""
     path.write_bytes(damage(path.read_bytes()))
-    assert torch.equal(checkpoint.load(path)["weights"], torch.full((3,), 2.0))
+    assert torch.equal(checkpoint.load_checkpoint(path)["weights"], torch.full((3,), 2.0))
     assert "checkpoint.pt is damaged (it" in (told := capsys.readouterr().err)
     assert told.endswith("): the one before it is used\n")
-    checkpoint.previous(path).write_bytes(b"half of one")
-    assert checkpoint.load(path) is None
+    checkpoint.previous_path(path).write_bytes(b"half of one")
+    assert checkpoint.load_checkpoint(path) is None
     assert "checkpoint.previous.pt is damaged (it has no seal): the stage starts over" in capsys.readouterr().err
 
 
@@ -202,25 +203,25 @@ def test_a_checkpoint_runs_no_code(tmp_path):
         def __reduce__(self):
             return (pytest.fail, ("a checkpoint ran code",))
 
-    checkpoint.save(tmp_path / "checkpoint.pt", {"weights": Payload()})
+    checkpoint.save_checkpoint(tmp_path / "checkpoint.pt", {"weights": Payload()})
     with pytest.raises(UserError, match=r"is no checkpoint .*: remove it, or start over with --fresh"):
-        checkpoint.load(tmp_path / "checkpoint.pt")
+        checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")
 
 
 def test_labels_are_dealt_anew_among_patients():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(200), rng.integers(1, 6, 200))
     targets = np.repeat(rng.integers(0, 2, (200, 3)), np.bincount(patients), axis=0).astype(np.float32)
-    dealt = train.deal_labels_anew(targets, patients, [0, 0])
-    assert (dealt == train.deal_labels_anew(targets, patients, [0, 0])).all()
+    dealt = permute_labels_by_patient(targets, patients, [0, 0])
+    assert (dealt == permute_labels_by_patient(targets, patients, [0, 0])).all()
     assert (dealt != targets).mean() > 0.4
     for patient in range(200):  # a patient's images had one label set, and still have one
         assert len(np.unique(dealt[patients == patient], axis=0)) == 1
 
 
 def test_shuffled_labels_reach_training_and_validation_only(small_order):
-    plan = make_plan(small_order(settings={"train.shuffle_labels": True}))
-    material = make_material(plan, Device("float32"), np.empty(0))
+    plan = build_experiment(small_order(settings={"train.shuffle_labels": True}))
+    material = build_train_context(plan, Device("float32"), np.empty(0))
     for split, changed in (("train", True), ("val", True), ("test", False)):
         rows = plan.index.rows(split)
         assert (material.targets[rows] != plan.index.targets()[rows]).any() == changed

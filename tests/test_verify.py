@@ -10,15 +10,16 @@ import pytest
 from click.testing import CliRunner
 from made_records import edit, fields, publish, recheck, score_table
 
-from chxbench.benchmark import evidence
-from chxbench.benchmark import record as records
-from chxbench.benchmark import verified as verified_module
 from chxbench.benchmark.cli import main
-from chxbench.benchmark.judge_scores import judge_scores, judge_statistics
-from chxbench.benchmark.options import describe
-from chxbench.benchmark.provenance import origin
-from chxbench.benchmark.record import RecordError
-from chxbench.benchmark.verified import verified
+from chxbench.benchmark.evaluation import artifacts
+from chxbench.benchmark.evaluation.scores import evaluate_scores, evaluate_secondary_metrics
+from chxbench.benchmark.leaderboard import verification
+from chxbench.benchmark.leaderboard.verification import verify_cached
+from chxbench.benchmark.records import record as records
+from chxbench.benchmark.records.provenance import origin
+from chxbench.benchmark.records.record import RecordError
+from chxbench.benchmark.utils.files import file_sha256
+from chxbench.benchmark.utils.options import to_dict
 from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.phantom import Phantom
 
@@ -33,9 +34,9 @@ def true_results(tmp_path_factory):
     rows = np.concatenate([index.rows("val"), index.rows("test")])
     labels = index.targets()[rows]
     scores = np.random.default_rng(0).standard_normal(labels.shape) + labels
-    table = evidence.score_table(index, rows, scores)
+    table = artifacts.score_table(index, rows, scores)
     filled = fields(table, "a0", "True one")
-    about = {"name": "phantom", "options": describe(SET), "labels": index.labels._asdict()}
+    about = {"name": "phantom", "options": to_dict(SET), "labels": index.labels._asdict()}
     filled["dataset"] |= {**about, "split": index.split._asdict()}
     folder = results / "phantom" / "bsl" / "a0"
     folder.mkdir(parents=True)
@@ -60,8 +61,8 @@ def forge_scores(folder, change):
     table.to_parquet(folder / "scores.parquet", index=False)
 
     def follow(content):
-        content["scores"]["sha256"] = records.file_sha256(folder / "scores.parquet")
-        content |= {**judge_scores(table, 100).keys, "statistics": judge_statistics(table, 100)}
+        content["scores"]["sha256"] = file_sha256(folder / "scores.parquet")
+        content |= {**evaluate_scores(table, 100).keys, "statistics": evaluate_secondary_metrics(table, 100)}
         recheck(content)
 
     edit(folder / "run.json", follow)
@@ -178,11 +179,11 @@ def test_labels_of_the_official_list_are_known_without_the_label_file(results, m
     record = records.read(folder)
     table = records.read_scores(folder, record)
     test = table[table["split"] == "test"]
-    labels, images = record.dataset.labels, evidence.test_sha256(test["image_id"])
+    labels, images = record.dataset.labels, artifacts.image_list_sha256(test["image_id"])
     monkeypatch.setattr(Phantom, "needs_folder", True)
     monkeypatch.setattr(Phantom, "known_labels", {labels.sha256: labels.version})
     monkeypatch.setattr(Phantom, "known_tests", {images: "small"})
-    monkeypatch.setattr(Phantom, "known_truths", {(labels.version, "small"): evidence.truth_sha256(test)})
+    monkeypatch.setattr(Phantom, "known_truths", {(labels.version, "small"): artifacts.ground_truth_sha256(test)})
     assert origin(folder, record, table) == (labels.version, "small", "with known hashes")
     with pytest.raises(RecordError, match="has other labels of the small list"):
         origin(folder, record, swap_labels(table))
@@ -202,18 +203,18 @@ def test_known_hashes_are_those_of_the_release():
 def test_what_was_verified_once_is_not_computed_again_until_a_byte_changes(results, tmp_path, monkeypatch):
     folder, kept = results / "phantom" / "bsl" / "a0", tmp_path / "kept"
     record = records.read(folder)
-    first = verified(folder, record, kept)
+    first = verify_cached(folder, record, kept)
     computed = []
-    monkeypatch.setattr(verified_module, "_compute", lambda *_: computed.append(1) or first)
-    assert verified(folder, record, kept) == first
+    monkeypatch.setattr(verification, "_compute", lambda *_: computed.append(1) or first)
+    assert verify_cached(folder, record, kept) == first
     assert not computed
     (entry,) = kept.iterdir()
     content = json.loads(entry.read_text())
     content["draws"][0] = 0.99
     entry.write_text(json.dumps(content))
-    verified(folder, record, kept)
+    verify_cached(folder, record, kept)
     assert len(computed) == 1  # the entry was changed
     edit(folder / "run.json", lambda content: content.update(created="2026-01-02T00:00:00+00:00") or recheck(content))
-    verified(folder, record, kept)
+    verify_cached(folder, record, kept)
     assert len(computed) == 2  # the record was changed
     assert Path(entry).exists()

@@ -13,8 +13,9 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from chxbench.benchmark import record as records
-from chxbench.benchmark.leaderboard import leaderboard_path, write_leaderboard
+from chxbench.benchmark.leaderboard.leaderboard import write_leaderboard
+from chxbench.benchmark.records import record as records
+from chxbench.benchmark.utils.workspace import leaderboard_path
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 5  # of a row

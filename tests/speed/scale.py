@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from chxbench.benchmark.batches import read_batches, shifted_crops, split_batches
+from chxbench.benchmark.data.loader import read_batches, shard_within_batches, shifted_crops
+from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.dataset import check
-from chxbench.benchmark.device import Device
-from chxbench.benchmark.pixels import prepare
-from chxbench.benchmark.predict import predict
+from chxbench.benchmark.engine.device import Device
+from chxbench.benchmark.engine.inference import predict_scores
+from chxbench.benchmark.metrics import auc as auc_metrics
 from chxbench.benchmark.recipe import load_recipe
-from chxbench.benchmark.statistics import metrics
 from chxbench.datasets.phantom import Phantom
 from chxbench.methods.bsl import Baseline
 
@@ -49,23 +49,23 @@ def measure(images: int, cache: Path) -> dict[str, tuple[float, float]]:
         return result
 
     index = timed("index: labels, splits, boxes, checked", lambda: check(dataset.index(None)))
-    pixels = timed("prepare: draw, shrink, write, hash", lambda: prepare(dataset, index, SIZE, cache)).pixels
-    timed("prepare again", lambda: prepare(dataset, index, SIZE, cache))
+    pixels = timed("prepare: draw, shrink, write, hash", lambda: prepare_pixels(dataset, index, SIZE, cache)).pixels
+    timed("prepare again", lambda: prepare_pixels(dataset, index, SIZE, cache))
     timed("read an epoch of 224x224 crops", lambda: _read(pixels, index.targets()))
     recipe = load_recipe("quick", {"pixels.size": SIZE, "pixels.crop": 32, "compute.precision": "float32"})
     device = Device("float32")
     network = device.place(Baseline(backbone="resnet10t").build(index.findings, "none"))
     rows = np.arange(images)
-    scores = timed("score all images", lambda: predict(device, network, pixels, rows, recipe, "scoring"))
+    scores = timed("score all images", lambda: predict_scores(device, network, pixels, rows, recipe, "scoring"))
     patients = index.images["patient_id"].to_numpy()
-    timed("AUC, 1,000 resamples", lambda: metrics.evaluate(scores, index.targets(), patients, 1000))
+    timed("AUC, 1,000 resamples", lambda: auc_metrics.evaluate(scores, index.targets(), patients, 1000))
     return steps
 
 
 def _read(pixels: np.ndarray, targets: np.ndarray) -> int:
     setting = load_recipe("paper", {}).pixels
     rows = np.random.default_rng(0).permutation(len(pixels))
-    spans = split_batches(len(rows), BATCH)
+    spans = shard_within_batches(len(rows), BATCH)
     batches = read_batches(pixels, targets, shifted_crops(rows, setting, 0), CROP, spans)
     return sum(len(batch.images) for batch in batches)
 

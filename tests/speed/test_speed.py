@@ -21,13 +21,14 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from chxbench.benchmark.batches import centre_crops, read_batches, split_batches
+from chxbench.benchmark.data.loader import center_crops, read_batches, shard_within_batches
+from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.dataset import Dataset
-from chxbench.benchmark.environment import cores
-from chxbench.benchmark.pixels import prepare
+from chxbench.benchmark.metrics import auc as auc_metrics
+from chxbench.benchmark.metrics import localization
+from chxbench.benchmark.metrics.localization import IOBB, IOU, THRESHOLDS, Boxes, Frame
 from chxbench.benchmark.recipe import Pixels
-from chxbench.benchmark.statistics import localization, metrics
-from chxbench.benchmark.statistics.localization import IOBB, IOU, THRESHOLDS, Boxes, Frame
+from chxbench.benchmark.utils.environment import cores
 from chxbench.datasets.phantom import Phantom
 
 DRAWN, IMAGES = 64, 512
@@ -74,7 +75,7 @@ def test_preparing(versus, radiographs, tmp_path_factory):
     prepared, plain = versus(
         "prepare: decode 1024x1024 PNGs, shrink to 256x256, start-up included",
         f"Pillow on one core, x {cores()} cores",
-        lambda: prepare(Files(), radiographs, SETTING.size, tmp_path_factory.mktemp("cache")).pixels,
+        lambda: prepare_pixels(Files(), radiographs, SETTING.size, tmp_path_factory.mktemp("cache")).pixels,
         lambda: shrink_with_pillow(part),
         target=0.9,
         scale=IMAGES / len(part) / cores(),
@@ -84,9 +85,9 @@ def test_preparing(versus, radiographs, tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")  # LoadImaged makes all of MONAI's readers
 def test_reading_an_epoch(versus, radiographs, tmp_path):
-    pixels = prepare(Files(), radiographs, SETTING.size, tmp_path / "cache").pixels
-    targets, crop = np.zeros((IMAGES, 14), np.float32), centre_crops(np.arange(IMAGES), SETTING)
-    spans = split_batches(IMAGES, 32)
+    pixels = prepare_pixels(Files(), radiographs, SETTING.size, tmp_path / "cache").pixels
+    targets, crop = np.zeros((IMAGES, 14), np.float32), center_crops(np.arange(IMAGES), SETTING)
+    spans = shard_within_batches(IMAGES, 32)
     steps = [
         LoadImaged("image", "PILReader", ensure_channel_first=True, reverse_indexing=False),
         Resized("image", (SETTING.size, SETTING.size), mode="area"),
@@ -136,13 +137,13 @@ def test_intervals(versus, official_size):
     judged, looped = versus(
         f"AUC of 25,596 x 14, intervals from {RESAMPLES:,} draws of patients",
         f"loop over scikit-learn's roc_auc_score ({LOOPED} draws, x {RESAMPLES // LOOPED})",
-        lambda: metrics.evaluate(scores, labels, patients, RESAMPLES),
+        lambda: auc_metrics.evaluate(scores, labels, patients, RESAMPLES),
         loop,
         target=25,
         scale=RESAMPLES / LOOPED,
     )
     np.testing.assert_allclose([interval.value for interval in judged.each], aucs(scores, labels), rtol=0, atol=1e-12)
-    draws = metrics.mean_auc_draws(scores, labels, patients, LOOPED)
+    draws = auc_metrics.mean_auc_draws(scores, labels, patients, LOOPED)
     np.testing.assert_allclose(draws, np.mean(looped, axis=1), rtol=0, atol=1e-12)
 
 
@@ -203,7 +204,7 @@ def test_localisation(versus, boxed):
     marks, (found, false) = versus(
         "boxes of 880 x 8 heatmaps (7x7 to 224x224), judged",
         "loop over images and findings with scipy.ndimage",
-        lambda: localization.judge(maps, truth, frame),
+        lambda: localization.match_boxes(maps, truth, frame),
         lambda: judge_with_scipy(maps, truth, frame),
         target=3,
     )

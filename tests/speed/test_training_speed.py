@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from chxbench import FINDINGS
-from chxbench.benchmark.batches import Batch
-from chxbench.benchmark.device import Device
-from chxbench.benchmark.epoch import Epoch, Material
-from chxbench.benchmark.pixels import prepare
-from chxbench.benchmark.plan import make_method
+from chxbench.benchmark.data.loader import Batch
+from chxbench.benchmark.data.pixel_cache import prepare_pixels
+from chxbench.benchmark.engine.device import Device
+from chxbench.benchmark.engine.epoch import Epoch, TrainContext
+from chxbench.benchmark.engine.experiment import build_method
+from chxbench.benchmark.engine.step import make_learner, train_step
+from chxbench.benchmark.engine.trainer import train_epoch
 from chxbench.benchmark.recipe import load_recipe
-from chxbench.benchmark.step import learn, make_learner
-from chxbench.benchmark.train import train_epoch
 from chxbench.datasets.phantom import Phantom
 from chxbench.methods.ma import MultiAttention
 
@@ -27,14 +27,14 @@ IMAGES, BATCH = 96, 32  # of the comparison with a plain script
 def make_material(dataset, settings, cache, recipe="quick"):
     """A training of `ma` on a small set of drawn radiographs: its material, its learner, rows to train on."""
     recipe = load_recipe(recipe, {"model.weights": "none", **settings})
-    method = make_method(MultiAttention, recipe, {})
+    method = build_method(MultiAttention, recipe, {})
     index = dataset.index(None)
-    pixels = prepare(dataset, index, recipe.pixels.size, cache).pixels
+    pixels = prepare_pixels(dataset, index, recipe.pixels.size, cache).pixels
     device = Device("auto")
     learner = make_learner(device, method.build(FINDINGS, "none"), recipe, 1000)
     rows = np.arange(len(index.images))
     names = index.images["image_id"].to_numpy()
-    return Material(device, method, recipe, 0, pixels, index.targets(), rows, names), learner, rows
+    return TrainContext(device, method, recipe, 0, pixels, index.targets(), rows, names), learner, rows
 
 
 def test_an_epoch_against_its_bare_steps(versus, tmp_path):
@@ -49,11 +49,11 @@ def test_an_epoch_against_its_bare_steps(versus, tmp_path):
 
     def bare():
         learner.train()
-        losses = [learn(material.device, material.method, learner, resident) for _ in range(len(rows) // size)]
+        losses = [train_step(material.device, material.method, learner, resident) for _ in range(len(rows) // size)]
         return float(sum(losses)) / len(losses)
 
     learner.train()
-    learn(material.device, material.method, learner, resident)
+    train_step(material.device, material.method, learner, resident)
     ours, theirs = versus(
         "training end to end, 64x64 crops", "the same steps on one batch in memory", epoch, bare, 0.97, rounds=9
     )

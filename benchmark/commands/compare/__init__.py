@@ -1,0 +1,1 @@
+"""`chxbench compare`: paired comparison of two runs."""

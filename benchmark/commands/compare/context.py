@@ -1,0 +1,91 @@
+"""What else is different between two records, beside their scores: lest a difference be given the wrong cause."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...recipe import SECTIONS
+from ...records.schema import Record
+from ...records.speed_record import SpeedRecord, matches_run
+from ...utils.options import build, format_value, to_dict
+
+
+class ContextFact(NamedTuple):
+    """Something that differs, in words; None where a record does not have it or tell it."""
+
+    what: str
+    first: str | None
+    second: str | None
+
+
+class Timing(NamedTuple):
+    """The speeds of both methods, measured in the same setup."""
+
+    first: SpeedRecord
+    second: SpeedRecord
+
+
+def differing_context(first: Record, second: Record) -> list[ContextFact]:
+    """How methods, data, recipes, seeds and machines of two records differ; equal ones are not listed."""
+    one, other = _facts(first), _facts(second)
+    facts = (ContextFact(what, one.get(what), other.get(what)) for what in dict.fromkeys([*one, *other]))
+    return [fact for fact in facts if fact.first != fact.second]
+
+
+def paired_timings(first: Record, second: Record, speeds: Sequence[SpeedRecord]) -> list[Timing]:
+    """Speeds of both methods, options and crops, one for each setup in which both were measured."""
+    mine, others = ({speed.setup: speed for speed in speeds if matches_run(speed, run)} for run in (first, second))
+    return [Timing(mine[setup], others[setup]) for setup in mine if setup in others]
+
+
+def _facts(record: Record) -> dict[str, str]:
+    method, data = record.method, record.dataset
+    known: dict[str, Any] = {
+        "method": method.name,
+        "source of the method": None if method.built_in else f"plugin {method.source_sha256[:10]}",
+        **{f"option {key}": format_value(value) for key, value in method.options.items()},
+        "dataset": data.name,
+        **{f"dataset.{key}": format_value(value) for key, value in data.options.items()},
+        "labels": f"{data.labels.file}, {data.labels.version} ({data.labels.sha256[:10]})",
+        "split": f"{data.split.name} ({data.split.sha256[:10]})",
+        "scores": f"from {record.source.file}" if record.source else None,
+        **_training(record),
+        **_machine(record),
+    }
+    return {what: str(value) for what, value in known.items() if value is not None}
+
+
+def _training(record: Record) -> dict[str, Any]:
+    """Nothing for scores from elsewhere."""
+    if record.recipe is None or record.weights is None:
+        return {}
+    sections = {name: build(cls, record.recipe[name], f"{name}.") for name, cls in SECTIONS.items()}
+    settings = {
+        f"{name}.{key}": format_value(value) for name, part in sections.items() for key, value in to_dict(part).items()
+    }
+    return {
+        "recipe": Path(record.recipe["name"]).name,
+        **settings,
+        "seed": record.seed,
+        "epoch chosen by": record.selection,
+        "weights at the start": record.weights.source or record.weights.init,
+        "images trained on": f"{sum(stage.examples * stage.epochs for stage in record.stages):,}",
+    }
+
+
+def _machine(record: Record) -> dict[str, Any]:
+    environment = record.environment
+    return {
+        "precision": environment.precision,
+        "layout": environment.layout,
+        "device": environment.hardware.get("device"),
+        "processes": environment.hardware.get("processes", 1 if record.source is None else None),
+        "torch": environment.versions.get("torch"),
+        "code": _code(environment.code),
+    }
+
+
+def _code(state: dict[str, str | bool | None]) -> str | None:
+    if not state.get("commit"):
+        return None
+    return f"{str(state['commit'])[:10]}{' + changes' if state.get('dirty') else ''}"

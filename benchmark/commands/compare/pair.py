@@ -1,0 +1,148 @@
+"""Two records that may be compared: read, checked against their evidence, and refused where they were asked otherwise.
+
+What counts is what was asked, not what it is called: the test images, their patients and their labels must be the same.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from ...evaluation.scores import SplitScores, split_scores
+from ...metrics.paired import Comparison, Difference
+from ...records import record as records
+from ...records.checks import verify_record
+from ...records.schema import Record
+from ...utils.errors import UserError, first_few
+from ...utils.text import plain
+from .context import ContextFact, Timing
+
+LEVEL = 0.05  # of significance, after the correction for the number of findings
+
+
+class Side(NamedTuple):
+    """One of the two: its folder as the user gave it, its record, and the rows of its test split by image id."""
+
+    folder: Path
+    record: Record
+    table: pd.DataFrame
+
+    @property
+    def findings(self) -> list[str]:
+        return list(self.record.auc)
+
+    @property
+    def run(self) -> str:
+        """Method and run, as the name of a folder."""
+        return f"{self.record.method.name}-{self.record.run_id}"
+
+    @property
+    def title(self) -> str:
+        """The method's title, and the seed of what was trained."""
+        record = self.record
+        changed = "".join(f", {key}={value}" for key, value in record.method.changed.items())
+        return plain(f"{record.method.title}{changed}" + ("" if record.seed is None else f", seed {record.seed}"))
+
+    def scored(self, findings: list[str]) -> SplitScores:
+        """Scores and labels with the findings in this order, images in that of their ids."""
+        test = split_scores(self.table)
+        order = [test.findings.index(finding) for finding in findings]
+        return SplitScores(findings, test.scores[:, order], test.labels[:, order], test.patients)
+
+
+class ComparedPair(NamedTuple):
+    """Two records and how they differ.
+
+    Attributes:
+        first, second: the records; A and B where they are shown.
+        found: first - second, in the order of the first one's findings.
+        resamples: draws of patients behind the intervals and p-values.
+        facts: what else differs.
+        timings: how fast both are, in each setup in which both were measured.
+    """
+
+    first: Side
+    second: Side
+    found: Comparison
+    resamples: int
+    facts: list[ContextFact]
+    timings: list[Timing]
+
+    @property
+    def each(self) -> dict[str, Difference]:
+        """The differences by the names of the findings."""
+        return dict(zip(self.first.findings, self.found.each, strict=True))
+
+    @property
+    def significant(self) -> list[str]:
+        """The findings that differ after the correction."""
+        return [name for name, one in self.each.items() if one.p_corrected is not None and one.p_corrected <= LEVEL]
+
+
+def read_side(folder: Path) -> Side:
+    """A record by its folder under `runs/` or `results/`, checked against its evidence.
+
+    Raises:
+        UserError: no record there. RecordError: one that does not follow from its evidence.
+    """
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{folder} holds no run.json: give the folder of a finished run, below runs/ or results/")
+    record = records.read(folder)
+    table = verify_record(folder, record).table
+    return Side(folder, record, table[table["split"] == "test"])
+
+
+def check_same_test_set(first: Side, second: Side) -> None:
+    """Raises UserError, which says what differs, unless both were scored on the same test images and labels."""
+    problems = list(_problems(first, second))
+    if problems:
+        told = "; ".join([*_names(first.record, second.record), *problems])
+        raise UserError(
+            f"{first.folder} and {second.folder} were not scored on the same test images and labels: {told}: "
+            "compare runs of one dataset, label file and split"
+        )
+
+
+def _names(first: Record, second: Record) -> Iterator[str]:
+    """What may explain it."""
+    one, other = first.dataset, second.dataset
+    if one.name != other.name:
+        yield f"dataset {one.name} against {other.name}"
+    if one.labels.sha256 != other.labels.sha256:
+        files = (f"{part.file} ({part.version})" for part in (one.labels, other.labels))
+        yield plain("label file " + " against ".join(files))
+
+
+def _problems(first: Side, second: Side) -> Iterator[str]:
+    for one, other in ((first, second), (second, first)):
+        alone = sorted(set(one.findings) - set(other.findings))
+        if alone:
+            yield f"only {one.folder} has {_counted(alone, 'finding')}"
+    for one, other in ((first, second), (second, first)):
+        alone = sorted(set(one.table["image_id"]) - set(other.table["image_id"]))
+        if alone:
+            yield f"only {one.folder} has {_counted(alone, 'test image')}"
+    yield from _differing_cells(first, second)
+
+
+def _differing_cells(first: Side, second: Side) -> Iterator[str]:
+    """Patients and labels that differ, on the images and findings that both have."""
+    one, other = (side.table.set_index("image_id") for side in (first, second))
+    images = one.index.intersection(other.index).sort_values()
+    labels = [f"label {finding}" for finding in first.findings if finding in second.findings]
+    one, other = one.loc[images], other.loc[images]
+    moved = images[(one["patient_id"] != other["patient_id"]).to_numpy()]
+    if len(moved):
+        yield f"{_counted(list(moved), 'image')} of another patient"
+    differ = (one[labels] != other[labels]) & ~(one[labels].isna() & other[labels].isna())
+    cells = [
+        f"{name.removeprefix('label ')} on {image}" for name in labels for image in images[differ[name].to_numpy()]
+    ]
+    if cells:
+        yield f"{_counted(cells, 'label')} not the same"
+
+
+def _counted(names: list[str], what: str) -> str:
+    """`3 findings (Mass, Nodule and 1 more)`"""
+    return plain(f"{len(names):,} {what}{'s' * (len(names) != 1)} ({first_few(names)})")

@@ -1,0 +1,170 @@
+"""A comparison in Markdown and in sentences; A is the first run, B the second."""
+
+from collections.abc import Sequence
+
+from ...leaderboard.speed import inference_cells, training_cells
+from ...leaderboard.tables import EMPTY, make_table
+from ...metrics.paired import Difference
+from ...records.speed_record import setup_label
+from ...utils.text import code, escape
+from .context import Timing
+from .pair import LEVEL, ComparedPair, Side
+
+MORE = 1.05  # times the images: so much counts as the same budget
+MEANS = ("Mean", "Mean without Hernia")
+
+
+def comparison_markdown(compared: ComparedPair) -> str:
+    """The whole page; it links `roc.png`, which lies beside it."""
+    sides = "\n".join(
+        f"- {letter}: {escape(side.title)}, {code(side.folder.as_posix())}"
+        for letter, side in zip("AB", (compared.first, compared.second), strict=True)
+    )
+    parts = [
+        "# A against B",
+        sides,
+        _data(compared.first),
+        _auc_table(compared),
+        _legend(compared),
+        " ".join(map(escape, summarize(compared))),
+        "![ROC curves of both, finding by finding](roc.png)",
+        "## What else differs",
+        _facts_table(compared),
+        *(part for pair in compared.timings for part in _speed(pair)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summarize(compared: ComparedPair) -> list[str]:
+    """What the differences show, and what they cannot, in sentences without markup."""
+    defined = [one for one in compared.found.each if one.value is not None]
+    if not defined:
+        return ["No finding has positive and negative test images: nothing can be compared."]
+    told = [_which(compared, len(defined)), _mean(compared.found.mean)]
+    smallest = 2 * len(defined) / (compared.resamples + 1)
+    if smallest > LEVEL:
+        told.append(
+            f"With {compared.resamples:,} draws no finding could: the smallest corrected p is {min(1, smallest):.2f}; "
+            f"ask for --resamples {draws_needed(len(defined))} or more."
+        )
+    elif smallest > LEVEL / 10:
+        told.append(f"With {compared.resamples:,} draws the smallest corrected p is {smallest:.3f}.")
+    told += _budgets(compared)
+    told.append(
+        "The draws are of test patients: what another seed of the training would change is in no interval here."
+    )
+    return told
+
+
+def _budgets(compared: ComparedPair) -> list[str]:
+    """That one was trained on more images, where that is so: a difference may be all of that."""
+    one, other = (
+        sum(stage.examples * stage.epochs for stage in side.record.stages) for side in (compared.first, compared.second)
+    )
+    if not one or not other or max(one, other) <= MORE * min(one, other):
+        return []
+    letter = "A" if one > other else "B"
+    times = max(one, other) / min(one, other)
+    return [f"{letter} was trained on {times:.1f} times as many images, which may be all of the difference."]
+
+
+def draws_needed(findings: int) -> int:
+    """How many draws it takes that one finding of so many can differ at the level after Holm's correction."""
+    return round(2 * findings / LEVEL) - 1
+
+
+def rows(compared: ComparedPair) -> list[tuple[str, Difference]]:
+    """Findings, then the two means, with their names as they are said."""
+    means = zip(MEANS, (compared.found.mean, compared.found.mean_without), strict=True)
+    return [*((finding.replace("_", " "), one) for finding, one in compared.each.items()), *means]
+
+
+def cells(one: Difference) -> list[str]:
+    """AUC of A and of B, difference, its interval, p corrected (starred where significant), analytic p."""
+    if one.value is None:
+        return [EMPTY, EMPTY, EMPTY, one.reason or "", EMPTY, EMPTY]
+    star = "*" if one.p_corrected is not None and one.p_corrected <= LEVEL else ""
+    ends = EMPTY if one.low is None else f"{one.low:+.3f} to {one.high:+.3f}"
+    values = [f"{one.first:.3f}", f"{one.second:.3f}", f"{one.value:+.3f}", ends]
+    return [*values, p_text(one.p_corrected) + star, p_text(one.p_analytic)]
+
+
+def p_text(p: float | None) -> str:
+    """Three digits."""
+    if p is None:
+        return EMPTY
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def timing_rows(pair: Timing) -> list[tuple[str, str, str]]:
+    """What was measured, A, B."""
+    names = ["Parameters, M", "GFLOPs", "Latency p50, ms", "p95", "p99", "Inference, images/s", "at batch", "peak GB"]
+    names += ["Training steps alone, images/s", "reading alone", "end to end", "at batch", "peak GB"]
+    one, other = ([*inference_cells(record), *training_cells(record)] for record in pair)
+    return list(zip(names, one, other, strict=True))
+
+
+def _data(side: Side) -> str:
+    data = side.record.dataset
+    return (
+        f"{escape(data.title)}, labels {escape(data.labels.version)}: {len(side.table):,} test images of "
+        f"{side.table['patient_id'].nunique():,} patients, which both were scored on."
+    )
+
+
+def _auc_table(compared: ComparedPair) -> str:
+    table = []
+    for name, one in rows(compared):
+        *values, corrected, analytic = cells(one)
+        table.append([escape(name), *values, p_text(one.p), escape(corrected), analytic])
+    headers = ["Finding", "A", "B", "A − B", "95 % interval", "p", "p, Holm", "p, analytic"]
+    return make_table(headers, table, "lrrrrrrr")
+
+
+def _legend(compared: ComparedPair) -> str:
+    return (
+        f'AUC; intervals and p from {compared.resamples:,} draws of patients, the same for both. "p, Holm" is p '
+        'corrected for the number of findings, with \\* where it is at most 0.05. "p, analytic" is a second opinion '
+        "on p, uncorrected: by the normal law from the variance of Obuchowski 1997."
+    )
+
+
+def _facts_table(compared: ComparedPair) -> str:
+    if not compared.facts:
+        return "Nothing that the records tell."
+    table = [
+        [escape(fact.what), *(EMPTY if value is None else code(value) for value in (fact.first, fact.second))]
+        for fact in compared.facts
+    ]
+    return make_table(["", "A", "B"], table, "lll")
+
+
+def _speed(pair: Timing) -> Sequence[str]:
+    return f"## Speed on {escape(setup_label(pair.first.setup))}", make_table(["", "A", "B"], timing_rows(pair), "lrr")
+
+
+def _which(compared: ComparedPair, defined: int) -> str:
+    """The findings that differ, by who is better."""
+    correction = f"at {LEVEL * 100:.0f} % after Holm's correction for {defined} findings"
+    told = []
+    for letter, sign in (("A", 1), ("B", -1)):
+        found = [
+            f"{name.replace('_', ' ')} ({one.value:+.3f})"
+            for name in compared.significant
+            if sign * (one := compared.each[name]).value > 0
+        ]
+        if found:
+            told.append(f"{letter} is better on {_listed(found)}")
+    if not told:
+        return f"No finding differs {correction}."
+    return f"{correction[0].upper()}{correction[1:]}, {'; '.join(told)}."
+
+
+def _mean(mean: Difference) -> str:
+    ends = "" if mean.low is None else f" [{mean.low:+.3f}, {mean.high:+.3f}]"
+    p = p_text(mean.p)
+    return f"The mean AUC differs by {mean.value:+.3f}{ends}, p {'< ' if p.startswith('<') else '= '}{p.lstrip('<')}."
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]

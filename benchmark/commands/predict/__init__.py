@@ -1,0 +1,1 @@
+"""`chxbench predict`: inference on images from a finished run."""

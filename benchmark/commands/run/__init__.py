@@ -1,0 +1,1 @@
+"""`chxbench run`: train and score a method."""

@@ -1,0 +1,1 @@
+"""`chxbench score`: evaluate external predictions."""

@@ -1,0 +1,1 @@
+"""`chxbench speed`: latency, throughput and memory of methods."""

@@ -1,0 +1,43 @@
+"""What `chxbench speed` prints."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ...leaderboard.speed import inference_cells, training_cells
+from ...records.speed_record import SpeedRecord, place
+from ...utils.text import plain
+from ...utils.workspace import leaderboard_path
+
+
+def report_speed(records: Sequence[SpeedRecord], results: Path) -> None:
+    """Two tables of what was measured, inference and training, and where the records lie."""
+    console = Console(highlight=False)
+    setup = records[0].setup
+    where = f"{setup.device}, {setup.cores} cores, {setup.precision}, {setup.crop}x{setup.crop} pixels"
+    console.print(plain(where), markup=False, soft_wrap=True)
+    inference = _numbers("Inference", "Params", "GFLOPs", "p50", "p95", "p99", "img/s", "batch", "GB")
+    training = _numbers("Training", "steps alone", "reading alone", "end to end", "batch", "GB")
+    for record in records:
+        name = plain(record.method.name) + (" (compiled)" if record.setup.compiled else "")
+        inference.add_row(name, *inference_cells(record))
+        training.add_row(name, *training_cells(record))
+    console.print(inference, training)
+    units = (
+        f"parameters in millions, latency of one image in ms, training in images/s, peak memory: {records[0].memory}"
+    )
+    console.print(units, markup=False, soft_wrap=True)
+    for record in records:
+        console.print(f"record       {results / place(record)}", markup=False, soft_wrap=True)
+    console.print(f"leaderboard  {leaderboard_path(results)}", markup=False, soft_wrap=True)
+
+
+def _numbers(first: str, *headings: str) -> Table:
+    """A table of numbers that are never cut: where the screen is narrow, names are folded."""
+    table = Table()
+    table.add_column(first, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table

@@ -1,1 +1,0 @@
-"""Scores that were computed elsewhere: from somebody's file to a record."""

@@ -1,0 +1,1 @@
+"""From model outputs to numbers: scores and heatmaps to metrics. No torch."""

@@ -1,1 +1,0 @@
-"""Figures; each carries the hash of what it shows."""

@@ -1,0 +1,1 @@
+"""From records to leaderboard.md: boards, tables, plots. No torch."""

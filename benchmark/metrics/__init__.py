@@ -1,0 +1,1 @@
+"""Pure functions of arrays: AUC, bootstrap, calibration, DeLong, localization."""

@@ -1,0 +1,41 @@
+"""The figure of a run's ROC curves."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ...metrics.auc import roc
+from ..schema import Record
+from .style import GRAY, figure_title, fold, line_style, new_figure, save, set_title, styled
+
+NAME = 26  # characters of a finding's name in a line of the legend
+
+
+@styled
+def draw_roc(record: Record, table: pd.DataFrame, path: Path) -> None:
+    """ROC curves of all findings on the test split, as in Ma et al. 2019, Fig. 5; findings without an AUC are listed.
+
+    A finding looks the same in every figure; the legend stands in the order of the AUC.
+    """
+    figure = new_figure(5.9)
+    axes = figure.add_subplot(aspect="equal", anchor="W", xlabel="False positive rate", ylabel="True positive rate")
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle=":")
+    _draw_curves(axes, record, table[table["split"] == "test"])
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01))
+    mean = "undefined" if record.mean_auc.value is None else f"{record.mean_auc.value:.3f}"
+    about = f"AUC (mean {mean})"
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), title=about, alignment="left", handlelength=2.6)
+    set_title(figure, figure_title(record))
+    save(figure, path, record.scores.sha256)
+
+
+def _draw_curves(axes: Axes, record: Record, test: pd.DataFrame) -> None:
+    styles = {finding: line_style(number) for number, finding in enumerate(record.auc)}
+    for finding, auc in sorted(record.auc.items(), key=lambda item: -(item[1].value or 0)):
+        name = fold(finding.replace("_", " "), NAME)
+        if auc.value is None:
+            axes.plot([], [], linestyle="none", label=f"undefined  {name}")
+            continue
+        false, true = roc(test[f"score {finding}"].to_numpy(), test[f"label {finding}"].to_numpy())
+        axes.plot(false, true, **styles[finding], linewidth=1.5, label=f"{auc.value:.3f}  {name}")

@@ -1,1 +1,0 @@
-"""Pure functions of arrays: they know no file, no torch and no screen."""
