@@ -145,18 +145,18 @@ def run(settings: tuple[str, ...], options: tuple[str, ...], cache: Path | None,
     from .commands.run.report import report_run
     from .commands.run.run import run as run_order
     from .engine.device import destroy_process_group as leave_processes
-    from .engine.experiment import RunConfig as Order
+    from .engine.experiment import RunConfig
     from .utils.environment import cache_folder
     from .utils.options import parse_pairs
 
-    order = Order(
+    config = RunConfig(
         settings=parse_pairs(settings, "--set"),
         options=parse_pairs(options, "--option"),
         cache=cache or cache_folder(),
         typed=click.get_current_context().meta["typed"],
         **asked,
     )
-    run_order(order, tell=lambda record, place: report_run(record, place, order.results))
+    run_order(config, tell=lambda record, place: report_run(record, place, config.results))
     leave_processes()
 
 
@@ -221,20 +221,19 @@ def speed(
       chxbench speed --method sam --option backbone=resnet50 --batch-size 1 --batch-size 64
     """
     from .commands.speed.report import report_speed
-    from .commands.speed.speed import SpeedConfig as SpeedOrder
-    from .commands.speed.speed import run_speed
+    from .commands.speed.speed import SpeedConfig, run_speed
     from .utils.environment import cache_folder
     from .utils.options import parse_pairs
 
     flags = {"compute.precision": precision, "compute.compile": compile or None}
     given = {key: value for key, value in flags.items() if value is not None}
-    order = SpeedOrder(
+    config = SpeedConfig(
         settings={**parse_pairs(settings, "--set"), **given},
         options=parse_pairs(options, "--option"),
         cache=cache or cache_folder(),
         **asked,
     )
-    run_speed(order, tell=lambda records: report_speed(records, order.results))
+    run_speed(config, tell=lambda records: report_speed(records, config.results))
 
 
 @main.command(short_help="Decode and shrink a dataset's images once.")
@@ -345,11 +344,11 @@ def score(settings: tuple[str, ...], **asked) -> None:
     """
     from .commands.run.report import report_run
     from .commands.score.score import score as score_order
-    from .commands.score.submission import ScoreConfig as ScoreOrder
+    from .commands.score.submission import ScoreConfig
     from .utils.options import parse_pairs
 
-    order = ScoreOrder(settings=parse_pairs(settings, "--set"), **asked)
-    score_order(order, tell=lambda record, place: report_run(record, place, order.results))
+    config = ScoreConfig(settings=parse_pairs(settings, "--set"), **asked)
+    score_order(config, tell=lambda record, place: report_run(record, place, config.results))
 
 
 @main.command(short_help="Compare two runs on the same test images.")

@@ -35,19 +35,19 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def order_in(cache):
+def config_in(cache):
     """Make an order for a small run that works in a folder; keyword arguments replace the order's fields."""
-    from chxbench.benchmark.engine.experiment import RunConfig as Order
+    from chxbench.benchmark.engine.experiment import RunConfig
 
     def make(folder, **changes):
         settings = {**SMALL_DATA, **SMALL_RECIPE, **changes.pop("settings", {})}
         fields = {"options": {"backbone": "test_resnet"}, "results": folder / "results", "cache": cache}
-        return Order(settings=settings, **{**fields, **changes})
+        return RunConfig(settings=settings, **{**fields, **changes})
 
     return make
 
 
 @pytest.fixture
-def small_order(order_in, tmp_path):
+def small_config(config_in, tmp_path):
     """The same, in a folder of the test's own."""
-    return functools.partial(order_in, tmp_path)
+    return functools.partial(config_in, tmp_path)

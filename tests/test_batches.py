@@ -65,11 +65,11 @@ def test_processes_divide_each_batch_and_know_all_its_labels(source):
 def test_every_image_is_trained_on_and_scored_once(total, size, processes):
     shares = [Shard(k, processes) for k in range(processes)]
     split = [span for share in shares for span in shard_within_batches(total, size, share)]
-    assert sorted(position for span in split if not span.idle for position in span.mine) == list(range(total))
-    assert all(len(span.mine) for span in split)
-    assert [span.whole for span in split] == processes * [span.whole for span in shard_within_batches(total, size)]
-    dealt = [span.mine for share in shares for span in shard_batches(total, size, share)]
-    assert sorted(dealt, key=lambda mine: mine.start) == [span.mine for span in shard_batches(total, size)]
+    assert sorted(position for span in split if not span.is_padding for position in span.local) == list(range(total))
+    assert all(len(span.local) for span in split)
+    assert [span.global_ for span in split] == processes * [span.global_ for span in shard_within_batches(total, size)]
+    dealt = [span.local for share in shares for span in shard_batches(total, size, share)]
+    assert sorted(dealt, key=lambda mine: mine.start) == [span.local for span in shard_batches(total, size)]
 
 
 @pytest.mark.parametrize(("total", "most", "sizes"), [(7, 3, [3, 4]), (8, 3, [3, 3, 2]), (1, 3, [1]), (6, 3, [3, 3])])

@@ -70,7 +70,7 @@ def test_compiled_training_is_the_same_training():
         recipe = load_recipe("quick", {"compute.compile": compiled, "train.optimizer": "sgd", "train.lr": 0.1})
         device, network = Device("float32", "cpu"), Small()
         learner = make_learner(device, network, recipe, 10)
-        assert (learner.view is not network) == compiled
+        assert (learner.wrapped is not network) == compiled
         learner.train()
         for _ in range(3):
             train_step(device, Method(), learner, batch)

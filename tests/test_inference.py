@@ -22,21 +22,21 @@ from chxbench.benchmark.utils.image_io import read_image
 
 
 @pytest.fixture(scope="module")
-def done(order_in, tmp_path_factory):
+def done(config_in, tmp_path_factory):
     """A finished run of sam: its plan, its record, its published folder."""
-    order = order_in(tmp_path_factory.mktemp("done"), method="sam", settings={"compute.precision": "float32"})
-    record, place = run(order)
-    return build_experiment(order), record, place
+    config = config_in(tmp_path_factory.mktemp("done"), method="sam", settings={"compute.precision": "float32"})
+    record, place = run(config)
+    return build_experiment(config), record, place
 
 
 @pytest.fixture(scope="module")
 def folder(done, tmp_path_factory):
     """Four test images as files: two PNG, one JPEG, one DICOM; and a file that is no image."""
     pydicom = pytest.importorskip("pydicom")
-    plan, *_ = done
+    experiment, *_ = done
     place = tmp_path_factory.mktemp("images")
-    names = plan.index.images["image_id"].iloc[plan.index.rows("test")[:4]].tolist()
-    grays = [plan.dataset.read(name, None) for name in names]
+    names = experiment.index.images["image_id"].iloc[experiment.index.rows("test")[:4]].tolist()
+    grays = [experiment.dataset.read(name, None) for name in names]
     for name, gray in zip(names[:2], grays[:2], strict=True):
         Image.fromarray(gray).save(place / name)
     Image.fromarray(grays[2]).save(place / "third.jpg", quality=98)
@@ -75,9 +75,9 @@ def recorded(place):
 
 
 def test_a_folder_gives_the_runs_own_scores_as_table_json_and_pictures(done, folder, tmp_path):
-    plan, record, place = done
+    experiment, record, place = done
     images, names = folder
-    predict_images(PredictConfig([str(images)], plan.work, tmp_path / "out"))
+    predict_images(PredictConfig([str(images)], experiment.work, tmp_path / "out"))
     rows = rows_of(tmp_path / "out")
     assert set(rows) == {*names[:2], "third.jpg", "fourth.dcm"}
     wanted = recorded(place)
@@ -98,7 +98,7 @@ def test_a_folder_gives_the_runs_own_scores_as_table_json_and_pictures(done, fol
     assert list(content["probabilities"]) == list(FINDINGS)
     assert content["trained_on"]["dataset"] == "phantom"
     assert "drawn" in content["trained_on"]["caveat"]
-    truth = plan.index.images.set_index("image_id").loc[names[0], list(FINDINGS)]
+    truth = experiment.index.images.set_index("image_id").loc[names[0], list(FINDINGS)]
     assert content["known"]["split"] == "test"
     assert content["known"]["labels"] == {finding: int(value) for finding, value in truth.items()}
     assert set(content["known"]["boxes"]) == {finding for finding, value in truth.items() if value == 1}
@@ -107,10 +107,10 @@ def test_a_folder_gives_the_runs_own_scores_as_table_json_and_pictures(done, fol
 
 def test_another_image_of_the_same_name_is_not_taken_for_the_datasets(done, folder, tmp_path):
     """Phantom and ChestX-ray14 name their files alike."""
-    plan, *_ = done
+    experiment, *_ = done
     images, names = folder
     shutil.copy(images / names[1], tmp_path / names[0])
-    predict_images(PredictConfig([str(tmp_path / names[0])], plan.work, tmp_path / "out", pictures=False))
+    predict_images(PredictConfig([str(tmp_path / names[0])], experiment.work, tmp_path / "out", pictures=False))
     assert json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())["known"] is None
 
 
@@ -124,25 +124,27 @@ def test_published_records_find_their_weights_and_image_ids_need_no_file(done, f
 
 
 def test_a_broken_copy_in_the_dataset_leaves_the_users_file_answered(done, folder, tmp_path, monkeypatch):
-    plan, *_ = done
+    experiment, *_ = done
     images, names = folder
 
     def broken(*_):
         raise DataError("broken")
 
-    monkeypatch.setattr(type(plan.dataset), "read", broken)
-    (answer,) = predict_images(PredictConfig([str(images / names[0])], plan.work, tmp_path / "out", pictures=False))
+    monkeypatch.setattr(type(experiment.dataset), "read", broken)
+    (answer,) = predict_images(
+        PredictConfig([str(images / names[0])], experiment.work, tmp_path / "out", pictures=False)
+    )
     assert answer.name == names[0]
     assert json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())["known"] is None
 
 
 def test_the_other_heatmap_of_the_same_weights(done, folder, tmp_path):
-    plan, *_ = done
+    experiment, *_ = done
     _, names = folder
     score, cam = (
-        predict_images(PredictConfig(names[:1], plan.work, tmp_path / kind, pictures=False, options={"heatmap": kind}))[
-            0
-        ]
+        predict_images(
+            PredictConfig(names[:1], experiment.work, tmp_path / kind, pictures=False, options={"heatmap": kind})
+        )[0]
         for kind in ("score", "cam")
     )
     assert score.probabilities == cam.probabilities
@@ -152,12 +154,12 @@ def test_the_other_heatmap_of_the_same_weights(done, folder, tmp_path):
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(done, folder, tmp_path):
-    plan, *_ = done
+    experiment, *_ = done
     images, names = folder
     (tmp_path / "broken.png").write_bytes(b"no image")
     shutil.copy(images / names[0], tmp_path / names[0])
     ran = CliRunner().invoke(
-        main, ["predict", str(tmp_path), "--run", str(plan.work), "--out", str(tmp_path / "out"), "--no-pictures"]
+        main, ["predict", str(tmp_path), "--run", str(experiment.work), "--out", str(tmp_path / "out"), "--no-pictures"]
     )
     assert ran.exit_code == 2
     assert "1 of 2 images cannot be used: image " in ran.output
@@ -166,10 +168,10 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(done,
 
 
 def test_the_command_prints_the_probabilities(done, folder, tmp_path):
-    plan, *_ = done
+    experiment, *_ = done
     images, names = folder
     ran = CliRunner().invoke(
-        main, ["predict", str(images / names[0]), "--run", str(plan.work), "--out", str(tmp_path / "out")]
+        main, ["predict", str(images / names[0]), "--run", str(experiment.work), "--out", str(tmp_path / "out")]
     )
     assert ran.exit_code == 0, ran.output
     probability = rows_of(tmp_path / "out")[names[0]]["Pleural_Thickening"]
@@ -177,12 +179,12 @@ def test_the_command_prints_the_probabilities(done, folder, tmp_path):
 
 
 def test_equal_names_in_two_folders_are_kept_apart(done, folder, tmp_path):
-    plan, *_ = done
+    experiment, *_ = done
     images, names = folder
     (tmp_path / "other").mkdir()
     shutil.copy(images / names[1], tmp_path / "other" / names[0])
     asked = [str(images / names[0]), str(tmp_path / "other")]
-    predict_images(PredictConfig(asked, plan.work, tmp_path / "out", pictures=False))
+    predict_images(PredictConfig(asked, experiment.work, tmp_path / "out", pictures=False))
     stem = names[0][:-4]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == [f"{stem}-2.json", f"{stem}.json"]
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
@@ -190,12 +192,12 @@ def test_equal_names_in_two_folders_are_kept_apart(done, folder, tmp_path):
 
 
 def test_many_images_go_through_worker_processes_in_order(done, folder, tmp_path):
-    plan, *_ = done
+    experiment, *_ = done
     images, names = folder
     (tmp_path / "many").mkdir()
     for k in range(60):
         shutil.copy(images / names[k % 2], tmp_path / "many" / f"{k:02}.png")
-    predict_images(PredictConfig([str(tmp_path / "many")], plan.work, tmp_path / "out", pictures=False))
+    predict_images(PredictConfig([str(tmp_path / "many")], experiment.work, tmp_path / "out", pictures=False))
     rows = rows_of(tmp_path / "out")
     assert list(rows) == [f"{k:02}.png" for k in range(60)]
     for k in range(60):
@@ -212,21 +214,21 @@ def test_many_images_go_through_worker_processes_in_order(done, folder, tmp_path
     ],
 )
 def test_paths_without_images_are_told_before_anything_is_written(done, tmp_path, monkeypatch, asked, message):
-    plan, *_ = done
+    experiment, *_ = done
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        predict_images(PredictConfig([asked], plan.work, tmp_path / "out"))
+        predict_images(PredictConfig([asked], experiment.work, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
-    plan, *_ = done
+    experiment, *_ = done
     with pytest.raises(UserError, match="is no finished run"):
         load_trained_run(tmp_path, {})
-    shutil.copy(plan.work / "run.json", tmp_path / "run.json")
+    shutil.copy(experiment.work / "run.json", tmp_path / "run.json")
     with pytest.raises(UserError, match="weights of this run are not here"):
         load_trained_run(tmp_path, {})
-    weights = load_file(plan.work / "weights.safetensors")
+    weights = load_file(experiment.work / "weights.safetensors")
     save_file(
         {name: value + 1 if value.is_floating_point() else value for name, value in weights.items()},
         tmp_path / "weights.safetensors",
@@ -240,11 +242,11 @@ def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
 
 @pytest.mark.parametrize("options", [{"backbone": "resnet34"}, {"pool": "max"}])
 def test_options_that_were_trained_are_not_changed_afterwards(done, options):
-    plan, *_ = done
+    experiment, *_ = done
     with pytest.raises(UserError, match="is part of what was trained and scored; what may be changed here: heatmap"):
-        load_trained_run(plan.work, options)
+        load_trained_run(experiment.work, options)
     with pytest.raises(UserError, match="did you mean heatmap"):
-        load_trained_run(plan.work, {"heatmapp": "cam"})
+        load_trained_run(experiment.work, {"heatmapp": "cam"})
 
 
 def test_dicom_is_read_as_it_is_meant(tmp_path):

@@ -15,7 +15,9 @@ MEANS = ["mean_auc", "mean_auc_printed", "mean_auc_without_hernia"]
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
     # Read as package data, because that is where an installed chxbench finds it.
-    return pd.read_csv(StringIO(files("chxbench.benchmark.leaderboard").joinpath("literature.csv").read_text(encoding="utf-8")))
+    return pd.read_csv(
+        StringIO(files("chxbench.benchmark.leaderboard").joinpath("literature.csv").read_text(encoding="utf-8"))
+    )
 
 
 def test_columns(table):

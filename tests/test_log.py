@@ -32,14 +32,14 @@ def events(path):
 
 
 @pytest.fixture(scope="module")
-def logged(order_in, tmp_path_factory):
+def logged(config_in, tmp_path_factory):
     """The plan, the record and the log of a finished run of ma."""
-    order = order_in(tmp_path_factory.mktemp("logged"), method="ma")
+    config = config_in(tmp_path_factory.mktemp("logged"), method="ma")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "INTERVAL", 3600)  # a line more on a busy machine
-        record, _ = run(order)
-    plan = build_experiment(order)
-    return plan, record, read_log(plan.work / LOG_FILE)
+        record, _ = run(config)
+    experiment = build_experiment(config)
+    return experiment, record, read_log(experiment.work / LOG_FILE)
 
 
 def test_a_run_tells_its_story(logged):
@@ -53,11 +53,11 @@ def test_a_run_tells_its_story(logged):
 
 
 def test_its_numbers_are_the_records(logged):
-    plan, record, entries = logged
+    experiment, record, entries = logged
     started, scoring = entries[0], entries[-2]
     assert (started["run"], started["method"], started["seed"]) == (record.run_id, "ma", 0)
     assert started["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert scoring["images"] == len(plan.index.rows("val")) + len(plan.index.rows("test"))
+    assert scoring["images"] == len(experiment.index.rows("val")) + len(experiment.index.rows("test"))
     for number, stage in enumerate(record.stages, start=1):
         mine = [entry for entry in entries if entry.get("stage") == number]
         assert (mine[0]["name"], mine[0]["images"], mine[0]["epochs"]) == (stage.name, stage.examples, 2)
@@ -67,7 +67,7 @@ def test_its_numbers_are_the_records(logged):
         steps = [entry for entry in mine if entry["event"] == "step" and entry["step"] == entry["steps"]]
         assert [entry["loss"] for entry in steps] == pytest.approx(stage.loss)
         assert {(entry["step"], entry["steps"]) for entry in steps} == {(math.ceil(stage.examples / 16),) * 2}
-        assert all(0 < entry["lr"] < plan.recipe.train.lr and entry["images_per_second"] > 0 for entry in steps)
+        assert all(0 < entry["lr"] < experiment.recipe.train.lr and entry["images_per_second"] > 0 for entry in steps)
         assert all(1e8 < entry["memory"] < 1e12 for entry in steps)
 
 
@@ -174,12 +174,12 @@ full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system 
 
 
 @full_disk
-def test_a_full_disk_is_told_once_and_ends_nothing(small_order, capsys):
-    order = small_order(method="bsl", settings={"train.epochs": 1})
-    work = build_experiment(order).work
+def test_a_full_disk_is_told_once_and_ends_nothing(small_config, capsys):
+    config = small_config(method="bsl", settings={"train.epochs": 1})
+    work = build_experiment(config).work
     work.mkdir(parents=True)
     (work / LOG_FILE).symlink_to("/dev/full")
-    record, _ = run(order)
+    record, _ = run(config)
     assert len(record.stages[0].loss) == 1
     told = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
     assert told == [f"{work / LOG_FILE}: No space left on device: the run goes on without its log until that is mended"]
@@ -213,29 +213,29 @@ def test_a_line_that_fits_the_disk_in_part_is_closed_before_the_next(tmp_path):
         pytest.param(MemoryError(), "failed", "MemoryError", id="no text"),
     ],
 )
-def test_the_end_of_a_run_is_told_and_the_log_goes_on_with_it(small_order, monkeypatch, error, event, why):
-    order = small_order(method="bsl", settings={"train.epochs": 1}, typed=("run", "--fresh", "--method", "bsl"))
+def test_the_end_of_a_run_is_told_and_the_log_goes_on_with_it(small_config, monkeypatch, error, event, why):
+    config = small_config(method="bsl", settings={"train.epochs": 1}, typed=("run", "--fresh", "--method", "bsl"))
 
     def stop(*_):
         raise error
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr("chxbench.benchmark.commands.run.run.score", stop)
-        run(order)
-    path = build_experiment(order).work / LOG_FILE
+        run(config)
+    path = build_experiment(config).work / LOG_FILE
     assert read_log(path)[-1].items() >= {"event": event, "why": why}.items()
     assert read_log(path)[0]["command"][-3:] == ["run", "--method", "bsl"]  # --fresh would start over
-    run(order)
+    run(config)
     assert events(path)[:1] == ["started"]
     assert events(path)[-2:] == ["scoring", "finished"]
     assert events(path).count("started") == 2
 
 
-def test_a_loss_that_is_no_number_is_a_failure(small_order):
-    order = small_order(method="bsl", settings={"train.lr": 1e30, "train.optimizer": "sgd", "train.schedule": "step"})
+def test_a_loss_that_is_no_number_is_a_failure(small_config):
+    config = small_config(method="bsl", settings={"train.lr": 1e30, "train.optimizer": "sgd", "train.schedule": "step"})
     with pytest.raises(UserError, match="the loss is"):
-        run(order)
-    last = read_log(build_experiment(order).work / LOG_FILE)[-1]
+        run(config)
+    last = read_log(build_experiment(config).work / LOG_FILE)[-1]
     assert last["event"] == "failed"
     assert "lower the rate" in last["why"]
 
@@ -257,9 +257,9 @@ def test_the_command_is_kept_as_it_was_typed(program, processes, wanted, monkeyp
     monkeypatch.setattr("sys.orig_argv", ["python3", "-m", "chxbench"])
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    orders, words = [], ["run", "--method", "ma", "--data-dir", "a folder", "--set", "train.epochs=1", "--fresh"]
-    monkeypatch.setattr("chxbench.benchmark.commands.run.run.run", lambda order, tell: orders.append(order))
+    configs, words = [], ["run", "--method", "ma", "--data-dir", "a folder", "--set", "train.epochs=1", "--fresh"]
+    monkeypatch.setattr("chxbench.benchmark.commands.run.run.run", lambda config, tell: configs.append(config))
     ran = CliRunner().invoke(main, words)
     assert ran.exit_code == 0, ran.output
-    assert orders[0].typed == tuple(words)
-    assert _resume_command(list(orders[0].typed)) == [*wanted, *words[:-1]]
+    assert configs[0].typed == tuple(words)
+    assert _resume_command(list(configs[0].typed)) == [*wanted, *words[:-1]]

@@ -64,21 +64,21 @@ def starve(patch, name, number):
     return refused
 
 
-def test_a_full_disk_at_any_moment_costs_nothing(order_in, tmp_path, monkeypatch):
-    whole, there = run(order_in(tmp_path / "whole", **SMALL))
-    order = order_in(tmp_path / "starved", **SMALL)
-    work = build_experiment(order).work
+def test_a_full_disk_at_any_moment_costs_nothing(config_in, tmp_path, monkeypatch):
+    whole, there = run(config_in(tmp_path / "whole", **SMALL))
+    config = config_in(tmp_path / "starved", **SMALL)
+    work = build_experiment(config).work
     for name, number in MOMENTS:
         with monkeypatch.context() as patch, pytest.raises(UserError, match="File too large") as told:
             refused = starve(patch, name, number)
-            run(order)
+            run(config)
         assert len(refused) == 1
         assert "cannot be written (File too large): make room, then the same command goes on" in str(told.value)
         assert (whole.run_id if name == "copied" else name) in str(told.value)
         assert not list(tmp_path.rglob("*.part"))
         if (work / "stage1" / "checkpoint.pt").exists():
             check_seal(work / "stage1" / "checkpoint.pt")
-    record, place = run(order)
+    record, place = run(config)
     assert (place / "scores.parquet").read_bytes() == (there / "scores.parquet").read_bytes()
     assert record.localization.sha256 == whole.localization.sha256
     assert record.weights == whole.weights

@@ -28,15 +28,15 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def orders(order_in, tmp_path_factory):
+def configs(config_in, tmp_path_factory):
     """The same order for one process and for two."""
-    return [order_in(tmp_path_factory.mktemp(name), settings=dict(SETTINGS)) for name in ("one", "two")]
+    return [config_in(tmp_path_factory.mktemp(name), settings=dict(SETTINGS)) for name in ("one", "two")]
 
 
 @pytest.fixture(scope="module")
-def both(orders):
+def both(configs):
     """The record and folder of one process's run, and what two processes left behind."""
-    one, two = orders
+    one, two = configs
     folder = two.results.parent
     fields = {"settings": two.settings, "options": two.options, "cache": str(two.cache)}
     (folder / "order.json").write_text(json.dumps(fields))
@@ -48,8 +48,8 @@ def both(orders):
     return run(one), folder
 
 
-def test_a_fixed_network_scores_the_same_and_each_image_once(orders, both):
-    alone, count = score_untrained(orders[0])
+def test_a_fixed_network_scores_the_same_and_each_image_once(configs, both):
+    alone, count = score_untrained(configs[0])
     processes = [np.load(both[1] / f"process{k}.npz") for k in (0, 1)]
     for process in processes:
         np.testing.assert_array_equal(process["scores"], alone)

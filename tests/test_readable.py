@@ -113,33 +113,33 @@ def broken(monkeypatch):
     return names
 
 
-def test_the_pixels_of_the_others_are_decoded_once_and_stay_in_order(broken, small_order, tmp_path, monkeypatch):
-    plan = build_experiment(small_order(settings={SKIP: True}, cache=tmp_path / "cache"))
-    assert plan.index.skipped == tuple(sorted(broken)) and len(plan.index.images) == 117
+def test_the_pixels_of_the_others_are_decoded_once_and_stay_in_order(broken, small_config, tmp_path, monkeypatch):
+    experiment = build_experiment(small_config(settings={SKIP: True}, cache=tmp_path / "cache"))
+    assert experiment.index.skipped == tuple(sorted(broken)) and len(experiment.index.images) == 117
     whole = Phantom(images=120, size=64)
     expected = [
-        Shrink(36)(whole.read(name, None)) for name in plan.index.images["image_id"].iloc[[0, 50, 116]].tolist()
+        Shrink(36)(whole.read(name, None)) for name in experiment.index.images["image_id"].iloc[[0, 50, 116]].tolist()
     ]
     monkeypatch.setattr(Phantom, "read", lambda *_: pytest.fail("decoded again"))
-    pixels = prepare_pixels(plan.dataset, plan.index, 36, tmp_path / "cache").pixels
+    pixels = prepare_pixels(experiment.dataset, experiment.index, 36, tmp_path / "cache").pixels
     np.testing.assert_array_equal(pixels[[0, 50, 116]], expected)
 
 
-def test_a_setting_that_skips_nothing_changes_no_run(small_order):
+def test_a_setting_that_skips_nothing_changes_no_run(small_config):
     plain, asked = (
-        build_experiment(small_order(settings=settings))
+        build_experiment(small_config(settings=settings))
         for settings in (
             {},
             {SKIP: True},
         )
     )
     assert asked.run_id == plain.run_id and asked.index.skipped == ()
-    assert build_experiment(small_order(settings={SKIP: False})).run_id == plain.run_id
+    assert build_experiment(small_config(settings={SKIP: False})).run_id == plain.run_id
 
 
-def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_order, tmp_path, monkeypatch):
-    order = small_order(method="bsl", settings={SKIP: True, "train.epochs": 1}, cache=tmp_path / "cache")
-    record, place = run(order)
+def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_config, tmp_path, monkeypatch):
+    config = small_config(method="bsl", settings={SKIP: True, "train.epochs": 1}, cache=tmp_path / "cache")
+    record, place = run(config)
     assert record.dataset.skipped == sorted(broken)
     assert {split: counts.images for split, counts in record.dataset.counts.items()} == {
         split: count - 1
@@ -151,9 +151,9 @@ def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_
     assert "without 3 images that cannot be read" in next(line for line in board.splitlines() if line[:3] == "## ")
     assert "left out, because they cannot be read" in board
     monkeypatch.undo()
-    whole, _ = run(small_order(method="bsl", settings={"train.epochs": 1}, cache=tmp_path / "cache"))
+    whole, _ = run(small_config(method="bsl", settings={"train.epochs": 1}, cache=tmp_path / "cache"))
     assert whole.run_id != record.run_id and whole.dataset.skipped == []
-    assert check_leaderboard(order.results, tmp_path / "leaderboard.md") == 2
+    assert check_leaderboard(config.results, tmp_path / "leaderboard.md") == 2
     assert (
         sum(line[:3] == "## " and "recipe" in line for line in (tmp_path / "leaderboard.md").read_text().splitlines())
         == 2

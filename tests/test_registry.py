@@ -141,7 +141,9 @@ def test_an_installed_package_that_fails_is_named(tmp_path):
 
 
 def test_the_method_shown_in_contributing_runs(tmp_path):
-    (example,) = re.findall(r"```python\n(# my_method\.py.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(# my_method\.py.*?)```", (ROOT / "docs" / "contributing-a-method.md").read_text(), re.DOTALL
+    )
     (tmp_path / "my_method.py").write_text(example)
     ran = chxbench("list", "--plugin", str(tmp_path / "my_method.py"), path=tmp_path)
     assert ran.returncode == 0, ran.stderr

@@ -23,17 +23,17 @@ from chxbench.benchmark.records.figures.style import drawn_from
 
 
 @pytest.fixture(scope="module")
-def done(order_in, tmp_path_factory):
+def done(config_in, tmp_path_factory):
     """A finished run of ma, and where it was published."""
-    order = order_in(tmp_path_factory.mktemp("done"), method="ma")
-    return order, *run(order)
+    config = config_in(tmp_path_factory.mktemp("done"), method="ma")
+    return config, *run(config)
 
 
 def test_ma_runs_both_stages_to_a_record(done):
-    order, record, place = done
-    index = build_experiment(order).index
+    config, record, place = done
+    index = build_experiment(config).index
     first, second = record.stages
-    assert place == order.results / "phantom" / "ma" / record.run_id
+    assert place == config.results / "phantom" / "ma" / record.run_id
     assert first.examples == len(index.rows("train"))
     assert first.hard_positives is None
     assert second.examples == first.examples + second.hard_positives["images"] > first.examples
@@ -55,13 +55,13 @@ def test_every_number_follows_from_the_scores_by_scikit_learn(done):
     values = {finding: auc.value for finding, auc in record.auc.items()}
     assert record.mean_auc.value == pytest.approx(np.mean(list(values.values())))
     del values["Hernia"]
-    assert record.mean_auc_without_hernia.value == pytest.approx(np.mean(list(values.values())))
-    assert (record.mean_auc.findings, record.mean_auc_without_hernia.findings) == (14, 13)
+    assert record.mean_auc_without_rare.value == pytest.approx(np.mean(list(values.values())))
+    assert (record.mean_auc.findings, record.mean_auc_without_rare.findings) == (14, 13)
 
 
 def test_the_scored_images_are_the_split(done):
-    order, record, place = done
-    index = build_experiment(order).index
+    config, record, place = done
+    index = build_experiment(config).index
     table = pd.read_parquet(place / "scores.parquet")
     for split in ("val", "test"):
         rows = index.images.iloc[index.rows(split)]
@@ -72,27 +72,27 @@ def test_the_scored_images_are_the_split(done):
 
 
 def test_the_run_leaves_a_figure_of_its_scores_and_a_leaderboard_with_its_row(done):
-    order, record, place = done
+    config, record, place = done
     assert drawn_from(place / "roc.png") == record.scores.sha256
-    board = (order.results.parent / "leaderboard.md").read_text()
+    board = (config.results.parent / "leaderboard.md").read_text()
     assert f"| {record.mean_auc.value:.3f} [" in board
     assert "MA (FAM + SAM + HEM)" in board
 
 
 def test_the_same_order_finds_the_finished_run_and_fresh_trains_anew(done, monkeypatch):
-    order, record, _ = done
+    config, record, _ = done
     with monkeypatch.context() as patch:
         patch.setattr(module, "train_stages", lambda *_: pytest.fail("trained again"))
-        assert run(order)[0] == record
-    again, _ = run(replace(order, fresh=True))
+        assert run(config)[0] == record
+    again, _ = run(replace(config, fresh=True))
     assert again.run_id == record.run_id
     assert again.created >= record.created
     assert again.auc == record.auc
 
 
-def test_a_run_interrupted_in_its_second_stage_ends_with_the_same_scores(done, small_order, tmp_path, monkeypatch):
+def test_a_run_interrupted_in_its_second_stage_ends_with_the_same_scores(done, small_config, tmp_path, monkeypatch):
     _, whole, _ = done
-    order = small_order(method="ma", results=tmp_path / "elsewhere" / "results")
+    config = small_config(method="ma", results=tmp_path / "elsewhere" / "results")
 
     saves, save = [], checkpoint.save_checkpoint
 
@@ -104,13 +104,13 @@ def test_a_run_interrupted_in_its_second_stage_ends_with_the_same_scores(done, s
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "save_checkpoint", die_in_the_second)
-        run(order)
-    assert not order.results.exists()
+        run(config)
+    assert not config.results.exists()
     # Scoring again might choose other examples (on a GPU, say): the stage goes on with those it began with.
     monkeypatch.setattr(
-        type(build_experiment(order).method), "add_hard_positives", lambda *_: pytest.fail("selected again")
+        type(build_experiment(config).method), "add_hard_positives", lambda *_: pytest.fail("selected again")
     )
-    record, _ = run(order)
+    record, _ = run(config)
     assert record.auc == whole.auc
     assert record.weights == whole.weights
 
@@ -122,9 +122,9 @@ def test_the_recorded_command_asks_for_the_same_run(done):
 
     from chxbench.benchmark.cli import main
 
-    order, record, _ = done
+    config, record, _ = done
     words = shlex.split(record.command)[1:]
-    again = CliRunner().invoke(main, [*words, "--results", str(order.results), "--cache", str(order.cache)])
+    again = CliRunner().invoke(main, [*words, "--results", str(config.results), "--cache", str(config.cache)])
     assert again.exit_code == 0, again.output
     assert "this run is finished" in again.output
     assert record.run_id in again.output
@@ -132,22 +132,22 @@ def test_the_recorded_command_asks_for_the_same_run(done):
     assert f"{record.localization.mean.method.pointing_game:.3f}" in again.output.split("Pointing game")[1]
 
 
-def test_run_ids_tell_different_orders_apart(small_order):
-    base = build_experiment(small_order()).run_id
-    assert build_experiment(small_order()).run_id == base
+def test_run_ids_tell_different_orders_apart(small_config):
+    base = build_experiment(small_config()).run_id
+    assert build_experiment(small_config()).run_id == base
     for change in ({"seed": 1}, {"method": "sam"}, {"settings": {"train.lr": 0.5}}, {"options": {"pool": "lse"}}):
-        assert build_experiment(small_order(**change)).run_id != base
+        assert build_experiment(small_config(**change)).run_id != base
 
 
-def test_two_processes_do_not_work_on_one_run(small_order):
-    order = small_order()
-    work = build_experiment(order).work
+def test_two_processes_do_not_work_on_one_run(small_config):
+    config = small_config()
+    work = build_experiment(config).work
     work.parent.mkdir(parents=True)
     with (
         FileLock(work.with_name(f"{work.name}.lock")),
         pytest.raises(UserError, match="another process is working on this run"),
     ):
-        run(order)
+        run(config)
 
 
 def test_weights_that_were_scored_are_kept(done):
@@ -157,15 +157,15 @@ def test_weights_that_were_scored_are_kept(done):
     from chxbench.benchmark.engine.device import Device
     from chxbench.benchmark.engine.inference import predict_scores as predict
 
-    order, record, place = done
-    plan = build_experiment(order)
-    weights = load_file(plan.work / "weights.safetensors")
+    config, record, place = done
+    experiment = build_experiment(config)
+    weights = load_file(experiment.work / "weights.safetensors")
     assert weights_sha256(weights) == record.weights.final_sha256
-    network = plan.method.build(FINDINGS, "none")
+    network = experiment.method.build(FINDINGS, "none")
     network.load_state_dict(weights)
-    pixels, _ = prepare(plan.dataset, plan.index, plan.recipe.pixels.size, order.cache)
-    device = Device(plan.recipe.compute.precision)
-    scores = predict(device, device.place(network), pixels, plan.index.rows("val"), plan.recipe, "again")
+    pixels, _ = prepare(experiment.dataset, experiment.index, experiment.recipe.pixels.size, config.cache)
+    device = Device(experiment.recipe.compute.precision)
+    scores = predict(device, device.place(network), pixels, experiment.index.rows("val"), experiment.recipe, "again")
     table = pd.read_parquet(place / "scores.parquet")
     recorded = table.loc[table["split"] == "val", [f"score {finding}" for finding in FINDINGS]]
     np.testing.assert_allclose(scores, recorded, atol=0.05)  # batches of another length round bfloat16 otherwise
@@ -179,21 +179,21 @@ def test_weights_that_were_scored_are_kept(done):
         pytest.param(lambda *_: Selection(np.array([], int)), "from 0 to", id="no rows"),
     ],
 )
-def test_a_stage_that_selects_nonsense_is_named(small_order, monkeypatch, select, message):
-    order = small_order(method="ma", settings={"train.epochs": 1})
+def test_a_stage_that_selects_nonsense_is_named(small_config, monkeypatch, select, message):
+    config = small_config(method="ma", settings={"train.epochs": 1})
     stages = (Stage("first"), Stage("second", select))
-    monkeypatch.setattr(type(build_experiment(order).method), "stages", lambda self: stages)
+    monkeypatch.setattr(type(build_experiment(config).method), "stages", lambda self: stages)
     with pytest.raises(UserError, match=message):
-        run(order)
-    assert not order.results.exists()
+        run(config)
+    assert not config.results.exists()
 
 
-def test_a_first_stage_cannot_select(small_order, monkeypatch):
-    order = small_order(method="ma")
+def test_a_first_stage_cannot_select(small_config, monkeypatch):
+    config = small_config(method="ma")
     stages = (Stage("first", lambda *_: Selection(np.arange(3))),)
-    monkeypatch.setattr(type(build_experiment(order).method), "stages", lambda self: stages)
+    monkeypatch.setattr(type(build_experiment(config).method), "stages", lambda self: stages)
     with pytest.raises(UserError, match="no stage has been trained before it"):
-        run(order)
+        run(config)
 
 
 def in_evaluation(change):
@@ -221,13 +221,13 @@ def in_evaluation(change):
     ],
 )
 def test_a_network_that_breaks_the_contract_is_told_with_the_place_of_its_method(
-    small_order, monkeypatch, forward, message
+    small_config, monkeypatch, forward, message
 ):
     from chxbench.methods.blocks import MapClassifier
 
     monkeypatch.setattr(MapClassifier, "forward", forward)
     with pytest.raises(UserError, match=rf"^method bsl \(.*bsl\.py:\d+\) breaks its contract: .*{message}"):
-        run(small_order(method="bsl", options={"backbone": "test_resnet"}))
+        run(small_config(method="bsl", options={"backbone": "test_resnet"}))
 
 
 @pytest.mark.parametrize(
@@ -240,48 +240,48 @@ def test_a_network_that_breaks_the_contract_is_told_with_the_place_of_its_method
         pytest.param("heat", lambda self, maps: maps[0], r"tensor \(B, C, h, w\)", id="heat"),
     ],
 )
-def test_a_method_that_returns_other_shapes_is_told(small_order, monkeypatch, name, returned, message):
-    order = small_order(method="bsl", options={"backbone": "test_resnet"}, settings={"train.epochs": 1})
-    monkeypatch.setattr(type(build_experiment(order).method), name, returned)
+def test_a_method_that_returns_other_shapes_is_told(small_config, monkeypatch, name, returned, message):
+    config = small_config(method="bsl", options={"backbone": "test_resnet"}, settings={"train.epochs": 1})
+    monkeypatch.setattr(type(build_experiment(config).method), name, returned)
     with pytest.raises(UserError, match=rf"bsl\.py:\d+.*{name}\(\) must return a {message}"):
-        run(order)
+        run(config)
 
 
-def test_too_little_memory_says_what_takes_half_of_it(small_order, monkeypatch):
-    order = small_order(method="bsl", options={"backbone": "test_resnet"})
+def test_too_little_memory_says_what_takes_half_of_it(small_config, monkeypatch):
+    config = small_config(method="bsl", options={"backbone": "test_resnet"})
 
     def greedy(self, output, targets, weights):
         return torch.empty(2**60).sum()
 
-    monkeypatch.setattr(type(build_experiment(order).method), "loss", greedy)
+    monkeypatch.setattr(type(build_experiment(config).method), "loss", greedy)
     with pytest.raises(UserError, match=r"a training step of 16 images at a time: try --set train\.micro_batch=8"):
-        run(order)
+        run(config)
 
 
-def test_a_run_that_is_refused_leaves_nothing_in_runs(small_order):
-    order = small_order(method="bsl", options={"backbone": "no_such_network"})
+def test_a_run_that_is_refused_leaves_nothing_in_runs(small_config):
+    config = small_config(method="bsl", options={"backbone": "no_such_network"})
     with pytest.raises(UserError, match="no_such_network"):
-        run(order)
-    assert not build_experiment(order).work.parent.exists()
+        run(config)
+    assert not build_experiment(config).work.parent.exists()
 
 
-def test_the_lock_of_a_process_that_was_killed_is_taken_over(small_order):
-    order = small_order(method="bsl", options={"backbone": "no_such_network"})
-    work = build_experiment(order).work
+def test_the_lock_of_a_process_that_was_killed_is_taken_over(small_config):
+    config = small_config(method="bsl", options={"backbone": "no_such_network"})
+    work = build_experiment(config).work
     work.parent.mkdir(parents=True)
     hold = "import sys, time, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True); time.sleep(600)"
     command = [sys.executable, "-c", hold, str(work.with_name(f"{work.name}.lock"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
         with pytest.raises(UserError, match="another process is working on this run"):
-            run(order)
+            run(config)
         holder.kill()
         holder.wait()
         with pytest.raises(UserError, match="no_such_network"):  # it has the run now, and comes so far
-            run(order)
+            run(config)
 
 
-def test_a_plugins_source_is_part_of_the_run(small_order, tmp_path):
+def test_a_plugins_source_is_part_of_the_run(small_config, tmp_path):
     text = (
         "from dataclasses import dataclass\nfrom chxbench import METHODS\nfrom chxbench.methods.bsl import Baseline\n"
         "@METHODS.register('own')\n@dataclass(frozen=True)\nclass Own(Baseline): ...\n"
@@ -290,14 +290,14 @@ def test_a_plugins_source_is_part_of_the_run(small_order, tmp_path):
     for name, more in (("one", ""), ("two", "# another idea\n")):
         path = tmp_path / f"{name}.py"
         path.write_text(text + more)
-        plan = build_experiment(small_order(method="own", plugins=(path,)))
-        assert not plan.source.built_in
-        ids.append(plan.run_id)
+        experiment = build_experiment(small_config(method="own", plugins=(path,)))
+        assert not experiment.source.built_in
+        ids.append(experiment.run_id)
         METHODS._entries = dict(entries)
     assert ids[0] != ids[1]
 
 
-def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seeded(small_order, tmp_path, monkeypatch):
+def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seeded(small_config, tmp_path, monkeypatch):
     from chxbench.benchmark.engine import epoch
 
     asked = []
@@ -308,25 +308,27 @@ def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seed
 
     shifted = epoch.shifted_crops
     monkeypatch.setattr(epoch, "shifted_crops", note)
-    orders = []
+    configs = []
     for seed, where in ((0, "a"), (0, "b"), (1, "c")):
-        order = small_order(method="ma", seed=seed, results=tmp_path / where / "results", settings={"train.epochs": 1})
-        run(order)
-        plan, ((_, first), (key, second)) = build_experiment(order), asked
-        train_rows = set(plan.index.rows("train"))
+        config = small_config(
+            method="ma", seed=seed, results=tmp_path / where / "results", settings={"train.epochs": 1}
+        )
+        run(config)
+        experiment, ((_, first), (key, second)) = build_experiment(config), asked
+        train_rows = set(experiment.index.rows("train"))
         assert set(first) == set(second) == train_rows
         assert key[:2] == (seed, 1)
         row, times = np.unique(second, return_counts=True)
         assert times.max() == 2
-        assert (plan.index.targets()[row[times == 2]] == 1).any(axis=1).all()  # B is made of positives
-        orders.append(second.tolist())
+        assert (experiment.index.targets()[row[times == 2]] == 1).any(axis=1).all()  # B is made of positives
+        configs.append(second.tolist())
         asked.clear()
-    assert orders[0] == orders[1] != orders[2]
+    assert configs[0] == configs[1] != configs[2]
 
 
 def test_a_test_set_with_boxes_is_localised(done):
-    order, record, place = done
-    index = build_experiment(order).index
+    config, record, place = done
+    index = build_experiment(config).index
     found, test = record.localization, set(index.images["image_id"].iloc[index.rows("test")])
     boxes = index.boxes[index.boxes["image_id"].isin(test)]
     assert found.heatmap == "the method's maps"
@@ -337,21 +339,21 @@ def test_a_test_set_with_boxes_is_localised(done):
     assert drawn_from(place / "heatmaps.png") == found.sha256
 
 
-def test_without_boxes_or_maps_a_run_says_that_nothing_is_localised(small_order, tmp_path, monkeypatch, capsys):
+def test_without_boxes_or_maps_a_run_says_that_nothing_is_localised(small_config, tmp_path, monkeypatch, capsys):
     from chxbench.datasets.phantom import Phantom
 
     index = Phantom.index
     monkeypatch.setattr(
         Phantom, "index", lambda self, folder: replace(index(self, folder), boxes=index(self, folder).boxes[:0])
     )
-    order = small_order(method="bsl", settings={"train.epochs": 1})
-    record, place = run(order)
+    config = small_config(method="bsl", settings={"train.epochs": 1})
+    record, place = run(config)
     assert record.localization is None
     assert "the test split has no boxes" in capsys.readouterr().err
     assert sorted(path.name for path in place.iterdir()) == ["reliability.png", "roc.png", "run.json", "scores.parquet"]
 
 
-def test_a_method_without_maps_or_places_is_scored_all_the_same(small_order, monkeypatch, capsys):
+def test_a_method_without_maps_or_places_is_scored_all_the_same(small_config, monkeypatch, capsys):
     from chxbench.methods.bsl import Baseline
 
     class Blind(nn.Module):
@@ -363,38 +365,38 @@ def test_a_method_without_maps_or_places_is_scored_all_the_same(small_order, mon
             return Output(self.classify(images.flatten(1)))
 
     monkeypatch.setattr(Baseline, "build", lambda *_: Blind())
-    record, _ = run(small_order(method="bsl", settings={"train.epochs": 1}))
+    record, _ = run(small_config(method="bsl", settings={"train.epochs": 1}))
     assert record.localization is None
     assert "has neither maps nor layers that Grad-CAM could explain" in capsys.readouterr().err
 
 
-def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(small_order, monkeypatch):
+def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(small_config, monkeypatch):
     from chxbench.methods.bsl import Baseline
 
     monkeypatch.setattr(Baseline, "heat", lambda self, maps: maps * np.nan)
-    order = small_order(method="bsl", settings={"train.epochs": 1})
+    config = small_config(method="bsl", settings={"train.epochs": 1})
     with pytest.raises(UserError, match="heatmaps that are not numbers"):
-        run(order)
-    assert not order.results.exists()
-    assert not (build_experiment(order).work / "run.json").exists()
+        run(config)
+    assert not config.results.exists()
+    assert not (build_experiment(config).work / "run.json").exists()
 
 
-def test_a_loaded_file_is_told_in_the_record(small_order, tmp_path, capsys):
+def test_a_loaded_file_is_told_in_the_record(small_config, tmp_path, capsys):
     from safetensors.torch import save_file
 
     from chxbench.methods.backbones import build_backbone
 
     save_file(build_backbone("resnet18", "none").state_dict(), tmp_path / "plain.safetensors")
     settings = {"train.epochs": 1, "model.weights": str(tmp_path / "plain.safetensors")}
-    record, _ = run(small_order(method="fam", settings=settings, options={"backbone": "resnet18"}))
+    record, _ = run(small_config(method="fam", settings=settings, options={"backbone": "resnet18"}))
     assert (record.weights.init, record.weights.source) == ("plain.safetensors", "plain.safetensors")
     assert len(record.weights.untouched) == 8 * 4 + 2
     assert "34 tensors keep their initial values" in capsys.readouterr().err
 
 
-def test_a_file_where_the_records_should_lie_is_refused_at_once(small_order, tmp_path):
+def test_a_file_where_the_records_should_lie_is_refused_at_once(small_config, tmp_path):
     (tmp_path / "results").write_text("a file")
-    order = small_order(method="bsl")
+    config = small_config(method="bsl")
     with pytest.raises(UserError, match="is a file, records need a folder"):
-        run(order)
+        run(config)
     assert not (tmp_path / "runs").exists()

@@ -94,11 +94,11 @@ def test_a_run_goes_on_as_long_as_a_process_holds_its_lock(make_run, tmp_path):
     assert read_status(work).state == "interrupted"
 
 
-def test_the_command_shown_goes_on_with_the_run(small_order, tmp_path, monkeypatch):
+def test_the_command_shown_goes_on_with_the_run(small_config, tmp_path, monkeypatch):
     settings = {"train.epochs": 2}
-    order = small_order(method="bsl", settings=settings)
-    words = ["run", "--method", "bsl", *order.changes(order.options), "--cache", str(order.cache), "--results"]
-    words += [str(order.results), "--fresh"]
+    config = small_config(method="bsl", settings=settings)
+    words = ["run", "--method", "bsl", *config.changes(config.options), "--cache", str(config.cache), "--results"]
+    words += [str(config.results), "--fresh"]
     saves, save = [], checkpoint.save_checkpoint
 
     def die(path, state):
@@ -110,7 +110,7 @@ def test_the_command_shown_goes_on_with_the_run(small_order, tmp_path, monkeypat
         patch.setattr(checkpoint, "save_checkpoint", die)
         patch.setattr("sys.argv", ["/usr/bin/chxbench"])
         assert CliRunner().invoke(main, words).exit_code == 130
-    text, lines = shown(order.results)
+    text, lines = shown(config.results)
     assert "interrupted quick-seed0-" in text
     assert "bsl on phantom: stage 1, epoch 1" in text
     command = shlex.split(next(line for line in lines if "chxbench run" in line))
@@ -118,8 +118,8 @@ def test_the_command_shown_goes_on_with_the_run(small_order, tmp_path, monkeypat
     again = CliRunner().invoke(main, command[1:])
     assert again.exit_code == 0, again.output
     assert "goes on after epoch 1 of 2" in again.output
-    text, lines = shown(order.results)
-    mean = json.loads((build_experiment(order).work / "run.json").read_text())["mean_auc"]["value"]
+    text, lines = shown(config.results)
+    mean = json.loads((build_experiment(config).work / "run.json").read_text())["mean_auc"]["value"]
     assert f"bsl on phantom: mean AUC {mean:.3f}" in text
     assert "to go on" not in text
 
@@ -243,9 +243,9 @@ def test_runs_that_are_a_file_are_refused_in_one_line(tmp_path):
     assert done.output == f"Error: {tmp_path / 'runs'}: Not a directory: mend that, or choose another place\n"
 
 
-def test_the_folder_is_the_one_that_runs_work_in(small_order):
-    order = small_order(method="bsl")
-    assert build_experiment(order).work.parent == runs_folder(order.results)
+def test_the_folder_is_the_one_that_runs_work_in(small_config):
+    config = small_config(method="bsl")
+    assert build_experiment(config).work.parent == runs_folder(config.results)
 
 
 def test_it_needs_no_torch(make_run, tmp_path):

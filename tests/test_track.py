@@ -45,18 +45,18 @@ class Own(GeneralTracker):
 
 
 @pytest.fixture(scope="module")
-def tracked(order_in, tmp_path_factory):
+def tracked(config_in, tmp_path_factory):
     """A run's plan, its record, and the tracker that heard it, beside TensorBoard."""
     own = Own()
-    order = order_in(tmp_path_factory.mktemp("tracked"), method="bsl", track=["tensorboard", own])
-    record, _ = run(order)
-    return build_experiment(order), record, own
+    config = config_in(tmp_path_factory.mktemp("tracked"), method="bsl", track=["tensorboard", own])
+    record, _ = run(config)
+    return build_experiment(config), record, own
 
 
 def test_a_tracker_hears_what_the_log_holds(tracked):
-    plan, record, own = tracked
+    experiment, record, own = tracked
     wanted = []
-    for entry in read_log(plan.work / LOG_FILE):
+    for entry in read_log(experiment.work / LOG_FILE):
         if entry["event"] == "step":
             names, step = ("loss", "lr", "images_per_second", "memory"), 5 * (entry["epoch"] - 1) + entry["step"]
             wanted.append((step, {f"stage1/step/{name}": entry[name] for name in names}))
@@ -73,17 +73,17 @@ def test_a_tracker_hears_what_the_log_holds(tracked):
 def test_tensorboard_shows_the_same_numbers(tracked):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    plan, record, own = tracked
-    shown = EventAccumulator(str(plan.work / TRACKING_FOLDER / "chxbench")).Reload()
+    experiment, record, own = tracked
+    shown = EventAccumulator(str(experiment.work / TRACKING_FOLDER / "chxbench")).Reload()
     for name in ("stage1/epoch/loss", "stage1/epoch/validation_auc", "stage1/step/lr"):
         heard = [(step, torch.tensor(values[name]).item()) for step, values in own.heard if name in values]
         assert [(event.step, event.value) for event in shown.Scalars(name)] == heard
     assert len(shown.Scalars("stage1/epoch/loss")) == len(record.stages[0].loss)
 
 
-def test_nothing_of_it_is_part_of_the_run(tracked, order_in, tmp_path):
-    plan, record, _ = tracked
-    assert build_experiment(order_in(tmp_path, method="bsl")).run_id == plan.run_id
+def test_nothing_of_it_is_part_of_the_run(tracked, config_in, tmp_path):
+    experiment, record, _ = tracked
+    assert build_experiment(config_in(tmp_path, method="bsl")).run_id == experiment.run_id
     assert "track" not in record.model_dump_json()
 
 
@@ -94,24 +94,24 @@ def test_nothing_of_it_is_part_of_the_run(tracked, order_in, tmp_path):
         ("comet_ml", "tracker comet_ml needs the package comet-ml: pip install comet-ml, or leave --track away"),
     ],
 )
-def test_a_tracker_that_is_not_there_is_told_before_anything_is_made(small_order, name, message):
-    order = small_order(method="bsl", track=[name])
+def test_a_tracker_that_is_not_there_is_told_before_anything_is_made(small_config, name, message):
+    config = small_config(method="bsl", track=[name])
     with pytest.raises(UserError) as refusal:
-        run(order)
+        run(config)
     assert str(refusal.value) == message
-    assert not build_experiment(order).work.parent.exists()
+    assert not build_experiment(config).work.parent.exists()
 
 
-def test_a_tracker_that_does_not_begin_is_told(small_order):
-    order = small_order(method="bsl", track=[Own(["start"])])
+def test_a_tracker_that_does_not_begin_is_told(small_config):
+    config = small_config(method="bsl", track=[Own(["start"])])
     with pytest.raises(UserError, match=r"a tracker does not begin \(no start\): mend that, or leave --track away"):
-        run(order)
-    assert not order.results.exists()
+        run(config)
+    assert not config.results.exists()
 
 
-def test_a_tracker_that_fails_later_is_told_once_and_ends_nothing(small_order, capsys):
+def test_a_tracker_that_fails_later_is_told_once_and_ends_nothing(small_config, capsys):
     own = Own(["log", "finish"])
-    record, _ = run(small_order(method="bsl", track=[own]))
+    record, _ = run(small_config(method="bsl", track=[own]))
     assert len(record.stages[0].loss) == 2
     assert (own.heard, own.finished) == ([], 1)
     told = [line for line in capsys.readouterr().err.splitlines() if "a tracker" in line]

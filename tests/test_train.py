@@ -18,17 +18,19 @@ from chxbench.benchmark.engine.trainer import train_stage
 
 
 @pytest.fixture
-def stage(small_order, tmp_path):
+def stage(small_config, tmp_path):
     """Train a small stage in a folder of its own; settings replace those of the recipe."""
 
     def run(name="work", seed=0, rows=None, **settings):
-        plan = build_experiment(small_order(method="bsl", seed=seed, settings={"train.epochs": 3, **settings}))
-        pixels, _ = prepare_pixels(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
-        network, initial = build_network(plan)
-        material = build_train_context(plan, Device("float32"), pixels)
-        rows = plan.index.rows("train") if rows is None else rows
+        experiment = build_experiment(small_config(method="bsl", seed=seed, settings={"train.epochs": 3, **settings}))
+        pixels, _ = prepare_pixels(
+            experiment.dataset, experiment.index, experiment.recipe.pixels.size, experiment.config.cache
+        )
+        network, initial = build_network(experiment)
+        context = build_train_context(experiment, Device("float32"), pixels)
+        rows = experiment.index.rows("train") if rows is None else rows
         (tmp_path / name).mkdir(exist_ok=True)
-        return train_stage(material, initial, network, 0, "stage", rows, tmp_path / name)
+        return train_stage(context, initial, network, 0, "stage", rows, tmp_path / name)
 
     return run
 
@@ -219,10 +221,10 @@ def test_labels_are_dealt_anew_among_patients():
         assert len(np.unique(dealt[patients == patient], axis=0)) == 1
 
 
-def test_shuffled_labels_reach_training_and_validation_only(small_order):
-    plan = build_experiment(small_order(settings={"train.shuffle_labels": True}))
-    material = build_train_context(plan, Device("float32"), np.empty(0))
+def test_shuffled_labels_reach_training_and_validation_only(small_config):
+    experiment = build_experiment(small_config(settings={"train.shuffle_labels": True}))
+    context = build_train_context(experiment, Device("float32"), np.empty(0))
     for split, changed in (("train", True), ("val", True), ("test", False)):
-        rows = plan.index.rows(split)
-        assert (material.targets[rows] != plan.index.targets()[rows]).any() == changed
-    assert dataclasses.replace(plan.recipe.train, shuffle_labels=False) != plan.recipe.train
+        rows = experiment.index.rows(split)
+        assert (context.targets[rows] != experiment.index.targets()[rows]).any() == changed
+    assert dataclasses.replace(experiment.recipe.train, shuffle_labels=False) != experiment.recipe.train

@@ -16,21 +16,21 @@ from chxbench.benchmark.engine.experiment import RunConfig, build_experiment
 from chxbench.benchmark.engine.inference import predict_scores
 
 
-def score_untrained(order: RunConfig) -> tuple[np.ndarray, int]:
+def score_untrained(config: RunConfig) -> tuple[np.ndarray, int]:
     """Scores of the whole dataset by the initial network, and how many images this process put through it."""
-    plan, device, mine = build_experiment(order), Device("float32"), []
-    pixels, _ = prepare_pixels(plan.dataset, plan.index, plan.recipe.pixels.size, order.cache)
-    network = device.place(build_network(plan)[0])
+    experiment, device, mine = build_experiment(config), Device("float32"), []
+    pixels, _ = prepare_pixels(experiment.dataset, experiment.index, experiment.recipe.pixels.size, config.cache)
+    network = device.place(build_network(experiment)[0])
     forward = device.forward
     device.forward = lambda network, gray: mine.append(len(gray)) or forward(network, gray)
-    rows = np.arange(len(plan.index.images))
-    return predict_scores(device, network, pixels, rows, plan.recipe, "scoring"), sum(mine)
+    rows = np.arange(len(experiment.index.images))
+    return predict_scores(device, network, pixels, rows, experiment.recipe, "scoring"), sum(mine)
 
 
 if __name__ == "__main__":
     fields, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    order = RunConfig(**{**fields, "results": folder / "results", "cache": Path(fields["cache"])})
-    published = run(order)
-    scores, count = score_untrained(order)
-    np.savez(folder / f"process{Device('float32').share.index}.npz", scores=scores, count=count, wrote=bool(published))
+    config = RunConfig(**{**fields, "results": folder / "results", "cache": Path(fields["cache"])})
+    published = run(config)
+    scores, count = score_untrained(config)
+    np.savez(folder / f"process{Device('float32').shard.rank}.npz", scores=scores, count=count, wrote=bool(published))
     destroy_process_group()

@@ -54,8 +54,8 @@ def shifted_crops(rows: np.ndarray, setting: Pixels, *key: int) -> Crop:
 class Shard(NamedTuple):
     """Which of several processes this one is, and how many there are."""
 
-    index: int = 0
-    count: int = 1
+    rank: int = 0
+    world_size: int = 1
 
 
 SINGLE_PROCESS = Shard()
@@ -65,15 +65,15 @@ class BatchSpan(NamedTuple):
     """Positions of one batch among the crops.
 
     Attributes:
-        whole: of all its images.
-        mine: of those that this process computes.
-        idle: the batch has fewer images than there are processes and none for this one, which computes the first all
-            the same, for nothing: processes that add up gradients must all take part.
+        global_: of all its images.
+        local: of those that this process computes.
+        is_padding: the batch has fewer images than processes and none for this one, which computes the first image with
+            weight 0: processes that sum gradients must all take part.
     """
 
-    whole: range
-    mine: range
-    idle: bool = False
+    global_: range
+    local: range
+    is_padding: bool = False
 
 
 class Batch(NamedTuple):
@@ -82,29 +82,29 @@ class Batch(NamedTuple):
     Attributes:
         images: uint8 (b, side, side), this process's part of the batch.
         targets: labels of the whole batch, float32 (B, C): the loss may depend on all of them.
-        mine: which of the B rows the images are.
-        idle: whether these images count for nothing (see Span).
+        local: which of the B rows the images are.
+        is_padding: whether these images count for nothing (see Span).
     """
 
     images: Tensor
     targets: Tensor
-    mine: slice
-    idle: bool = False
+    local: slice
+    is_padding: bool = False
 
 
-def shard_within_batches(total: int, size: int, share: Shard = SINGLE_PROCESS) -> list[BatchSpan]:
+def shard_within_batches(total: int, size: int, shard: Shard = SINGLE_PROCESS) -> list[BatchSpan]:
     """Training: the batches that one process would compute, each divided among the processes."""
     spans = []
     for whole in _ranges(batch_sizes(total, size)):
-        cuts = [whole.start + len(whole) * k // share.count for k in (share.index, share.index + 1)]
+        cuts = [whole.start + len(whole) * k // shard.world_size for k in (shard.rank, shard.rank + 1)]
         mine = range(*cuts)
-        spans.append(BatchSpan(whole, mine) if mine else BatchSpan(whole, whole[:1], idle=True))
+        spans.append(BatchSpan(whole, mine) if mine else BatchSpan(whole, whole[:1], is_padding=True))
     return spans
 
 
-def shard_batches(total: int, size: int, share: Shard = SINGLE_PROCESS) -> list[BatchSpan]:
+def shard_batches(total: int, size: int, shard: Shard = SINGLE_PROCESS) -> list[BatchSpan]:
     """Scoring: the batches one process would compute, dealt whole, so that each gives the same bits."""
-    return [BatchSpan(whole, whole) for whole in _ranges(batch_sizes(total, size))[share.index :: share.count]]
+    return [BatchSpan(whole, whole) for whole in _ranges(batch_sizes(total, size))[shard.rank :: shard.world_size]]
 
 
 def batch_sizes(total: int, most: int) -> list[int]:

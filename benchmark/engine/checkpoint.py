@@ -113,15 +113,15 @@ class CheckpointManager:
         self.device, self.learner, self.path, self.identity = device, learner, path, identity
         self.trained, self.passed, self.saved = TrainedStage(), new_progress(device), time.monotonic()
         state = load_checkpoint(path)
-        if device.agree(state is not None) != (state is not None):
+        if device.broadcast(state is not None) != (state is not None):
             raise UserError(f"{path} is not to be seen from every machine: put --results where all of them see it")
         if state is not None:
             self._restore(state)
 
     def save(self) -> None:
         """Write the state, in the main process; every process has to call it."""
-        total = self.device.total(self.passed.total.clone())
-        if self.device.main:
+        total = self.device.all_reduce_sum(self.passed.total.clone())
+        if self.device.is_main:
             random = random_state(self.device) if self.passed.steps else None
             state = {
                 "format": CHECKPOINT_FORMAT,
@@ -141,9 +141,9 @@ class CheckpointManager:
 
         One process asks itself after each step, several ask the main one at each look: agreeing takes time.
         """
-        if self.device.share.count > 1 and self.passed.steps % CHECK_EVERY:
+        if self.device.shard.world_size > 1 and self.passed.steps % CHECK_EVERY:
             return None, False
-        return self.device.agree((signals.pending_signal(), time.monotonic() - self.saved >= CHECKPOINT_EVERY))
+        return self.device.broadcast((signals.pending_signal(), time.monotonic() - self.saved >= CHECKPOINT_EVERY))
 
     def last(self) -> str:
         """Where the last good checkpoint is, in words."""
@@ -158,7 +158,7 @@ class CheckpointManager:
             self.learner.scheduler.load_state_dict(state["scheduler"])
             self.trained, self.passed = TrainedStage(**state["trained"]), EpochProgress(**state["passed"])
             self.passed.clock.seconds = state["seconds"]
-            self.passed.total = self.passed.total.to(self.device.torch_device) * self.device.main
+            self.passed.total = self.passed.total.to(self.device.torch_device) * self.device.is_main
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise self._foreign(str(error).strip().splitlines()[0]) from error
 
@@ -185,9 +185,9 @@ class NonFinite(NamedTuple):
 
 def check_finite(device: Device, learner: Learner, passed: EpochProgress, with_weights: bool) -> NonFinite | None:
     """Whether all is made of numbers still; waits for the device. Every process has to call it."""
-    total = float(device.total(passed.total.clone()))
+    total = float(device.all_reduce_sum(passed.total.clone()))
     if not np.isfinite(total):
-        finite = torch.isfinite(device.total(torch.stack(passed.losses))).cpu().numpy()
+        finite = torch.isfinite(device.all_reduce_sum(torch.stack(passed.losses))).cpu().numpy()
         first = int(finite.argmin()) if not finite.all() else len(finite) - 1  # a sum may overflow where no loss does
         return NonFinite(f"the loss is {total}", passed.steps - len(finite) + first)
     passed.losses.clear()

@@ -54,8 +54,8 @@ class Device:
         torch_device: the device of this process.
         precision: "bfloat16" or "float32".
         layout: the memory layout of images and weights.
-        share: which of the processes this is.
-        main: whether it is the one that speaks and writes.
+        shard: which of the processes this is.
+        is_main: whether it is the one that speaks and writes.
 
     Raises:
         UserError: no such device here.
@@ -70,14 +70,14 @@ class Device:
         state = init_distributed(on_cpu=kind == "cpu")
         self.accelerator = Accelerator(mixed_precision="no", cpu=state._cpu)
         self.torch_device = self.accelerator.device
-        self.share = Shard(self.accelerator.process_index, self.accelerator.num_processes)
-        self.main = self.accelerator.is_main_process
+        self.shard = Shard(self.accelerator.process_index, self.accelerator.num_processes)
+        self.is_main = self.accelerator.is_main_process
         keep_freed_memory()
         torch.backends.cudnn.benchmark = True  # crops have one size: the fastest kernels are looked for once
         torch.backends.cudnn.allow_tf32 = precision != "float32"  # float32 is what the record then says
         self.precision, self.bfloat16_speedup = precision, None
         if precision == "auto":
-            self.precision, self.bfloat16_speedup = self.agree(fastest_precision(self.torch_device, cache))
+            self.precision, self.bfloat16_speedup = self.broadcast(fastest_precision(self.torch_device, cache))
         scale = 255 * torch.tensor(IMAGENET_STD, device=self.torch_device).view(1, 3, 1, 1)
         self._scale = 1 / scale
         self._shift = -255 * torch.tensor(IMAGENET_MEAN, device=self.torch_device).view(1, 3, 1, 1) / scale
@@ -115,11 +115,13 @@ class Device:
         with torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             yield
 
-    def for_training(self, network: nn.Module, batch_norm: BatchNorm = "auto", compiled: bool = False) -> nn.Module:
+    def wrap_for_training(
+        self, network: nn.Module, batch_norm: BatchNorm = "auto", compiled: bool = False
+    ) -> nn.Module:
         """The placed network as training calls it: it shares the weights, and adds up gradients over the processes."""
         if self.batch_norm(batch_norm) == "synchronised":
             network = convert_sync_batchnorm(network)
-        if self.share.count > 1:
+        if self.shard.world_size > 1:
             self.accelerator.free_memory()  # a stage before this one left its hooks on the same weights
             network = self.accelerator.prepare_model(network)
         return torch.compile(network) if compiled else network
@@ -127,24 +129,24 @@ class Device:
     def batch_norm(self, asked: BatchNorm) -> str:
         """What BatchNorm's statistics are taken over: "frozen", "own" (this process's images) or "synchronised"."""
         if asked == "auto":
-            return "synchronised" if self.share.count > 1 and self.torch_device.type == "cuda" else "own"
+            return "synchronised" if self.shard.world_size > 1 and self.torch_device.type == "cuda" else "own"
         return asked
 
     def backward(self, loss: Tensor, network: nn.Module, last: bool) -> None:
         """Add a part's gradients to the parameters; with the `last` part of a step they are summed over processes."""
         held_back = nullcontext() if last else self.accelerator.no_sync(network)
         with held_back:
-            self.accelerator.backward(loss * self.share.count)  # accelerate averages, and losses of parts add up
+            self.accelerator.backward(loss * self.shard.world_size)  # accelerate averages, and losses of parts add up
 
-    def total(self, value: Tensor) -> Tensor:
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the processes, in each of them."""
         return self.accelerator.reduce(value, "sum")
 
-    def collect(self, items: list[Any]) -> list[Any]:
+    def all_gather(self, items: list[Any]) -> list[Any]:
         """The lists of all processes joined, in each of them."""
         return gather_object(items)
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The main process's value, in every process; none goes on before it has come so far."""
         return broadcast_object_list([value])[0]
 
@@ -156,7 +158,7 @@ class Device:
             "device": torch.cuda.get_device_name() if on_gpu else processor(),
             "kind": self.torch_device.type,
             "cores": cores(),
-            "processes": self.share.count,
+            "processes": self.shard.world_size,
             "precision": self.precision,
             "layout": self.layout,
             **measured,

@@ -52,31 +52,31 @@ class Epoch:
         title: what the progress bar says.
     """
 
-    material: TrainContext
+    context: TrainContext
     count: tuple[int, int]
     rows: np.ndarray
     title: str = ""
 
     @cached_property
     def order(self) -> np.ndarray:
-        return np.random.default_rng([self.material.seed, *self.count, 0]).permutation(self.rows)
+        return np.random.default_rng([self.context.seed, *self.count, 0]).permutation(self.rows)
 
     @cached_property
     def spans(self) -> list[BatchSpan]:
-        return shard_within_batches(len(self.rows), self.material.recipe.train.batch_size, self.material.device.share)
+        return shard_within_batches(len(self.rows), self.context.recipe.train.batch_size, self.context.device.shard)
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
         """The batches from number `first` on, on the CPU."""
-        material, setting = self.material, self.material.recipe.pixels
-        crop = shifted_crops(self.order, setting, material.seed, *self.count, 1)
-        on_gpu = material.device.torch_device.type == "cuda"
-        return read_batches(material.pixels, material.targets, crop, setting.crop, self.spans[first:], pin=on_gpu)
+        context, setting = self.context, self.context.recipe.pixels
+        crop = shifted_crops(self.order, setting, context.seed, *self.count, 1)
+        on_gpu = context.device.torch_device.type == "cuda"
+        return read_batches(context.pixels, context.targets, crop, setting.crop, self.spans[first:], pin=on_gpu)
 
     def images(self, steps: int) -> int:
         """How many images the first steps have."""
-        return sum(len(span.whole) for span in self.spans[:steps])
+        return sum(len(span.global_) for span in self.spans[:steps])
 
     def names(self, step: int) -> list[str]:
         """Image ids of a batch."""
         whole = self.spans[step].whole
-        return [str(self.material.image_ids[row]) for row in self.order[whole.start : whole.stop]]
+        return [str(self.context.image_ids[row]) for row in self.order[whole.start : whole.stop]]

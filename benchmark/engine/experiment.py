@@ -61,7 +61,7 @@ class Experiment:
         source: where the method is defined.
     """
 
-    order: RunConfig
+    config: RunConfig
     method: Method
     dataset: Dataset
     recipe: Recipe
@@ -72,19 +72,19 @@ class Experiment:
     @property
     def work(self) -> Path:
         """The folder that the run works in."""
-        return self.order.results.resolve().parent / "runs" / self.run_id
+        return self.config.results.resolve().parent / "runs" / self.run_id
 
 
-def build_experiment(order: RunConfig) -> Experiment:
+def build_experiment(config: RunConfig) -> Experiment:
     """Check the whole order before anything costs time. Raises UserError."""
-    load_plugins(order.plugins)
-    entries = METHODS.get(order.method), DATASETS.get(order.dataset)
-    dataset, recipe = build_dataset(order)
-    method = build_method(entries[0].cls, recipe, order.options)
-    index = load_readable_index(order, dataset, recipe)
+    load_plugins(config.plugins)
+    entries = METHODS.get(config.method), DATASETS.get(config.dataset)
+    dataset, recipe = build_dataset(config)
+    method = build_method(entries[0].cls, recipe, config.options)
+    index = load_readable_index(config, dataset, recipe)
     foreign = [entry.source_sha256 for entry in entries if not entry.built_in]
-    run_id = _run_id(order.seed, method, dataset, recipe, index, foreign)
-    return Experiment(order, method, dataset, recipe, index, run_id, entries[0])
+    run_id = _run_id(config.seed, method, dataset, recipe, index, foreign)
+    return Experiment(config, method, dataset, recipe, index, run_id, entries[0])
 
 
 def build_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -> Method:

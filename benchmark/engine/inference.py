@@ -34,19 +34,19 @@ def predict_scores(
     """
     crop = center_crops(rows, recipe.pixels)
     nothing = np.empty((len(pixels), 0), np.float32)
-    spans = shard_batches(len(rows), recipe.evaluate.batch_size, device.share)
+    spans = shard_batches(len(rows), recipe.evaluate.batch_size, device.shard)
     loader = read_batches(pixels, nothing, crop, recipe.pixels.crop, spans, device.torch_device.type == "cuda")
     network.eval()
     scores = []
-    with torch.inference_mode(), progress(title, sum(len(span.mine) for span in spans)) as advance:
+    with torch.inference_mode(), progress(title, sum(len(span.local) for span in spans)) as advance:
         for span, batch in zip(spans, loader, strict=True):
             logits = device.forward(network, batch.images).logits
             if logits.shape[1] != (findings or logits.shape[1]):
                 raise ContractError(f"in evaluation the network gives {logits.shape[1]} findings, not {findings}")
-            scores.append((span.mine.start, logits))
+            scores.append((span.local.start, logits))
             advance(len(batch.images))
     fetched = [(start, part.cpu().numpy()) for start, part in scores]
-    whole = np.concatenate([part for _, part in sorted(device.collect(fetched), key=lambda item: item[0])])
+    whole = np.concatenate([part for _, part in sorted(device.all_gather(fetched), key=lambda item: item[0])])
     bad = int((~np.isfinite(whole)).any(axis=1).sum())
     if bad:
         raise ContractError(f"{title}: {bad:,} of {len(rows):,} images have scores that are not numbers")

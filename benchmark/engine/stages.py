@@ -35,44 +35,48 @@ class StageResult(NamedTuple):
 
 
 def train_stages(
-    plan: Experiment, device: Device, network: nn.Module, initial: dict[str, Tensor], pixels: np.ndarray
+    experiment: Experiment, device: Device, network: nn.Module, initial: dict[str, Tensor], pixels: np.ndarray
 ) -> list[StageResult]:
     """Train the method's stages in order; a stage that selects sees the scores of the one before."""
-    material = build_train_context(plan, device, pixels)
-    rows = plan.index.rows("train")
+    context = build_train_context(experiment, device, pixels)
+    rows = experiment.index.rows("train")
     done: list[StageResult] = []
-    for number, stage in enumerate(plan.method.stages()):
-        work = plan.work / f"stage{number + 1}"
+    for number, stage in enumerate(experiment.method.stages()):
+        work = experiment.work / f"stage{number + 1}"
         work.mkdir(exist_ok=True)
-        selection = _select(material, stage, network if done else None, rows, work / "selection.npz")
+        selection = _select(context, stage, network if done else None, rows, work / "selection.npz")
         start = initial if stage.start == "initial" or not done else done[-1].trained.weights
         title = f"stage {number + 1} ({stage.name})"
         say(f"{title}: {len(selection.rows):,} images an epoch")
         log_event(
-            "stage", stage=number + 1, name=stage.name, images=len(selection.rows), epochs=plan.recipe.train.epochs
+            "stage",
+            stage=number + 1,
+            name=stage.name,
+            images=len(selection.rows),
+            epochs=experiment.recipe.train.epochs,
         )
-        trained = train_stage(material, start, network, number, title, rows[selection.rows], work)
+        trained = train_stage(context, start, network, number, title, rows[selection.rows], work)
         network.load_state_dict(trained.weights)
         done.append(StageResult(stage, selection, trained))
     return done
 
 
-def build_train_context(plan: Experiment, device: Device, pixels: np.ndarray) -> TrainContext:
+def build_train_context(experiment: Experiment, device: Device, pixels: np.ndarray) -> TrainContext:
     """What the stages share; pixels uint8 (N, size, size). The control deals anew, but never test labels."""
-    targets = plan.index.targets()
-    if plan.recipe.train.shuffle_labels:
-        patients = plan.index.images["patient_id"].to_numpy()
+    targets = experiment.index.targets()
+    if experiment.recipe.train.shuffle_labels:
+        patients = experiment.index.images["patient_id"].to_numpy()
         for number, split in enumerate(("train", "val")):
-            rows = plan.index.rows(split)
+            rows = experiment.index.rows(split)
             targets[rows] = permute_labels_by_patient(
-                targets[rows], patients[rows], [plan.order.seed, number, PERMUTATION_KEY]
+                targets[rows], patients[rows], [experiment.config.seed, number, PERMUTATION_KEY]
             )
-    seed, validation = plan.order.seed, plan.index.rows("val")
-    names = plan.index.images["image_id"].to_numpy()
-    return TrainContext(device, plan.method, plan.recipe, seed, pixels, targets, validation, names)
+    seed, validation = experiment.config.seed, experiment.index.rows("val")
+    names = experiment.index.images["image_id"].to_numpy()
+    return TrainContext(device, experiment.method, experiment.recipe, seed, pixels, targets, validation, names)
 
 
-def _select(material: TrainContext, stage: Stage, network: nn.Module | None, rows: np.ndarray, kept: Path) -> Selection:
+def _select(context: TrainContext, stage: Stage, network: nn.Module | None, rows: np.ndarray, kept: Path) -> Selection:
     """The stage's examples as positions in `rows`, chosen with the network as the stage before left it, once.
 
     A stage that goes on must go on with the same examples, and so must every process: one chooses, and the choice is
@@ -82,14 +86,12 @@ def _select(material: TrainContext, stage: Stage, network: nn.Module | None, row
         return Selection(np.arange(len(rows)))
     if network is None:
         raise ContractError(f"stage {stage.name!r} selects by scores, but no stage has been trained before it")
-    device = material.device
-    if not device.agree(_is_whole(kept)):
+    device = context.device
+    if not device.broadcast(_is_whole(kept)):
         title = f"scoring the training set for {stage.name}"
-        scores = predict_scores(
-            device, network, material.pixels, rows, material.recipe, title, material.targets.shape[1]
-        )
-        if device.main:
-            _save_selection(_check_selection(stage, stage.select(scores, material.targets[rows]), len(rows)), kept)
+        scores = predict_scores(device, network, context.pixels, rows, context.recipe, title, context.targets.shape[1])
+        if device.is_main:
+            _save_selection(_check_selection(stage, stage.select(scores, context.targets[rows]), len(rows)), kept)
         device.accelerator.wait_for_everyone()
     return _read_selection(kept)
 

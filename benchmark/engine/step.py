@@ -19,35 +19,35 @@ class Learner:
 
     Attributes:
         network: on the device; what is scored and saved.
-        view: the same weights as training calls them: over several processes, or compiled.
+        wrapped: the same weights as training calls them: over several processes, or compiled.
         optimizer, scheduler: the recipe's; the scheduler counts steps.
         frozen: whether BatchNorm keeps its statistics, and normalises by them.
     """
 
     network: nn.Module
-    view: nn.Module
+    wrapped: nn.Module
     optimizer: Optimizer
     scheduler: Scheduler
     frozen: bool
 
     def train(self) -> None:
         """Training mode, BatchNorm excepted if it is frozen."""
-        self.view.train()
-        for module in self.view.modules() if self.frozen else ():
+        self.wrapped.train()
+        for module in self.wrapped.modules() if self.frozen else ():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
 
-def make_learner(device: Device, network: nn.Module, recipe: Recipe, steps_an_epoch: int) -> Learner:
+def make_learner(device: Device, network: nn.Module, recipe: Recipe, steps_per_epoch: int) -> Learner:
     """The network placed on the device, with the recipe's optimiser and schedule."""
     train = recipe.train
     network = device.place(network)
-    view = device.for_training(network, train.batch_norm, recipe.compute.compile)
+    wrapped = device.wrap_for_training(network, train.batch_norm, recipe.compute.compile)
     frozen = device.batch_norm(train.batch_norm) == "frozen"
-    return Learner(network, view, *make_optimizer(network, train, steps_an_epoch), frozen)
+    return Learner(network, wrapped, *make_optimizer(network, train, steps_per_epoch), frozen)
 
 
-def make_optimizer(network: nn.Module, train: Train, steps_an_epoch: int) -> tuple[Optimizer, Scheduler]:
+def make_optimizer(network: nn.Module, train: Train, steps_per_epoch: int) -> tuple[Optimizer, Scheduler]:
     """The recipe's optimiser, and its schedule in steps."""
     if train.optimizer == "sgd":
         optimizer = torch.optim.SGD(
@@ -57,15 +57,15 @@ def make_optimizer(network: nn.Module, train: Train, steps_an_epoch: int) -> tup
         optimizer = torch.optim.AdamW(network.parameters(), train.lr, weight_decay=train.weight_decay, fused=True)
     if train.schedule == "one_cycle":
         cycle = torch.optim.lr_scheduler.OneCycleLR
-        return optimizer, cycle(optimizer, train.lr, total_steps=train.epochs * steps_an_epoch, cycle_momentum=False)
-    drops = [epoch * steps_an_epoch for epoch in train.drop_after]
+        return optimizer, cycle(optimizer, train.lr, total_steps=train.epochs * steps_per_epoch, cycle_momentum=False)
+    drops = [epoch * steps_per_epoch for epoch in train.drop_after]
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, train.drop_factor)
 
 
 def train_step(device: Device, method: Method, learner: Learner, batch: Batch, micro_batch: int = 0) -> Tensor:
     """Update the weights by one batch; this process's part of the batch's loss, a scalar that stays on the device."""
     learner.optimizer.zero_grad()
-    loss = accumulate_gradients(device, method, learner.view, batch, micro_batch)
+    loss = accumulate_gradients(device, method, learner.wrapped, batch, micro_batch)
     learner.optimizer.step()
     learner.scheduler.step()
     return loss
@@ -86,10 +86,10 @@ def accumulate_gradients(
     weights = method.label_weights(targets)
     if not isinstance(weights, Tensor) or weights.shape != targets.shape:
         raise ContractError(f"label_weights() must return a tensor {tuple(targets.shape)}, as its targets are")
-    weights = weights[batch.mine] * (0 if batch.idle else 1)
+    weights = weights[batch.local] * (0 if batch.is_padding else 1)
     parts = batch_sizes(len(batch.images), micro_batch or len(batch.images))
     total = torch.zeros((), device=device.torch_device)
-    each = zip(*(whole.split(parts) for whole in (batch.images, targets[batch.mine], weights)), strict=True)
+    each = zip(*(whole.split(parts) for whole in (batch.images, targets[batch.local], weights)), strict=True)
     for number, (images, labels, weight) in enumerate(each, start=1):
         output = device.forward(network, images)
         if output.logits.shape != labels.shape:

@@ -39,7 +39,7 @@ from .weights import copy_weights
 
 
 def train_stage(
-    material: TrainContext,
+    context: TrainContext,
     start: dict[str, Tensor],
     network: nn.Module,
     stage: int,
@@ -62,28 +62,28 @@ def train_stage(
         UserError: as `train_epoch` and `Keeper`.
         Stopped: a signal asked for it; the same call goes on.
     """
-    recipe, device = material.recipe, material.device
+    recipe, device = context.recipe, context.device
     network.load_state_dict(start)
     learner = make_learner(device, network, recipe, len(batch_sizes(len(rows), recipe.train.batch_size)))
-    keeper = CheckpointManager(device, learner, work / "checkpoint.pt", _stage_identity(material, stage, rows))
-    trained, epochs = keeper.trained, recipe.train.epochs
-    if keeper.path.exists():
-        within = f", step {keeper.passed.steps}" if keeper.passed.steps else ""
+    manager = CheckpointManager(device, learner, work / "checkpoint.pt", _stage_identity(context, stage, rows))
+    trained, epochs = manager.trained, recipe.train.epochs
+    if manager.path.exists():
+        within = f", step {manager.passed.steps}" if manager.passed.steps else ""
         say(f"{title}: goes on after epoch {len(trained.loss)} of {epochs}{within}")
     for number in range(len(trained.loss), epochs):
-        epoch = Epoch(material, (stage, number), rows, f"{title}, epoch {number + 1}/{epochs}")
+        epoch = Epoch(context, (stage, number), rows, f"{title}, epoch {number + 1}/{epochs}")
         with signals.defer_signals():
-            loss = train_epoch(epoch, learner, keeper)
-        scores = _score_validation(material, network, keeper)
+            loss = train_epoch(epoch, learner, manager)
+        scores = _score_validation(context, network, manager)
         with signals.defer_signals():
-            auc = _finish_epoch(epoch, network, keeper, loss, scores)
+            auc = _finish_epoch(epoch, network, manager, loss, scores)
         say(f"{epoch.title}: loss {loss:.4f}, validation AUC {'undefined' if auc is None else f'{auc:.3f}'}")
         log_event("epoch", stage=stage + 1, epoch=number + 1, epochs=epochs, loss=loss, validation_auc=auc)
         signals.raise_if_signalled()
     return trained
 
 
-def train_epoch(epoch: Epoch, learner: Learner, keeper: CheckpointManager | None = None) -> float:
+def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | None = None) -> float:
     """One pass over the rows, from where it was left; the mean loss over its images.
 
     Args:
@@ -95,9 +95,9 @@ def train_epoch(epoch: Epoch, learner: Learner, keeper: CheckpointManager | None
         UserError: the loss or the weights are no numbers any more, or the memory does not hold a step.
         Stopped: a signal asked for it; the keeper has the state.
     """
-    device, passed = epoch.material.device, keeper.passed if keeper else new_progress(epoch.material.device)
+    device, passed = epoch.context.device, manager.passed if manager else new_progress(epoch.context.device)
     passed.clock.start()
-    torch.manual_seed(_torch_seed(epoch.material.seed, *epoch.count))
+    torch.manual_seed(_torch_seed(epoch.context.seed, *epoch.count))
     batches = epoch.batches(passed.steps)  # it draws, so a state that was kept is set afterwards
     if passed.random:
         set_random_state(device, passed.random)
@@ -105,29 +105,29 @@ def train_epoch(epoch: Epoch, learner: Learner, keeper: CheckpointManager | None
     pace = StepLogger(device, learner, epoch.count, len(epoch.spans), passed.steps)
     with progress(epoch.title, len(epoch.rows) - epoch.images(passed.steps), noted=False) as advance:
         for batch in batches:
-            loss = _train_step(epoch.material, learner, batch)
+            loss = _train_step(epoch.context, learner, batch)
             passed.add(loss, len(batch.targets))
             advance(len(batch.targets))
             pace(batch, loss)
-            if keeper:
-                _checkpoint_if_due(epoch, keeper)
-    _check_finite(epoch, learner, passed, keeper)
-    mean = float(device.total(passed.total)) / len(epoch.rows)
+            if manager:
+                _checkpoint_if_due(epoch, manager)
+    _check_finite(epoch, learner, passed, manager)
+    mean = float(device.all_reduce_sum(passed.total)) / len(epoch.rows)
     passed.clock.stop()
     return mean
 
 
-def _checkpoint_if_due(epoch: Epoch, keeper: CheckpointManager) -> None:
+def _checkpoint_if_due(epoch: Epoch, manager: CheckpointManager) -> None:
     """After a step: look whether all is well, save and stop, each where it is time."""
-    passed = keeper.passed
-    signal, due = keeper.wanted()
+    passed = manager.passed
+    signal, due = manager.wanted()
     if signal is None and not due:
         if passed.steps % CHECK_EVERY == 0:
-            _check_finite(epoch, keeper.learner, passed, keeper, with_weights=False)
+            _check_finite(epoch, manager.learner, passed, manager, with_weights=False)
         return
-    _check_finite(epoch, keeper.learner, passed, keeper)
+    _check_finite(epoch, manager.learner, passed, manager)
     passed.clock.stop()
-    keeper.save()
+    manager.save()
     passed.clock.start()
     if signal is not None:
         stage, number = epoch.count
@@ -136,23 +136,23 @@ def _checkpoint_if_due(epoch: Epoch, keeper: CheckpointManager) -> None:
 
 
 def _check_finite(
-    epoch: Epoch, learner: Learner, passed: EpochProgress, keeper: CheckpointManager | None, with_weights: bool = True
+    epoch: Epoch, learner: Learner, passed: EpochProgress, manager: CheckpointManager | None, with_weights: bool = True
 ) -> None:
-    lost = check_finite(epoch.material.device, learner, passed, with_weights)
+    lost = check_finite(epoch.context.device, learner, passed, with_weights)
     if lost is not None:
-        rate = epoch.material.recipe.train.lr / 10
+        rate = epoch.context.recipe.train.lr / 10
         raise UserError(
             f"{lost.what} in {epoch.title}, step {lost.step + 1} of {len(epoch.spans)} (images "
             f"{first_few(epoch.names(lost.step))}): lower the rate with --set train.lr={rate:g}"
-            + (f"; {keeper.last()}" if keeper else "")
+            + (f"; {manager.last()}" if manager else "")
         )
 
 
-def _train_step(material: TrainContext, learner: Learner, batch: Batch) -> Tensor:
+def _train_step(context: TrainContext, learner: Learner, batch: Batch) -> Tensor:
     """One step. Raises UserError where the memory does not hold it, with the setting that takes half of it."""
-    micro_batch = material.recipe.train.micro_batch
+    micro_batch = context.recipe.train.micro_batch
     try:
-        return train_step(material.device, material.method, learner, batch, micro_batch)
+        return train_step(context.device, context.method, learner, batch, micro_batch)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -163,39 +163,39 @@ def _train_step(material: TrainContext, learner: Learner, batch: Batch) -> Tenso
         ) from error
 
 
-def _score_validation(material: TrainContext, network: nn.Module, keeper: CheckpointManager) -> np.ndarray:
+def _score_validation(context: TrainContext, network: nn.Module, manager: CheckpointManager) -> np.ndarray:
     """Log-odds of the validation split (n, C); who interrupts finds the epoch, trained, in the checkpoint."""
     try:
         signals.raise_if_signalled()
-        rows, findings = material.validation, material.targets.shape[1]
-        return predict_scores(material.device, network, material.pixels, rows, material.recipe, "validation", findings)
+        rows, findings = context.validation, context.targets.shape[1]
+        return predict_scores(context.device, network, context.pixels, rows, context.recipe, "validation", findings)
     except KeyboardInterrupt:
-        keeper.save()
+        manager.save()
         raise
 
 
 def _finish_epoch(
-    epoch: Epoch, network: nn.Module, keeper: CheckpointManager, loss: float, scores: np.ndarray
+    epoch: Epoch, network: nn.Module, manager: CheckpointManager, loss: float, scores: np.ndarray
 ) -> float | None:
     """Note what came of an epoch, keep the weights if the recipe's rule picks it, save; the validation's mean AUC."""
-    trained, material = keeper.trained, epoch.material
-    value = mean_auc(scores, material.targets[material.validation])
+    trained, context = manager.trained, epoch.context
+    value = mean_auc(scores, context.targets[context.validation])
     best = max((auc for auc in trained.validation_auc if auc is not None), default=-1.0)
     trained.loss.append(loss)
     trained.validation_auc.append(value)
-    trained.seconds += keeper.passed.clock.seconds
+    trained.seconds += manager.passed.clock.seconds
     trained.images += len(epoch.rows)
-    if material.recipe.train.select == "last" or not trained.weights or (value is not None and value > best):
+    if context.recipe.train.select == "last" or not trained.weights or (value is not None and value > best):
         trained.weights, trained.best_epoch = copy_weights(network), len(trained.loss)
-    keeper.passed = new_progress(material.device)
-    keeper.save()
+    manager.passed = new_progress(context.device)
+    manager.save()
     return value
 
 
-def _stage_identity(material: TrainContext, stage: int, rows: np.ndarray) -> str:
+def _stage_identity(context: TrainContext, stage: int, rows: np.ndarray) -> str:
     """Names the training that a checkpoint belongs to."""
-    method, recipe = material.method, recipe_table(material.recipe)
-    counts = {"seed": material.seed, "stage": stage, "method": [method.name, to_dict(method)]}
+    method, recipe = context.method, recipe_table(context.recipe)
+    counts = {"seed": context.seed, "stage": stage, "method": [method.name, to_dict(method)]}
     return training_identity({**counts, "recipe": recipe_identity(recipe)}, rows)
 
 
@@ -230,7 +230,7 @@ class StepLogger:
             return
         self._step += 1
         self._loss += loss * len(batch.targets)
-        self._mine += 0 if batch.idle else len(batch.images)
+        self._mine += 0 if batch.is_padding else len(batch.images)
         self._images += len(batch.targets)
         if self._step == self._steps or time.monotonic() - self._last >= INTERVAL:
             self._note()

@@ -250,7 +250,7 @@ class Record(Part):
     stages: list[StagePart]
     auc: Annotated[dict[str, FindingAuc], Field(min_length=1)]
     mean_auc: MeanInterval
-    mean_auc_without_hernia: MeanInterval
+    mean_auc_without_rare: MeanInterval
     statistics: StatisticsPart | None = None  # null in early records
     localization: LocalizationPart | None
     speed: dict[str, Any] | None

@@ -160,7 +160,7 @@ def boxed():
 
 def boxes_with_scipy(places, frame):
     """Boxes (x, y, w, h) of one map (h, w), as fractions of the whole image."""
-    heat = ndimage.zoom(places.astype(float), frame.side / len(places), order=1, mode="nearest", grid_mode=True)
+    heat = ndimage.zoom(places.astype(float), frame.side / len(places), config=1, mode="nearest", grid_mode=True)
     heat = 255 * (heat - heat.min()) / (heat.max() - heat.min())
     found = set()
     for threshold in THRESHOLDS:

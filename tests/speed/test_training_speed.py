@@ -39,21 +39,21 @@ def make_material(dataset, settings, cache, recipe="quick"):
 
 def test_an_epoch_against_its_bare_steps(versus, tmp_path):
     dataset = Phantom(images=256, size=72)
-    material, learner, rows = make_material(dataset, {"train.epochs": 100}, tmp_path)
-    size, side = material.recipe.train.batch_size, material.recipe.pixels.crop
+    context, learner, rows = make_material(dataset, {"train.epochs": 100}, tmp_path)
+    size, side = context.recipe.train.batch_size, context.recipe.pixels.crop
     gray = torch.randint(256, (size, side, side), dtype=torch.uint8)
-    resident = Batch(gray.to(material.device.torch_device), torch.from_numpy(material.targets[:size]), slice(0, size))
+    resident = Batch(gray.to(context.device.torch_device), torch.from_numpy(context.targets[:size]), slice(0, size))
 
     def epoch():
-        return train_epoch(Epoch(material, (0, 0), rows, "training"), learner)
+        return train_epoch(Epoch(context, (0, 0), rows, "training"), learner)
 
     def bare():
         learner.train()
-        losses = [train_step(material.device, material.method, learner, resident) for _ in range(len(rows) // size)]
+        losses = [train_step(context.device, context.method, learner, resident) for _ in range(len(rows) // size)]
         return float(sum(losses)) / len(losses)
 
     learner.train()
-    train_step(material.device, material.method, learner, resident)
+    train_step(context.device, context.method, learner, resident)
     ours, theirs = versus(
         "training end to end, 64x64 crops", "the same steps on one batch in memory", epoch, bare, 0.97, rounds=9
     )
@@ -83,15 +83,15 @@ def plain_script(tmp_path):
 def test_training_against_a_plain_script(versus, plain_script, tmp_path):
     settings = {"train.batch_size": BATCH, "train.epochs": 100, "train.drop_after": []}
     dataset = Phantom(images=IMAGES, size=1024)
-    material, learner, rows = make_material(dataset, settings, tmp_path / "cache", "paper")
+    context, learner, rows = make_material(dataset, settings, tmp_path / "cache", "paper")
 
     def epoch():
-        return train_epoch(Epoch(material, (0, 0), rows, "training"), learner)
+        return train_epoch(Epoch(context, (0, 0), rows, "training"), learner)
 
     plain_script()
     epoch()
     ours, theirs = versus(
-        f"training ma in {material.device.precision}, 224x224 crops",
+        f"training ma in {context.device.precision}, 224x224 crops",
         "a plain script: float32, NCHW, decoding each epoch",
         epoch,
         plain_script,

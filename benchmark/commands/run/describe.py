@@ -23,42 +23,42 @@ SELECTION = {
 }
 
 
-def request_fields(plan: Experiment, pixels_sha256: str) -> dict[str, Any]:
+def request_fields(experiment: Experiment, pixels_sha256: str) -> dict[str, Any]:
     """The record's fields that say what was asked for."""
-    order = plan.order
+    config = experiment.config
     return {
-        "run_id": plan.run_id,
+        "run_id": experiment.run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": order.command(plan.recipe.name),
-        "seed": order.seed,
-        "selection": SELECTION[plan.recipe.train.select],
-        "method": _method_fields(plan),
-        "dataset": dataset_fields(plan.dataset, plan.index, SPLITS, pixels_sha256),
-        "recipe": recipe_table(plan.recipe),
+        "command": config.command(experiment.recipe.name),
+        "seed": config.seed,
+        "selection": SELECTION[experiment.recipe.train.select],
+        "method": _method_fields(experiment),
+        "dataset": dataset_fields(experiment.dataset, experiment.index, SPLITS, pixels_sha256),
+        "recipe": recipe_table(experiment.recipe),
     }
 
 
 def training_fields(
-    plan: Experiment, network: nn.Module, initial: dict[str, Tensor], stages: Sequence[StageResult]
+    experiment: Experiment, network: nn.Module, initial: dict[str, Tensor], stages: Sequence[StageResult]
 ) -> dict[str, Any]:
     """The record's fields that say what came of it, but for the judgement of the evidence."""
     return {
         "weights": {
-            "init": Path(plan.recipe.model.weights).name,
+            "init": Path(experiment.recipe.model.weights).name,
             **_loaded_fields(network),
             "sha256": weights_sha256(initial),
             "final_sha256": weights_sha256(stages[-1].trained.weights),
         },
-        "stages": [_stage_fields(done, plan.index) for done in stages],
+        "stages": [_stage_fields(done, experiment.index) for done in stages],
         "speed": None,
     }
 
 
-def environment_fields(plan: Experiment, device: Device) -> dict[str, Any]:
+def environment_fields(experiment: Experiment, device: Device) -> dict[str, Any]:
     """The record's `environment`, as it is now."""
     return {
         "versions": versions(),
-        "hardware": {**device.describe(), "batch_norm": device.batch_norm(plan.recipe.train.batch_norm)},
+        "hardware": {**device.describe(), "batch_norm": device.batch_norm(experiment.recipe.train.batch_norm)},
         "precision": device.precision,
         "layout": device.layout,
         "code": code_state(),
@@ -70,18 +70,18 @@ def _loaded_fields(network: nn.Module) -> dict[str, Any]:
     return {"source": source, "untouched": untouched if source else None}
 
 
-def _method_fields(plan: Experiment) -> dict[str, Any]:
-    method = plan.method
+def _method_fields(experiment: Experiment) -> dict[str, Any]:
+    method = experiment.method
     options = to_dict(method)
     return {
         "name": method.name,
         "title": method.title,
         "paper": method.paper,
         "reported": method.reported,
-        "built_in": plan.source.built_in,
-        "source_sha256": plan.source.source_sha256,
+        "built_in": experiment.source.built_in,
+        "source_sha256": experiment.source.source_sha256,
         "options": options,
-        "changed": {key: options[key] for key in sorted(plan.order.options)},
+        "changed": {key: options[key] for key in sorted(experiment.config.options)},
         "compared_with": list(method.compared_with),
         "control": method.control,
     }

@@ -16,30 +16,32 @@ from ...utils.progress import say
 FLAT = 0.05  # the share of heatmaps without contrast beyond which the user is told
 
 
-def localize(plan: Experiment, device: Device, network: nn.Module, pixels: np.ndarray) -> HeatmapSet | None:
+def localize(experiment: Experiment, device: Device, network: nn.Module, pixels: np.ndarray) -> HeatmapSet | None:
     """Heatmaps of the test images that have boxes, drawn to `heatmaps.png`; None without boxes or without maps."""
-    rows = artifacts.boxed_rows(plan.index)
+    rows = artifacts.boxed_rows(experiment.index)
     if not len(rows):
-        say("localisation is not scored: the test split has no boxes")
+        say("localization is not scored: the test split has no boxes")
         return None
-    heatmaps = predict_heatmaps(device, plan.method, network, pixels, rows, plan.recipe)
+    heatmaps = predict_heatmaps(device, experiment.method, network, pixels, rows, experiment.recipe)
     if heatmaps is None:
-        say(f"localisation is not scored: {plan.method.name} has neither maps nor layers that Grad-CAM could explain")
+        say(
+            f"localization is not scored: {experiment.method.name} has neither maps nor layers for Grad-CAM"
+        )
         return None
     if not np.isfinite(heatmaps.maps).all():
         raise ContractError("it gives heatmaps that are not numbers: see its heat() and maps")
     flat = float((heatmaps.maps.max((2, 3)) == heatmaps.maps.min((2, 3))).mean())
     if flat > FLAT:
         say(f"{100 * flat:.0f} % of the heatmaps have no contrast: they find nothing and point nowhere")
-    maps = artifacts.build_heatmap_set(plan.index, rows, heatmaps.maps, heatmaps.kind)
-    _draw_examples(plan, heatmaps, maps, pixels[rows])
+    maps = artifacts.build_heatmap_set(experiment.index, rows, heatmaps.maps, heatmaps.kind)
+    _draw_examples(experiment, heatmaps, maps, pixels[rows])
     return maps
 
 
-def _draw_examples(plan: Experiment, heatmaps: Heatmaps, maps: HeatmapSet, pixels: np.ndarray) -> None:
+def _draw_examples(experiment: Experiment, heatmaps: Heatmaps, maps: HeatmapSet, pixels: np.ndarray) -> None:
     """Of each finding, the boxed test image that the method is surest of: what it looks at when it does see it."""
     panels = []
-    for c, finding in enumerate(plan.index.findings):
+    for c, finding in enumerate(experiment.index.findings):
         boxed = np.flatnonzero(maps.box_finding == c)
         if len(boxed):
             image = max(maps.box_image[boxed], key=lambda k: heatmaps.logits[k, c])
@@ -47,10 +49,10 @@ def _draw_examples(plan: Experiment, heatmaps: Heatmaps, maps: HeatmapSet, pixel
             mine = boxed[maps.box_image[boxed] == image]
             title = f"{finding.replace('_', ' ')} {probability:.2f}"
             panels.append(Panel(title, pixels[image], maps.maps[image, c], maps.boxes[mine]))
-    frame = Frame(plan.recipe.pixels.size, plan.recipe.pixels.crop)
+    frame = Frame(experiment.recipe.pixels.size, experiment.recipe.pixels.crop)
     title = (
-        f"{plan.method.title}, recipe {plan.recipe.name}, seed {plan.order.seed} ({heatmaps.kind}): "
+        f"{experiment.method.title}, recipe {experiment.recipe.name}, seed {experiment.config.seed} ({heatmaps.kind}): "
         "of each finding the boxed test image it is surest of, and the probability"
     )
     key = artifacts.heatmaps_sha256(maps)
-    draw_panels(panels, frame, plan.work / "heatmaps.png", title, columns=min(5, len(panels)), key=key)
+    draw_panels(panels, frame, experiment.work / "heatmaps.png", title, columns=min(5, len(panels)), key=key)

@@ -28,7 +28,7 @@ def report_run(record: Record, place: Path, results: Path) -> None:
         table.add_row(finding.replace("_", " "), f"{auc.positives:,}", *_interval_cells(auc))
     table.add_section()
     table.add_row("Mean", f"of {record.mean_auc.findings}", *_interval_cells(record.mean_auc), style="bold")
-    without = record.mean_auc_without_hernia
+    without = record.mean_auc_without_rare
     table.add_row("Mean without Hernia", f"of {without.findings}", *_interval_cells(without))
     console.print(table)
     places = {"record": place / "run.json", "scores": place / "scores.parquet", "ROC curves": place / "roc.png"}

@@ -33,7 +33,7 @@ from .localize import localize
 from .tracking import check_trackers, log_run
 
 
-def run(order: RunConfig, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path] | None:
+def run(config: RunConfig, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path] | None:
     """Train and score a method as ordered, publish the record, regenerate the leaderboard.
 
     Args:
@@ -48,59 +48,63 @@ def run(order: RunConfig, tell: Callable[[Record, Path], None] | None = None) ->
             written because another record under `results` is refused.
     """
     with init_distributed().main_process_first():  # what is refused is told once
-        check_trackers(order.track)
-        plan = build_experiment(order)
-        board = leaderboard_path(order.results)
-        check_results_folder(order.results)
+        check_trackers(config.track)
+        experiment = build_experiment(config)
+        board = leaderboard_path(config.results)
+        check_results_folder(config.results)
         check_not_overwriting(board)
-    device = Device(plan.recipe.compute.precision, cache=order.cache)
-    with handle_signals(), _alone(plan) if device.main else nullcontext():
-        if not device.agree((plan.work / "run.json").exists()):
-            with log_run(plan, device), _named(plan):
-                train_and_score(plan, device)
+    device = Device(experiment.recipe.compute.precision, cache=config.cache)
+    with handle_signals(), _alone(experiment) if device.is_main else nullcontext():
+        if not device.broadcast((experiment.work / "run.json").exists()):
+            with log_run(experiment, device), _named(experiment):
+                train_and_score(experiment, device)
         else:
-            say(f"this run is finished: {plan.work} (--fresh trains again)")
-        if not device.main:
+            say(f"this run is finished: {experiment.work} (--fresh trains again)")
+        if not device.is_main:
             return None
-        record = records.read(plan.work)
-        draw_run(record, verify_record(plan.work, record).table, plan.work)
-        with FileLock(plan.work.with_name("publish.lock")):  # two seeds may finish at the same time
-            place, done = records.publish(plan.work, record, order.results)
+        record = records.read(experiment.work)
+        draw_run(record, verify_record(experiment.work, record).table, experiment.work)
+        with FileLock(experiment.work.with_name("publish.lock")):  # two seeds may finish at the same time
+            place, done = records.publish(experiment.work, record, config.results)
             say(f"{done} {place}")
             if tell:
                 tell(record, place)
-            write_leaderboard(order.results, board)
+            write_leaderboard(config.results, board)
     return record, place
 
 
-def train_and_score(plan: Experiment, device: Device) -> None:
+def train_and_score(experiment: Experiment, device: Device) -> None:
     """The costly part of a run: from initial weights to a record and its scores in the run's folder."""
-    environment = environment_fields(plan, device)  # of the code as it starts: by the end it may have been edited
+    environment = environment_fields(experiment, device)  # of the code as it starts: by the end it may have been edited
     with device.accelerator.main_process_first():  # pretrained weights are downloaded once
-        network, initial = build_network(plan)
+        network, initial = build_network(experiment)
     where = f"{device.describe()['device']} in {device.precision}"
-    where += f", {device.share.count} processes" if device.share.count > 1 else ""
-    say(f"{plan.method.title} on {plan.dataset.title}, recipe {plan.recipe.name}, seed {plan.order.seed}, {where}")
-    say(f"working in {plan.work}")
+    where += f", {device.shard.world_size} processes" if device.shard.world_size > 1 else ""
+    say(
+        f"{experiment.method.title} on {experiment.dataset.title}, recipe {experiment.recipe.name}, seed {experiment.config.seed}, {where}"
+    )
+    say(f"working in {experiment.work}")
     with device.accelerator.main_process_first():  # it is the one that shows how far it has come
-        decoded = prepare_pixels(plan.dataset, plan.index, plan.recipe.pixels.size, plan.order.cache)
-    stages = train_stages(plan, device, network, initial, decoded.pixels)
-    rows, scores = score(plan, device, network, stages[-1].trained.weights, decoded.pixels)
-    if not device.main:
+        decoded = prepare_pixels(
+            experiment.dataset, experiment.index, experiment.recipe.pixels.size, experiment.config.cache
+        )
+    stages = train_stages(experiment, device, network, initial, decoded.pixels)
+    rows, scores = score(experiment, device, network, stages[-1].trained.weights, decoded.pixels)
+    if not device.is_main:
         return
-    maps = localize(plan, device, network, decoded.pixels)
+    maps = localize(experiment, device, network, decoded.pixels)
     fields = {
-        **request_fields(plan, decoded.sha256),
-        **training_fields(plan, network, initial, stages),
+        **request_fields(experiment, decoded.sha256),
+        **training_fields(experiment, network, initial, stages),
         "environment": environment,
     }
-    records.write(plan.work, fields, score_table(plan.index, rows, scores), maps)
+    records.write(experiment.work, fields, score_table(experiment.index, rows, scores), maps)
 
 
-def build_network(plan: Experiment) -> tuple[nn.Module, dict[str, Tensor]]:
+def build_network(experiment: Experiment) -> tuple[nn.Module, dict[str, Tensor]]:
     """The method's network and a copy of its initial weights, drawn from the run's seed where they are random."""
-    torch.manual_seed(plan.order.seed)
-    network = plan.method.build(plan.index.findings, plan.recipe.model.weights)
+    torch.manual_seed(experiment.config.seed)
+    network = experiment.method.build(experiment.index.findings, experiment.recipe.model.weights)
     source, untouched = loaded_weights(network)
     if source:
         say(f"loaded {source}; {len(untouched)} tensors keep their initial values: {first_few(untouched)}")
@@ -108,41 +112,43 @@ def build_network(plan: Experiment) -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def score(
-    plan: Experiment, device: Device, network: nn.Module, weights: dict[str, Tensor], pixels: np.ndarray
+    experiment: Experiment, device: Device, network: nn.Module, weights: dict[str, Tensor], pixels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the validation and test images, and their log-odds under the chosen weights, which are kept."""
-    if device.main:
-        save_weights(weights, plan.work / "weights.safetensors")
-    rows = np.concatenate([plan.index.rows("val"), plan.index.rows("test")])
+    if device.is_main:
+        save_weights(weights, experiment.work / "weights.safetensors")
+    rows = np.concatenate([experiment.index.rows("val"), experiment.index.rows("test")])
     log_event("scoring", images=len(rows))
-    title, findings = "scoring validation and test", len(plan.index.findings)
-    return rows, predict_scores(device, network, pixels, rows, plan.recipe, title, findings)
+    title, findings = "scoring validation and test", len(experiment.index.findings)
+    return rows, predict_scores(device, network, pixels, rows, experiment.recipe, title, findings)
 
 
 @contextmanager
-def _alone(plan: Experiment) -> Iterator[None]:
+def _alone(experiment: Experiment) -> Iterator[None]:
     """Hold the run's folder against a second process; begin it anew where the user asks for that.
 
     The system lets go of the lock of a process that is dead. What ends before anything was kept leaves nothing.
     """
-    plan.work.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(plan.work.with_name(f"{plan.run_id}.lock"))
+    experiment.work.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(experiment.work.with_name(f"{experiment.run_id}.lock"))
     try:
         lock.acquire(timeout=1)  # `chxbench status` may be looking at it
     except Timeout:
-        raise UserError(f"another process is working on this run in {plan.work}: wait for it, or end it") from None
+        raise UserError(
+            f"another process is working on this run in {experiment.work}: wait for it, or end it"
+        ) from None
     try:
-        if plan.order.fresh and plan.work.exists():
-            (plan.work / "run.json").unlink(missing_ok=True)  # first: half of a finished run is no finished run
-            shutil.rmtree(plan.work)
-        plan.work.mkdir(exist_ok=True)
+        if experiment.config.fresh and experiment.work.exists():
+            (experiment.work / "run.json").unlink(missing_ok=True)  # first: half of a finished run is no finished run
+            shutil.rmtree(experiment.work)
+        experiment.work.mkdir(exist_ok=True)
         yield
     finally:
-        if _is_empty(plan.work):
+        if _is_empty(experiment.work):
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):  # other runs lie there
-            plan.work.parent.rmdir()
+            experiment.work.parent.rmdir()
 
 
 def _is_empty(work: Path) -> bool:
@@ -157,9 +163,11 @@ def _is_empty(work: Path) -> bool:
 
 
 @contextmanager
-def _named(plan: Experiment) -> Iterator[None]:
+def _named(experiment: Experiment) -> Iterator[None]:
     """Who breaks the contract is named, with the place where its class is written."""
     try:
         yield
     except ContractError as error:
-        raise ContractError(f"method {plan.method.name} ({plan.source.place}) breaks its contract: {error}") from error
+        raise ContractError(
+            f"method {experiment.method.name} ({experiment.source.place}) breaks its contract: {error}"
+        ) from error

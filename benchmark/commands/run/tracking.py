@@ -21,13 +21,13 @@ from ...utils.run_log import LOG_FILE, Entry, LogFile, attach_listeners, log_eve
 
 
 @contextmanager
-def log_run(plan: Experiment, device: Device) -> Iterator[None]:
+def log_run(experiment: Experiment, device: Device) -> Iterator[None]:
     """Keep the run's log while it is trained and scored; in a process that only helps the main one, do nothing."""
-    if not device.main:
+    if not device.is_main:
         yield
         return
-    with track_run(plan) as trackers, attach_listeners(LogFile(plan.work / LOG_FILE, say), *trackers):
-        log_event("started", **_run_header(plan, device))
+    with track_run(experiment) as trackers, attach_listeners(LogFile(experiment.work / LOG_FILE, say), *trackers):
+        log_event("started", **_run_header(experiment, device))
         try:
             yield
         except KeyboardInterrupt:
@@ -39,16 +39,16 @@ def log_run(plan: Experiment, device: Device) -> Iterator[None]:
         log_event("finished")
 
 
-def _run_header(plan: Experiment, device: Device) -> dict[str, object]:
+def _run_header(experiment: Experiment, device: Device) -> dict[str, object]:
     """What the log says when a run begins or goes on."""
-    order, where = plan.order, device.describe()
+    config, where = experiment.config, device.describe()
     return {
-        "command": _resume_command(list(order.typed)) if order.typed else [],
+        "command": _resume_command(list(config.typed)) if config.typed else [],
         "folder": str(Path.cwd()),
-        "run": plan.run_id,
-        "method": plan.method.name,
-        "dataset": plan.dataset.name,
-        "seed": order.seed,
+        "run": experiment.run_id,
+        "method": experiment.method.name,
+        "dataset": experiment.dataset.name,
+        "seed": config.seed,
         "host": platform.node(),
         "process": os.getpid(),
         **{name: where[name] for name in ("device", "kind", "cores", "processes", "precision")},
@@ -85,13 +85,13 @@ def check_trackers(trackers: Sequence[str | GeneralTracker]) -> None:
 
 
 @contextmanager
-def track_run(plan: Experiment) -> Iterator[list["Trackers"]]:
+def track_run(experiment: Experiment) -> Iterator[list["Trackers"]]:
     """What the user wants to hear of the run, begun and ended with it. Raises UserError if a tracker does not begin."""
-    if not plan.order.track:
+    if not experiment.config.track:
         yield []
         return
-    with _local_mlflow(plan):
-        trackers = Trackers(plan)
+    with _local_mlflow(experiment):
+        trackers = Trackers(experiment)
         try:
             yield [trackers]
         finally:
@@ -104,18 +104,18 @@ class Trackers:
     Metrics are named `stage1/step/loss`, `stage1/epoch/validation_auc`, ...; their step is counted within the stage.
     """
 
-    def __init__(self, plan: Experiment) -> None:
-        place = ProjectConfiguration(str(plan.work), logging_dir=str(plan.work / TRACKING_FOLDER))
-        (plan.work / TRACKING_FOLDER).mkdir(exist_ok=True)
+    def __init__(self, experiment: Experiment) -> None:
+        place = ProjectConfiguration(str(experiment.work), logging_dir=str(experiment.work / TRACKING_FOLDER))
+        (experiment.work / TRACKING_FOLDER).mkdir(exist_ok=True)
         self._accelerator = Accelerator(
-            log_with=list(plan.order.track), project_config=place, mixed_precision="no", cpu=PartialState()._cpu
+            log_with=list(experiment.config.track), project_config=place, mixed_precision="no", cpu=PartialState()._cpu
         )
         names = {
-            "mlflow": {"run_name": plan.run_id},
-            "wandb": {"name": plan.run_id, "dir": str(plan.work / TRACKING_FOLDER)},
+            "mlflow": {"run_name": experiment.run_id},
+            "wandb": {"name": experiment.run_id, "dir": str(experiment.work / TRACKING_FOLDER)},
         }
         try:
-            self._accelerator.init_trackers(PROJECT, _flat_settings(plan), names)
+            self._accelerator.init_trackers(PROJECT, _flat_settings(experiment), names)
         except Exception as error:
             raise UserError(f"a tracker does not begin ({error}): mend that, or leave --track away") from error
         self._step = 0
@@ -147,22 +147,27 @@ class Trackers:
             self._failed = True
 
 
-def _flat_settings(plan: Experiment) -> dict[str, str | int | float]:
+def _flat_settings(experiment: Experiment) -> dict[str, str | int | float]:
     """What the run was asked to do, flat."""
-    flat = {"run": plan.run_id, "method": plan.method.name, "dataset": plan.dataset.name, "seed": plan.order.seed}
-    for section, settings in recipe_table(plan.recipe).items():
+    flat = {
+        "run": experiment.run_id,
+        "method": experiment.method.name,
+        "dataset": experiment.dataset.name,
+        "seed": experiment.config.seed,
+    }
+    for section, settings in recipe_table(experiment.recipe).items():
         for name, value in settings.items() if isinstance(settings, dict) else ():
             flat[f"{section}.{name}"] = value if isinstance(value, int | float | str) else str(value)
     return flat
 
 
 @contextmanager
-def _local_mlflow(plan: Experiment) -> Iterator[None]:
+def _local_mlflow(experiment: Experiment) -> Iterator[None]:
     """MLflow keeps its database in the run's folder, unless the user says where."""
-    if "mlflow" not in plan.order.track or "MLFLOW_TRACKING_URI" in os.environ:
+    if "mlflow" not in experiment.config.track or "MLFLOW_TRACKING_URI" in os.environ:
         yield
         return
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{plan.work / TRACKING_FOLDER / 'mlflow.db'}"
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{experiment.work / TRACKING_FOLDER / 'mlflow.db'}"
     try:
         yield
     finally:

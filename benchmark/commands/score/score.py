@@ -22,7 +22,7 @@ from ...utils.workspace import check_not_overwriting, check_results_folder, lead
 from .submission import ScoreConfig, Submission, read_submission
 
 
-def score(order: ScoreConfig, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path]:
+def score(config: ScoreConfig, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path]:
     """Judge a file of scores, publish the record, regenerate the leaderboard.
 
     Args:
@@ -36,10 +36,10 @@ def score(order: ScoreConfig, tell: Callable[[Record, Path], None] | None = None
         UserError: whatever the user can mend. Nothing is published then, unless only the leaderboard could not be
             written because another record under `results` is refused.
     """
-    board = leaderboard_path(order.results)
-    check_results_folder(order.results)
+    board = leaderboard_path(config.results)
+    check_results_folder(config.results)
     check_not_overwriting(board)
-    submission = read_submission(order)
+    submission = read_submission(config)
     for note in (*submission.read.notes, *submission.scored.notes):
         say(note)
     _check_name_is_free(submission)
@@ -50,23 +50,23 @@ def score(order: ScoreConfig, tell: Callable[[Record, Path], None] | None = None
         say(f"{done} {submission.place}")
         if tell:
             tell(record, submission.place)
-        write_leaderboard(order.results, board)
+        write_leaderboard(config.results, board)
     return record, submission.place
 
 
 def _check_name_is_free(submission: Submission) -> None:
     """The name is no trained method's; on their board, no other scores have the name or the title. Raises UserError."""
-    order, index = submission.order, submission.scored.index
+    config, index = submission.config, submission.scored.index
     board = index.labels.sha256, index.split.sha256
-    for folder in records.find(order.results):
+    for folder in records.find(config.results):
         if folder.parts[-3] != submission.dataset.name or folder == submission.place:
             continue
         other = records.read(folder)
-        if other.source is None and folder.parts[-2] == order.name:
-            raise UserError(f"{order.name} is a method that was trained here ({folder}): choose another --name")
+        if other.source is None and folder.parts[-2] == config.name:
+            raise UserError(f"{config.name} is a method that was trained here ({folder}): choose another --name")
         if other.source is not None and board == (other.dataset.labels.sha256, other.dataset.split.sha256):
-            _check_not_taken(folder, "name", other.method.name, order.name)
-            _check_not_taken(folder, "title", other.method.title, order.label)
+            _check_not_taken(folder, "name", other.method.name, config.name)
+            _check_not_taken(folder, "title", other.method.title, config.label)
 
 
 def _check_not_taken(folder: Path, what: str, taken: str, wanted: str) -> None:
@@ -85,7 +85,7 @@ def _published_before(submission: Submission) -> tuple[Record, str] | None:
         records.read_scores(place, record)
     except RecordError:
         return None
-    return (record, "already published in") if record.method.title == submission.order.label else None
+    return (record, "already published in") if record.method.title == submission.config.label else None
 
 
 def _publish(submission: Submission) -> tuple[Record, str]:
@@ -95,4 +95,4 @@ def _publish(submission: Submission) -> tuple[Record, str]:
         work = Path(folder)
         record = records.write(work, submission.describe(), table, None)
         draw_run(record, table, work)
-        return record, records.publish(work, record, submission.order.results)[1]
+        return record, records.publish(work, record, submission.config.results)[1]

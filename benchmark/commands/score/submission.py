@@ -83,7 +83,7 @@ class Submission(NamedTuple):
         scored: the images that count, and their scores.
     """
 
-    order: ScoreConfig
+    config: ScoreConfig
     dataset: Dataset
     read: Predictions
     file_sha256: str
@@ -99,34 +99,34 @@ class Submission(NamedTuple):
     def run_id(self) -> str:
         """Readable, and the same for the same name, bytes, reading of them, labels and split."""
         index, read = self.scored.index, self.read
-        everything = [self.order.name, self.file_sha256, read.image_column, read.columns, read.scale]
+        everything = [self.config.name, self.file_sha256, read.image_column, read.columns, read.scale]
         everything += [self.dataset.name, *index.labels, *index.split, self.splits]
         digest = hashlib.sha256(json.dumps(everything).encode()).hexdigest()
-        stem = re.sub(r"[^A-Za-z0-9_]+", "-", self.order.predictions.name.partition(".")[0]).strip("-")
+        stem = re.sub(r"[^A-Za-z0-9_]+", "-", self.config.predictions.name.partition(".")[0]).strip("-")
         return f"{stem[:40] or 'scores'}-{digest[:10]}"
 
     @property
     def place(self) -> Path:
         """Where its record is published."""
-        return self.order.results / self.dataset.name / self.order.name / self.run_id
+        return self.config.results / self.dataset.name / self.config.name / self.run_id
 
     def describe(self) -> dict[str, Any]:
         """The record's fields, but for the judgement of the scores."""
-        order, read = self.order, self.read
+        config, read = self.config, self.read
         return {
             "run_id": self.run_id,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": order.command(),
+            "command": config.command(),
             "seed": None,
             "selection": "not known: the scores were computed elsewhere",
-            "method": _method_fields(order, self.file_sha256),
+            "method": _method_fields(config, self.file_sha256),
             "dataset": dataset_fields(self.dataset, self.scored.index, self.splits, None),
             "recipe": None,
             "weights": None,
             "stages": [],
             "speed": None,
             "source": {
-                "file": order.predictions.name,
+                "file": config.predictions.name,
                 "sha256": self.file_sha256,
                 "image_column": read.image_column,
                 "columns": read.columns,
@@ -142,27 +142,27 @@ class Submission(NamedTuple):
         }
 
 
-def read_submission(order: ScoreConfig) -> Submission:
+def read_submission(config: ScoreConfig) -> Submission:
     """Check the order and read the file. Raises UserError."""
-    _check_names(order)
-    dataset = _build_dataset(order)
-    known = load_listed_index(dataset, order.data_dir)
-    read = read_predictions(order.predictions, known, order.scale, order.columns)
-    scored = choose_split(order.predictions, read, known, dataset.known_tests, order.split)
-    return Submission(order, dataset, read, file_sha256(order.predictions), scored)
+    _check_names(config)
+    dataset = _build_dataset(config)
+    known = load_listed_index(dataset, config.data_dir)
+    read = read_predictions(config.predictions, known, config.scale, config.columns)
+    scored = choose_split(config.predictions, read, known, dataset.known_tests, config.split)
+    return Submission(config, dataset, read, file_sha256(config.predictions), scored)
 
 
-def _check_names(order: ScoreConfig) -> None:
-    if not _fits(Name, order.name):
+def _check_names(config: ScoreConfig) -> None:
+    if not _fits(Name, config.name):
         raise UserError(
-            f"--name {order.name!r} is no name for a folder: use at most 100 letters, digits, _ . and -, "
+            f"--name {config.name!r} is no name for a folder: use at most 100 letters, digits, _ . and -, "
             "and begin with a letter, a digit or _"
         )
-    for flag, text in (("--title", order.label), ("--split", order.split)):
+    for flag, text in (("--title", config.label), ("--split", config.split)):
         if text is not None and not (_fits(Title, text) and text.strip()):
             raise UserError(f"{flag} {text!r} fits no table: use 1 to 100 characters, none of < > [ ] ` | \\")
-    if (ROOT / "methods" / f"{order.name}.py").is_file():
-        raise UserError(f"{order.name} is a method of chxbench: choose another --name for scores from elsewhere")
+    if (ROOT / "methods" / f"{config.name}.py").is_file():
+        raise UserError(f"{config.name} is a method of chxbench: choose another --name for scores from elsewhere")
 
 
 def _fits(kind: Any, text: str) -> bool:
@@ -173,21 +173,21 @@ def _fits(kind: Any, text: str) -> bool:
     return True
 
 
-def _build_dataset(order: ScoreConfig) -> Dataset:
+def _build_dataset(config: ScoreConfig) -> Dataset:
     """The dataset with its options. Raises UserError for a setting that is none of them."""
-    strange = [key for key in order.settings if not key.startswith(DATASET_PREFIX)]
+    strange = [key for key in config.settings if not key.startswith(DATASET_PREFIX)]
     if strange:
         raise UserError(f"--set {strange[0]} is no option of a dataset: nothing is trained here, set dataset.KEY=VALUE")
-    if SKIP in order.settings:
+    if SKIP in config.settings:
         raise UserError(f"--set {SKIP} has no sense here, where no image is opened: leave it out")
-    source = DataConfig(order.dataset, order.data_dir, settings=order.settings, plugins=order.plugins)
+    source = DataConfig(config.dataset, config.data_dir, settings=config.settings, plugins=config.plugins)
     return build_dataset(source)[0]
 
 
-def _method_fields(order: ScoreConfig, sha256: str) -> dict[str, Any]:
+def _method_fields(config: ScoreConfig, sha256: str) -> dict[str, Any]:
     return {
-        "name": order.name,
-        "title": order.label,
+        "name": config.name,
+        "title": config.label,
         "paper": "",
         "reported": None,
         "built_in": False,

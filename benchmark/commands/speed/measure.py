@@ -166,9 +166,9 @@ def measure_training(subject: MeasuredMethod, network: nn.Module) -> tuple[Throu
     return Throughput(asked, size, size / float(np.median(taken)), len(taken), peak), learner
 
 
-def measure_loader(material: TrainContext, rows: np.ndarray, seconds: float) -> Flow:
+def measure_loader(context: TrainContext, rows: np.ndarray, seconds: float) -> Flow:
     """Images a second that are read from the pixel map as training reads them, when nothing is computed."""
-    batches = chain.from_iterable(Epoch(material, (0, epoch), rows).batches() for epoch in count())
+    batches = chain.from_iterable(Epoch(context, (0, epoch), rows).batches() for epoch in count())
     images, begun, elapsed = 0, time.perf_counter(), 0.0
     while elapsed < seconds:
         images += len(next(batches).images)
@@ -176,7 +176,7 @@ def measure_loader(material: TrainContext, rows: np.ndarray, seconds: float) -> 
     return Flow(images / elapsed, images)
 
 
-def measure_end_to_end(material: TrainContext, learner: Learner, rows: np.ndarray, images: float, title: str) -> Flow:
+def measure_end_to_end(context: TrainContext, learner: Learner, rows: np.ndarray, images: float, title: str) -> Flow:
     """Images a second of training as a run trains: batches read, moved to the device and learnt from.
 
     Args:
@@ -186,11 +186,11 @@ def measure_end_to_end(material: TrainContext, learner: Learner, rows: np.ndarra
         images: about how many to train on.
         title: what the progress bar says.
     """
-    size = material.recipe.train.batch_size
+    size = context.recipe.train.batch_size
     batches = int(np.clip(round(images / size), MIN_BATCHES, MAX_BATCHES))
     chosen = np.resize(rows, batches * size)
     begun = time.perf_counter()
-    train_epoch(Epoch(material, (0, 0), chosen, title), learner)
+    train_epoch(Epoch(context, (0, 0), chosen, title), learner)
     return Flow(len(chosen) / (time.perf_counter() - begun), len(chosen))
 
 

@@ -70,7 +70,7 @@ class SpeedConfig(DataConfig):
 class SpeedExperiment:
     """What all methods of an order are measured on: names found and values checked."""
 
-    order: SpeedConfig
+    config: SpeedConfig
     methods: list[tuple[Entry, Method]]
     dataset: Dataset
     recipe: Recipe
@@ -80,10 +80,10 @@ class SpeedExperiment:
     @property
     def batch_sizes(self) -> list[int]:
         usual = BATCH_SIZES.get(self.device.torch_device.type, BATCH_SIZES["cpu"])
-        return sorted(set(self.order.batch_sizes or usual))
+        return sorted(set(self.config.batch_sizes or usual))
 
 
-def run_speed(order: SpeedConfig, tell: Callable[[list[SpeedRecord]], None] | None = None) -> list[SpeedRecord]:
+def run_speed(config: SpeedConfig, tell: Callable[[list[SpeedRecord]], None] | None = None) -> list[SpeedRecord]:
     """Measure the methods as ordered, publish each record as soon as it is whole, regenerate the leaderboard.
 
     Networks run as they are, and where the recipe says `compute.compile` compiled as well, which is another record.
@@ -95,12 +95,12 @@ def run_speed(order: SpeedConfig, tell: Callable[[list[SpeedRecord]], None] | No
     Raises:
         UserError: whatever the user can mend. What was measured before stays published.
     """
-    bench = build_speed_experiment(order)
-    board = leaderboard_path(order.results)
-    check_results_folder(order.results)
+    bench = build_speed_experiment(config)
+    board = leaderboard_path(config.results)
+    check_results_folder(config.results)
     check_not_overwriting(board)
     environment = environment_fields()  # as it is now: later the code may have been edited
-    pixels = prepare_pixels(bench.dataset, bench.index, bench.recipe.pixels.size, order.cache).pixels
+    pixels = prepare_pixels(bench.dataset, bench.index, bench.recipe.pixels.size, config.cache).pixels
     records: list[SpeedRecord] = []
     try:
         for entry, method in bench.methods:
@@ -108,31 +108,31 @@ def run_speed(order: SpeedConfig, tell: Callable[[list[SpeedRecord]], None] | No
                 subject = build_measured(bench, method, compiled)
                 measured = measure(subject, build_speed_context(bench, subject, pixels), bench)
                 fields = {**request_fields(bench, entry, subject), **measured, "environment": environment}
-                records.append(_publish(fields, order.results.resolve()))
+                records.append(_publish(fields, config.results.resolve()))
     finally:  # also where a later method fails, or the user stops
         if records:
             if tell:
                 tell(records)
-            write_leaderboard(order.results, board)
+            write_leaderboard(config.results, board)
     return records
 
 
-def build_speed_experiment(order: SpeedConfig) -> SpeedExperiment:
+def build_speed_experiment(config: SpeedConfig) -> SpeedExperiment:
     """Check the whole order before anything costs time. Raises UserError."""
-    dataset, recipe = build_dataset(order)
-    entries = [METHODS.get(name) for name in dict.fromkeys(order.methods)]
-    methods = [(entry, build_method(entry.cls, recipe, order.options)) for entry in entries]
-    index = load_readable_index(order, dataset, recipe)
-    device = Device(recipe.compute.precision, order.device, order.cache)
-    if device.share.count > 1:
+    dataset, recipe = build_dataset(config)
+    entries = [METHODS.get(name) for name in dict.fromkeys(config.methods)]
+    methods = [(entry, build_method(entry.cls, recipe, config.options)) for entry in entries]
+    index = load_readable_index(config, dataset, recipe)
+    device = Device(recipe.compute.precision, config.device, config.cache)
+    if device.shard.world_size > 1:
         raise UserError("speed is measured in one process: start chxbench speed without torchrun")
-    return SpeedExperiment(order, methods, dataset, recipe, index, device)
+    return SpeedExperiment(config, methods, dataset, recipe, index, device)
 
 
 def build_measured(bench: SpeedExperiment, method: Method, compiled: bool) -> MeasuredMethod:
     """One method, as it is or compiled."""
     recipe = replace(bench.recipe, compute=replace(bench.recipe.compute, compile=compiled))
-    return MeasuredMethod(bench.device, method, recipe, bench.index.findings, bench.order.seconds)
+    return MeasuredMethod(bench.device, method, recipe, bench.index.findings, bench.config.seconds)
 
 
 def build_speed_context(bench: SpeedExperiment, subject: MeasuredMethod, pixels: np.ndarray) -> TrainContext:
@@ -142,10 +142,10 @@ def build_speed_context(bench: SpeedExperiment, subject: MeasuredMethod, pixels:
     return TrainContext(bench.device, subject.method, subject.recipe, 0, pixels, targets, validation, names)
 
 
-def measure(subject: MeasuredMethod, material: TrainContext, bench: SpeedExperiment) -> dict[str, Any]:
+def measure(subject: MeasuredMethod, context: TrainContext, bench: SpeedExperiment) -> dict[str, Any]:
     """The record's fields that are measured. Raises UserError: too little memory, or no compiler."""
     try:
-        return {**inference_fields(subject, bench.batch_sizes), **training_fields(subject, material, bench.index)}
+        return {**inference_fields(subject, bench.batch_sizes), **training_fields(subject, context, bench.index)}
     except torch._dynamo.exc.TorchDynamoException as error:
         cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
@@ -170,28 +170,28 @@ def inference_fields(subject: MeasuredMethod, batch_sizes: Sequence[int]) -> dic
     return {"network": size, "latency": latency._asdict(), "inference": inference}
 
 
-def training_fields(subject: MeasuredMethod, material: TrainContext, index: Index) -> dict[str, Any]:
+def training_fields(subject: MeasuredMethod, context: TrainContext, index: Index) -> dict[str, Any]:
     """Training steps alone, reading alone, and both together."""
     rows, train = index.rows("train"), subject.recipe.train
     _say(subject, f"training steps of {train.batch_size:,} images")
     training, learner = speed.measure_training(subject, subject.network())
     _say_size(subject, training)
     fitting = replace(subject.recipe, train=replace(train, batch_size=training.batch_size))
-    material = replace(material, recipe=fitting)
+    context = replace(context, recipe=fitting)
     _say(subject, "reading batches")
-    loader = speed.measure_loader(material, rows, subject.seconds)
+    loader = speed.measure_loader(context, rows, subject.seconds)
     images = training.images_per_second * subject.seconds
-    end_to_end = speed.measure_end_to_end(material, learner, rows, images, f"{subject.name}: training end to end")
+    end_to_end = speed.measure_end_to_end(context, learner, rows, images, f"{subject.name}: training end to end")
     flows = {"loader": loader._asdict(), "end_to_end": end_to_end._asdict()}
     return {"training": training._asdict(), **flows}
 
 
 def request_fields(bench: SpeedExperiment, entry: Entry, subject: MeasuredMethod) -> dict[str, Any]:
     """The record's fields that say what was asked for."""
-    order = bench.order
+    config = bench.config
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": order.command(entry.name, bench.recipe.name),
+        "command": config.command(entry.name, bench.recipe.name),
         "method": {
             "name": entry.name,
             "built_in": entry.built_in,
@@ -199,7 +199,7 @@ def request_fields(bench: SpeedExperiment, entry: Entry, subject: MeasuredMethod
             "options": to_dict(subject.method),
         },
         "setup": setup_fields(bench, subject.recipe),
-        "seconds": order.seconds,
+        "seconds": config.seconds,
         "memory": PeakMemory(bench.device.torch_device).meaning,
     }
 
