@@ -5,6 +5,7 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+from small_runs import SMALL_DATA, SMALL_RECIPE
 
 # `--hypothesis-profile=long` (or the variable) tries 60 times as many inputs: see `tox -e long`.
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
@@ -13,17 +14,6 @@ settings.register_profile("long", settings.get_profile("short"), max_examples=60
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-
-# A run that exercises everything and takes seconds: the real pipeline on few, small, drawn images.
-SMALL_DATA = {"dataset.images": 120, "dataset.size": 64}
-SMALL_RECIPE = {
-    "pixels.size": 36,
-    "pixels.crop": 32,
-    "pixels.max_shift": 2,
-    "train.epochs": 2,
-    "train.batch_size": 16,
-    "evaluate.resamples": 100,
-}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,13 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
-
-from chxbench.benchmark.cli import main
-
-
-def invoke(*words):
-    return CliRunner().invoke(main, [str(word) for word in words])
+from small_runs import invoke
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,7 @@ def localize(experiment: Experiment, device: Device, network: nn.Module, pixels:
         return None
     heatmaps = predict_heatmaps(device, experiment.method, network, pixels, rows, experiment.recipe)
     if heatmaps is None:
-        say(
-            f"localization is not scored: {experiment.method.name} has neither maps nor layers for Grad-CAM"
-        )
+        say(f"localization is not scored: {experiment.method.name} has neither maps nor layers for Grad-CAM")
         return None
     if not np.isfinite(heatmaps.maps).all():
         raise ContractError("it gives heatmaps that are not numbers: see its heat() and maps")

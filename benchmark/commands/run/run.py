@@ -80,9 +80,8 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
         network, initial = build_network(experiment)
     where = f"{device.describe()['device']} in {device.precision}"
     where += f", {device.shard.world_size} processes" if device.shard.world_size > 1 else ""
-    say(
-        f"{experiment.method.title} on {experiment.dataset.title}, recipe {experiment.recipe.name}, seed {experiment.config.seed}, {where}"
-    )
+    what = f"{experiment.method.title} on {experiment.dataset.title}, recipe {experiment.recipe.name}"
+    say(f"{what}, seed {experiment.config.seed}, {where}")
     say(f"working in {experiment.work}")
     with device.accelerator.main_process_first():  # it is the one that shows how far it has come
         decoded = prepare_pixels(

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from click.testing import CliRunner
-from made_records import publish, score_table
+from record_factory import publish, score_table
 from rich.cells import cell_len
 
 from chxbench.benchmark.cli import main

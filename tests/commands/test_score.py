@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made_records import edit, publish, recheck, score_table
+from record_factory import edit, publish, recheck, score_table
 from sklearn.metrics import roc_auc_score
 
 from chxbench.benchmark.cli import main
@@ -23,7 +23,7 @@ from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.phantom import Phantom
 
 PHANTOM = ["--dataset", "phantom", "--set", "dataset.images=120"]
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 @pytest.fixture(scope="module")

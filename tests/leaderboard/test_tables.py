@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_records import publish, score_table
+from record_factory import publish, score_table
 
 from chxbench.benchmark.leaderboard.boards import make_boards
 from chxbench.benchmark.leaderboard.leaderboard import read_runs

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made_records import edit, fields, publish, recheck, score_table
+from record_factory import edit, fields, publish, recheck, score_table
 
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.evaluation import artifacts

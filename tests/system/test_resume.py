@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL_DATA, SMALL_RECIPE
+from small_runs import SMALL_DATA, SMALL_RECIPE
 
 KILLED, TERMINATED = -signal.SIGKILL, 128 + signal.SIGTERM
 SETTINGS = {**SMALL_DATA, **SMALL_RECIPE, "compute.precision": "float32"}
@@ -28,7 +28,11 @@ def runs(cache, tmp_path_factory):
     def start(tasks):
         tasks = [{"every": 0.0, "words": words, "folder": str(folder / name), **task} for name, task in tasks.items()]
         (folder / "tasks.json").write_text(json.dumps(tasks))
-        command = [sys.executable, str(Path(__file__).with_name("killed_runs.py")), str(folder / "tasks.json")]
+        command = [
+            sys.executable,
+            str(Path(__file__).parents[1] / "helpers" / "killed_runs.py"),
+            str(folder / "tasks.json"),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "1000"})
         assert done.returncode == 0, done.stderr[-9000:]
         found = [json.loads(line) for line in done.stdout.splitlines()]

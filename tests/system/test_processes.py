@@ -41,7 +41,7 @@ def both(configs):
     fields = {"settings": two.settings, "options": two.options, "cache": str(two.cache)}
     (folder / "order.json").write_text(json.dumps(fields))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = Path(__file__).with_name("two_processes.py")
+    script = Path(__file__).parents[1] / "helpers" / "two_processes.py"
     command = [*launch, str(script), str(folder / "order.json"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-9000:]

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_release import LABELS, TEST, TRAIN_VAL, release
+from nih_release import LABELS, TEST, TRAIN_VAL, release
 
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.run.run import run

@@ -22,7 +22,7 @@ from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records import speed_record
 from chxbench.benchmark.records.figures.style import drawn_from
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 MA, SAM = RESULTS / "phantom/ma/quick-seed0-b3a573c617", RESULTS / "phantom/sam/quick-seed0-79183fa3f4"
 JUDGED = ("schema", "checksum", "scores", "auc", "mean_auc", "mean_auc_without_hernia", "statistics", "localization")
 

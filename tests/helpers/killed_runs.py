@@ -2,7 +2,7 @@
 
 Importing torch takes seconds, so one process imports everything, computes nothing and forks a child for each start::
 
-    python tests/killed_runs.py TASKS.json
+    python tests/helpers/killed_runs.py TASKS.json
 
 Tasks, each a list of starts of one run, are done in order. Moments are counted: every file that is written, renamed or
 copied, and every step of training, is one. Where a start shall end is told as a share of the moments of the first task,

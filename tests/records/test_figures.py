@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from made_records import publish, score_table
 from matplotlib import rc_context
 from PIL import Image
+from record_factory import publish, score_table
 
 from chxbench.benchmark.leaderboard.plots import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
 from chxbench.benchmark.records.figures.reliability import ReliabilityCurve, draw_reliability, reliability_sha256

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_records import edit, heatmaps, publish, recheck, score_table
-from made_release import BOX_HEADER, HEADER, LABELS, TEST, TRAIN_VAL, V2020, release
+from nih_release import BOX_HEADER, HEADER, LABELS, TEST, TRAIN_VAL, V2020, release
 from PIL import Image
+from record_factory import edit, heatmaps, publish, recheck, score_table
 
 from chxbench.benchmark.commands.score.predictions import read_predictions
 from chxbench.benchmark.dataset import Index, Labels, Split, check
@@ -32,7 +32,7 @@ from chxbench.benchmark.utils.image_io import read_gray
 from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.nih_tables import read_boxes, read_labels, read_lists
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 FEW = settings(max_examples=settings.default.max_examples // 4)  # a file is written and read for each
 TOKENS = [

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_records import edit, publish, recheck, score_table
 from PIL import Image
-from test_cli import invoke
+from record_factory import edit, publish, recheck, score_table
+from small_runs import invoke
 from torch import nn
 
 from chxbench import METHODS, Method, Output, UserError

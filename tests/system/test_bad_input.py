@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_release import BOX_HEADER, HEADER, LABELS, TEST, TRAIN_VAL, V2020, claimed_png, paint, release, row
+from nih_release import BOX_HEADER, HEADER, LABELS, TEST, TRAIN_VAL, V2020, claimed_png, paint, release, row
 from PIL import Image
 
 from chxbench.benchmark.cli import main

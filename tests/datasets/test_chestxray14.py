@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_release import BOX_HEADER, HEADER, LABELS, TEST, TRAIN_VAL, V2017, V2020, paint, release, row
+from nih_release import BOX_HEADER, HEADER, LABELS, TEST, TRAIN_VAL, V2017, V2020, paint, release, row
 from PIL import Image
 
 from chxbench.benchmark.dataset import BOX_COLUMNS, FINDINGS, TRAITS, DataError, Index, check, split_sha256
 from chxbench.benchmark.registry import DATASETS
 from chxbench.datasets.chestxray14 import LISTS, ChestXray14
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 def refusal(root: Path | None, **options: object) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_records import edit, heatmaps, publish, recheck, score_table
+from record_factory import edit, heatmaps, publish, recheck, score_table
 
 from chxbench import UserError
 from chxbench.benchmark.evaluation.artifacts import heatmaps_sha256, save_heatmaps
@@ -21,7 +21,7 @@ from chxbench.benchmark.records.record import RecordError
 from chxbench.benchmark.utils.files import file_sha256
 from chxbench.benchmark.utils.workspace import LEADERBOARD_MARK
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

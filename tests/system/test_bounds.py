@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_records import edit, heatmaps, publish, recheck, score_table
-from made_release import claimed_png
+from nih_release import claimed_png
+from record_factory import edit, heatmaps, publish, recheck, score_table
 
 from chxbench.benchmark.commands.predict.annotations import AnnotationIndex
 from chxbench.benchmark.commands.predict.predict import _sources
