@@ -53,7 +53,7 @@ class ScoreEvaluation(NamedTuple):
     """What follows from a score table.
 
     Attributes:
-        keys: the record's keys auc, mean_auc and mean_auc_without_hernia.
+        keys: the record's keys auc, mean_auc and mean_auc_without_rare.
         draws: the mean AUC in each draw of patients (R,), NaN where undefined; runs are paired by it.
     """
 
@@ -70,7 +70,7 @@ def evaluate_scores(table: pd.DataFrame, resamples: int) -> ScoreEvaluation:
     keys = {
         "auc": {finding: {**value._asdict(), "positives": positives} for finding, value, positives in each},
         "mean_auc": _mean_of(judged.mean),
-        "mean_auc_without_hernia": _mean_of(judged.mean_without),
+        "mean_auc_without_rare": _mean_of(judged.mean_without),
     }
     return ScoreEvaluation(keys, auc_metrics.mean_defined(drawn))
 

@@ -59,7 +59,7 @@ class Row(NamedTuple):
         return plain(self.first.method.title + (f" ({told})" if told else ""))
 
     def values(self, name: str) -> np.ndarray:
-        """One number a seed: a finding's AUC, or "mean_auc", "mean_auc_without_hernia"; NaN where undefined."""
+        """One number a seed: a finding's AUC, or "mean_auc", "mean_auc_without_rare"; NaN where undefined."""
         found = [_interval(run.record, name).value for run in self.runs]
         return np.array([np.nan if value is None else value for value in found])
 
@@ -93,7 +93,7 @@ def ranking(rows: list[Row]) -> str:
     """Mean AUC of each row with its interval, seeds, how much it trained, and what its paper reports."""
     table = []
     for rank, row in zip(ranks(rows), rows, strict=True):
-        means = [with_interval(row, "mean_auc"), with_interval(row, "mean_auc_without_hernia")]
+        means = [with_interval(row, "mean_auc"), with_interval(row, "mean_auc_without_rare")]
         table.append([rank, row.label, *means, row.first.mean_auc.findings])
     headers, align = ["#", "Method", "Mean AUC", "without Hernia", "Findings"], "rlllr"
     if any(row.first.stages for row in rows):
@@ -134,7 +134,7 @@ def by_finding(rows: list[Row], first: Record) -> str:
     table = []
     for finding, auc in first.auc.items():
         table.append([display_name(finding), f"{auc.positives:,}", *best_in_bold([row.mean(finding) for row in rows])])
-    for name, title in (("mean_auc", "Mean"), ("mean_auc_without_hernia", "Mean without Hernia")):
+    for name, title in (("mean_auc", "Mean"), ("mean_auc_without_rare", "Mean without Hernia")):
         table.append([title, "", *best_in_bold([row.mean(name) for row in rows])])
     headers = ["Finding", "Test positives", *(row.label for row in rows)]
     return make_table(headers, table, "lr" + "r" * len(rows))

@@ -43,7 +43,7 @@ def _ranking(rows: Sequence[Row]) -> Table:
             rank.replace("control", "–"),
             row.name,
             with_interval(row, "mean_auc"),
-            with_interval(row, "mean_auc_without_hernia").split(" ")[0],
+            with_interval(row, "mean_auc_without_rare").split(" ")[0],
             "" if row.first.seed is None else seeds(row),
         )
         for rank, row in zip(ranks(rows), rows, strict=True)

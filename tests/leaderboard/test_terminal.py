@@ -40,7 +40,7 @@ def numbers(results):
     for row in (row for board in boards for row in board.rows):
         low, high = row.bounds("mean_auc")
         yield f"{row.mean('mean_auc'):.3f} [{low:.3f}, {high:.3f}]"
-        yield f"{row.mean('mean_auc_without_hernia'):.3f}"
+        yield f"{row.mean('mean_auc_without_rare'):.3f}"
         if len(row.runs) > 1:
             yield f"{len(row.runs)} ({row.values('mean_auc').min():.3f} to {row.values('mean_auc').max():.3f})"
 

@@ -71,7 +71,7 @@ def _content(compared: ComparedPair) -> dict[str, Any]:
         "level": LEVEL,
         "findings": {name: _difference(one) for name, one in compared.each.items()},
         "mean_auc": _difference(found.mean),
-        "mean_auc_without_hernia": _difference(found.mean_without),
+        "mean_auc_without_rare": _difference(found.mean_without),
         "significant": compared.significant,
         "in_words": summarize(compared),
         "also_different": [fact._asdict() for fact in compared.facts],
