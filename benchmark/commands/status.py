@@ -3,7 +3,6 @@
 import os
 import shlex
 import time
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..utils.errors import UserError
+from ..utils.files import CHECKPOINT_FILE, is_intact, previous_version
 from ..utils.run_log import LOG_FILE, Entry, read_log
 from ..utils.text import plain
 
@@ -98,9 +98,9 @@ def _outcome(folder: Path) -> str:
 
 def _damage(folder: Path) -> str:
     """Which stages have a last checkpoint that is damaged, and what the same command then does; empty without."""
-    damaged = [path for path in sorted(folder.glob("stage*/checkpoint.pt")) if not zipfile.is_zipfile(path)]
-    kept = all(zipfile.is_zipfile(path.with_name("checkpoint.previous.pt")) for path in damaged)
-    then = "the one before it is used" if kept else "that stage starts over"
+    damaged = [path for path in sorted(folder.glob(f"stage*/{CHECKPOINT_FILE}")) if not is_intact(path)]
+    kept = all(is_intact(previous_version(path)) for path in damaged)
+    then = "the previous one is used" if kept else "that stage starts over"
     return "".join(f"; {path.relative_to(folder)} is damaged: {then}" for path in damaged)
 
 

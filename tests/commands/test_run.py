@@ -155,7 +155,7 @@ def test_weights_that_were_scored_are_kept(done):
 
     from chxbench.benchmark.data.pixel_cache import prepare_pixels as prepare
     from chxbench.benchmark.engine.device import Device
-    from chxbench.benchmark.engine.inference import predict_scores as predict
+    from chxbench.benchmark.engine.inference import Predictor
 
     config, record, place = done
     experiment = build_experiment(config)
@@ -165,7 +165,8 @@ def test_weights_that_were_scored_are_kept(done):
     network.load_state_dict(weights)
     pixels, _ = prepare(experiment.dataset, experiment.index, experiment.recipe.pixels.size, config.cache)
     device = Device(experiment.recipe.compute.precision)
-    scores = predict(device, device.place(network), pixels, experiment.index.rows("val"), experiment.recipe, "again")
+    predictor = Predictor(device, device.place(network), pixels, experiment.recipe)
+    scores = predictor.scores(experiment.index.rows("val"), "again")
     table = pd.read_parquet(place / "scores.parquet")
     recorded = table.loc[table["split"] == "val", [f"score {finding}" for finding in FINDINGS]]
     np.testing.assert_allclose(scores, recorded, atol=0.05)  # batches of another length round bfloat16 otherwise
@@ -217,7 +218,7 @@ def in_evaluation(change):
         pytest.param(
             in_evaluation(lambda logits: logits * np.nan), "13 of 13 images have scores that are not", id="nan"
         ),
-        pytest.param(in_evaluation(lambda logits: logits[:, :3]), "gives 3 findings, not 14", id="fewer"),
+        pytest.param(in_evaluation(lambda logits: logits[:, :3]), "returns 3 findings, not 14", id="fewer"),
     ],
 )
 def test_a_network_that_breaks_the_contract_is_told_with_the_place_of_its_method(
@@ -291,7 +292,7 @@ def test_a_plugins_source_is_part_of_the_run(small_config, tmp_path):
         path = tmp_path / f"{name}.py"
         path.write_text(text + more)
         experiment = build_experiment(small_config(method="own", plugins=(path,)))
-        assert not experiment.source.built_in
+        assert not experiment.entry.built_in
         ids.append(experiment.run_id)
         METHODS._entries = dict(entries)
     assert ids[0] != ids[1]
@@ -375,7 +376,7 @@ def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(
 
     monkeypatch.setattr(Baseline, "heat", lambda self, maps: maps * np.nan)
     config = small_config(method="bsl", settings={"train.epochs": 1})
-    with pytest.raises(UserError, match="heatmaps that are not numbers"):
+    with pytest.raises(UserError, match="heatmaps that are not finite"):
         run(config)
     assert not config.results.exists()
     assert not (build_experiment(config).work / "run.json").exists()
