@@ -13,6 +13,8 @@ from chxbench.benchmark.figures.calibration import Reliability, draw_reliability
 from chxbench.benchmark.figures.roc import draw_roc
 from chxbench.benchmark.figures.style import COLOURS, drawn_from, fold, line_style, new_figure, save
 
+pytestmark = pytest.mark.usefixtures("full_figures")
+
 EVIL = "$x_{1$ _a_ <b>bold</b> \x1b[31m\u202e 漢字 \\frac " + "long " * 10
 LINE = AucLine("MA", 0.8, 0.7, 0.9, [0.79, 0.81])
 PANEL = Reliability("Mass", [0.1, 0.2], [0.1, 0.3], [9, 1], [0.0, 0.1], [0.2, 0.4], 0.02, 0.05)

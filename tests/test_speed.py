@@ -308,7 +308,7 @@ def the_figure(results):
     return path
 
 
-def test_the_figure_is_drawn_where_it_is_stale_alone(results):
+def test_the_figure_is_drawn_where_it_is_stale_alone(full_figures, results):
     path, place = results.parent / "leaderboard.md", the_figure(results)
     drawn, written = drawn_from(place), place.stat().st_mtime_ns
     write_leaderboard(results, path)
