@@ -23,10 +23,12 @@ from chxbench.benchmark.run import run
 
 
 @pytest.fixture(scope="module")
-def done(order_in, tmp_path_factory):
-    """A finished run of ma, and where it was published."""
+def done(order_in, tmp_path_factory, coarse_figures):
+    """A finished run of ma with its figures as a user gets them, and where it was published."""
     order = order_in(tmp_path_factory.mktemp("done"), method="ma")
-    return order, *run(order)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", coarse_figures)
+        return order, *run(order)
 
 
 def test_ma_runs_both_stages_to_a_record(done):
