@@ -1,4 +1,4 @@
-"""Figures that are drawn small: what most tests of whole runs need of them is that they are there, and of which scores."""
+"""Figures that are drawn small: most tests of whole runs only need them to be there, with the hash of their scores."""
 
 from collections.abc import Callable
 
