@@ -195,7 +195,7 @@ def test_a_first_stage_cannot_select(small_config, monkeypatch):
     config = small_config(method="ma")
     stages = (Stage("first", lambda *_: Selection(np.arange(3))),)
     monkeypatch.setattr(type(build_experiment(config).method), "stages", lambda self: stages)
-    with pytest.raises(UserError, match="no stage has been trained before it"):
+    with pytest.raises(UserError, match="no stage is trained before it"):
         run(config)
 
 
@@ -214,7 +214,7 @@ def in_evaluation(change):
     [
         pytest.param(lambda self, images: images.mean((1, 2, 3)), "not Tensor", id="a tensor"),
         pytest.param(
-            lambda self, images: Output(images.mean((2, 3))), r"logits \(16, 3\) for \(16, 14\)", id="findings"
+            lambda self, images: Output(images.mean((2, 3))), r"logits \(16, 3\) for labels \(16, 14\)", id="findings"
         ),
         pytest.param(lambda self, images: Output(images.mean()), r"not \(\)", id="no batch"),
         pytest.param(
@@ -375,7 +375,7 @@ def test_a_method_without_maps_or_places_is_scored_all_the_same(small_config, mo
     monkeypatch.setattr(Baseline, "build", lambda *_: Blind())
     record, _ = run(small_config(method="bsl", settings={"train.epochs": 1}))
     assert record.localization is None
-    assert "has neither maps nor layers that Grad-CAM could explain" in capsys.readouterr().err
+    assert "has neither maps nor layers for Grad-CAM" in capsys.readouterr().err
 
 
 def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(small_config, monkeypatch):

@@ -1,7 +1,7 @@
 """Measurements of a method's speed on one device; nothing is written or printed.
 
-Each one warms up, synchronizes with the device after every repetition, and takes the median of as many repetitions as
 Each one warms up, synchronizes with the device after each repetition, and takes the median of as many repetitions as
+fit its time (as in karpathy/nanochat `scripts/infer_bench.py` and timm's `benchmark.py`). Images are random bytes on the
 device, weights are random: neither changes the speed.
 """
 
