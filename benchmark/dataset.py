@@ -42,7 +42,8 @@ FINDINGS = (
     "Hernia",
 )
 SPLITS = ("train", "val", "test")
-TRAITS = ("sex", "age", "view")  # what an index may tell of the patient and the image, beside the labels
+TRAITS = ("sex", "age", "view")  # the traits of the NIH release, in the order of its columns
+CONTRACT_COLUMNS = ("image_id", "patient_id", "path", "split")
 BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
 MAX_AGE = 120  # of age; more is a mistake in the source
 BOX_SLACK = 1e-6  # of rounding, beyond the image's edge
@@ -69,9 +70,11 @@ class Index:
 
     Attributes:
         images: one row an image: `image_id` (unique), `patient_id`, `path` (None where nothing lies on disk), `split`
-            (train, val or test), then one float column a finding: 1, 0 or NaN for unknown. Where the dataset knows
-            them also the TRAITS: `sex` ("F" or "M") and `age` (years, float) of the patient, `view` ("PA" or "AP") of
-            the image, each missing (NaN or None) where it is unknown.
+            (train, val or test), then one float column a finding: 1, 0 or NaN for unknown. Further columns are ignored, unless `traits`
+            names them.
+        traits: names of further columns that describe the patient or the image, such as sex, age or view. Their values
+            are texts, or numbers, or missing (None or NaN) where unknown. They enter the record's score table, and
+            results are also shown by subgroups of them.
         boxes: one row a box: `image_id`, `finding`, and `x, y, w, h` as fractions of the image's width and height,
             (x, y) the upper left corner. May be empty.
         findings: the finding columns, in the order of every score matrix.
@@ -87,6 +90,7 @@ class Index:
     split: Split
     absent: dict[str, int] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    traits: tuple[str, ...] = ()
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers (int64) of one split, in the table's order."""
@@ -106,6 +110,8 @@ class Dataset:
         caveat: what a result on it does not show, as the end of a sentence; stands under its boards.
         default_recipe: the recipe a run takes where the user names none.
         needs_folder: whether the user must say where the data lies (`--data-dir`).
+        rare: findings with so few positive test images that their AUC would move the mean by chance; results also show
+            the mean without them.
         known_labels: SHA-256 of a label file to the version that it is.
         known_tests: `evidence.test_sha256` of a list of test images to the name of the list.
         known_truths: by version of the labels and name of the list, `evidence.truth_sha256` of the test images: so that
@@ -117,6 +123,7 @@ class Dataset:
     caveat: ClassVar[str] = ""
     default_recipe: ClassVar[str] = "paper"
     needs_folder: ClassVar[bool] = True
+    rare: ClassVar[tuple[str, ...]] = ()
     known_labels: ClassVar[Mapping[str, str]] = {}
     known_tests: ClassVar[Mapping[str, str]] = {}
     known_truths: ClassVar[Mapping[tuple[str, str], str]] = {}
@@ -155,7 +162,7 @@ def split_sha256(images: pd.DataFrame) -> str:
 def check(index: Index) -> Index:
     """Refuse what no protocol allows: repeated images, unknown splits or labels, shared patients. Raises DataError."""
     images = index.images
-    columns = ["image_id", "patient_id", "path", "split", *index.findings]
+    columns = [*CONTRACT_COLUMNS, *index.findings]
     absent = [column for column in columns if column not in images]
     if absent:
         raise DataError(f"the index has no column {absent[0]!r}: it needs {', '.join(columns)}")
@@ -174,7 +181,7 @@ def check(index: Index) -> Index:
         bad = np.argwhere(~known)
         cells = [f"{index.findings[c]} of {images['image_id'].iloc[row]} is {values[row, c]:g}" for row, c in bad[:4]]
         raise DataError(f"{len(bad):,} labels are neither 0, 1 nor unknown ({first_few(cells)}): correct that column")
-    _check_traits(images)
+    _check_traits(index)
     patients = images["split"].groupby(images["patient_id"].astype(str)).nunique()
     shared = patients.index[patients > 1].tolist()
     if shared:
@@ -193,13 +200,16 @@ def check(index: Index) -> Index:
     return index
 
 
-def _check_traits(images: pd.DataFrame) -> None:
-    """The traits that an index has are spelt as every index spells them. Raises DataError."""
-    for trait, known in (("sex", ("F", "M")), ("view", ("PA", "AP"))):
-        if trait in images and not (images[trait].isin(known) | images[trait].isna()).all():
-            raise DataError(f"a {trait} of the index is neither {', '.join(known)} nor missing: check that column")
-    if "age" in images and not (images["age"].between(0, MAX_AGE) | images["age"].isna()).all():
-        raise DataError(f"an age of the index is not from 0 to {MAX_AGE} years, nor missing: check that column")
+def _check_traits(index: Index) -> None:
+    """Check that the columns that `traits` names exist and hold texts or numbers. Raises DataError."""
+    for trait in index.traits:
+        if trait in (*CONTRACT_COLUMNS, *index.findings) or trait.startswith(("label ", "score ")):
+            raise DataError(f"the index names {trait!r} as a trait, which is a column of another meaning: rename it")
+        if trait not in index.images:
+            raise DataError(f"the index has no column {trait!r}, which its traits name: add it, or do not name it")
+        values = index.images[trait].dropna()
+        if not (pd.api.types.is_numeric_dtype(values) or values.map(lambda value: isinstance(value, str)).all()):
+            raise DataError(f"the trait {trait!r} of the index mixes kinds of values: use texts alone or numbers alone")
 
 
 def _check_boxes(index: Index) -> None:

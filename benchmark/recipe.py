@@ -4,25 +4,19 @@ A recipe is a TOML file with the sections below; it states everything, or begins
 what differs. `recipes/` holds the ones that come with the package; `--set section.key=value` changes one setting.
 """
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from .utils.errors import UserError, did_you_mean, first_few
+from .utils.files import json_sha256
 from .utils.options import build, field_names, to_dict
 
 RECIPES = Path(__file__).parent / "recipes"
-
-
-# Settings that came after the first records, and the values at which they change nothing: a recipe without them is the
-# same recipe, and its runs keep their ids.
-ADDITIONS = {"train.micro_batch": 0, "train.batch_norm": "auto", "compute.compile": False}
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,14 @@ class Recipe:
     compute: Compute
 
 
-SECTIONS = {field.name: field.type for field in fields(Recipe) if field.name not in ("name", "changed")}
+Section = Pixels | Model | Train | Evaluate | Compute
+SECTIONS: dict[str, type[Section]] = {
+    "pixels": Pixels,
+    "model": Model,
+    "train": Train,
+    "evaluate": Evaluate,
+    "compute": Compute,
+}
 
 
 def load_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
@@ -150,9 +151,18 @@ def load_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
         raise UserError(
             f'recipe {name} has no section {first_few(lacking, 9)}: add it, or begin with extends = "quick"'
         )
-    sections = {section: build(cls, tables[section], f"{section}.") for section, cls in SECTIONS.items()}
-    changed = {key: to_dict(sections[key.split(".")[0]])[key.split(".")[1]] for key in sorted(settings)}
-    return Recipe(name, changed, **sections)
+    recipe = Recipe(
+        name,
+        {},
+        pixels=build(Pixels, tables["pixels"], "pixels."),
+        model=build(Model, tables["model"], "model."),
+        train=build(Train, tables["train"], "train."),
+        evaluate=build(Evaluate, tables["evaluate"], "evaluate."),
+        compute=build(Compute, tables["compute"], "compute."),
+    )
+    table = recipe_table(recipe)
+    changed = {key: table[section][field] for key in sorted(settings) for section, field in [key.split(".")]}
+    return replace(recipe, changed=changed)
 
 
 def setting_keys() -> list[str]:
@@ -173,12 +183,7 @@ def recipe_table(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_identity(table: Mapping[str, Any]) -> str:
     """SHA-256 of a recorded recipe's sections: equal when two runs were asked for the same, whatever it was called."""
-    sections = {section: _without_additions(section, table[section]) for section in SECTIONS}
-    return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
-
-
-def _without_additions(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if ADDITIONS.get(f"{section}.{key}", ...) != value}
+    return json_sha256({section: table[section] for section in SECTIONS})
 
 
 def _tables(name: str, within: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:

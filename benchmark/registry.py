@@ -20,25 +20,39 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from .. import ROOT
 from .utils.errors import UserError, did_you_mean
 from .utils.text import title_problem
 
+if TYPE_CHECKING:  # for types alone: method.py loads torch, which `chxbench list` and `chxbench score` must not
+    from .dataset import Dataset
+    from .method import Method
+
 PLUGIN_PREFIX = "chxbench_plugin_"  # begins the module name of a single-file plugin
-Plugin = TypeVar("Plugin", bound=type)
+
+
+class Plugin(Protocol):
+    """What the registry itself needs of a plugin class; the contracts are method.py and dataset.py."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+
+
+T = TypeVar("T", bound=Plugin)  # the contract: Method or Dataset
+C = TypeVar("C", bound=type)  # the decorated class, whose own type the decorator keeps
 
 
 class PluginError(UserError):
     """A plugin that cannot be imported, or a name that two plugins want."""
 
 
-class Entry(NamedTuple):
-    """A registered plugin: its name, its class, and where it is written."""
+class Entry(NamedTuple, Generic[T]):
+    """A registered plugin: its name, its class, and the file and line that define it."""
 
     name: str
-    cls: type
+    cls: type[T]
     file: str
     line: int
 
@@ -57,8 +71,8 @@ class Entry(NamedTuple):
         return Path(self.file).resolve().is_relative_to(ROOT)
 
 
-class Registry:
-    """Plugins of one kind by name.
+class Registry(Generic[T]):
+    """Plugins of one kind by name; iterating yields their entries, sorted by name.
 
     Args:
         kind: what the plugins are, in the singular, for messages ("method").
@@ -68,32 +82,34 @@ class Registry:
     def __init__(self, kind: str, wing: str) -> None:
         self.kind = kind
         self.wing = wing
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, Entry[T]] = {}
         self._discovered = False
 
-    def register(self, name: str) -> Callable[[Plugin], Plugin]:
+    def register(self, name: str) -> Callable[[C], C]:
         """Class decorator: make the class known as `name`. Raises PluginError if another class has that name."""
 
-        def decorate(cls: Plugin) -> Plugin:
+        def decorate(cls: C) -> C:
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
                 raise PluginError(f"{self.kind} name {name!r} is no name for a folder: use letters, digits, _ . and -")
-            if not isinstance(getattr(cls, "title", None), str):
+            title = getattr(cls, "title", None)
+            if not isinstance(title, str):
                 raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
-            if why := title_problem(cls.title):
-                raise PluginError(f"{self.kind} {name!r} has the title {cls.title!r}: {why}")
-            entry = Entry(name, cls, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
+            if problem := title_problem(title):
+                raise PluginError(f"{self.kind} {name!r} has the title {title!r}: {problem}")
+            plugin = cast("type[T]", cls)
+            entry = Entry(name, plugin, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
             taken = self._entries.get(name)
             if taken and taken.place != entry.place:
                 raise PluginError(
                     f"{self.kind} {name!r} in {entry.place} is already registered by {taken.place}: rename one"
                 )
-            cls.name = name
+            plugin.name = name
             self._entries[name] = entry
             return cls
 
         return decorate
 
-    def get(self, name: str) -> Entry:
+    def get(self, name: str) -> Entry[T]:
         """The plugin called `name`. Raises UserError with the near names if there is none."""
         self._discover()
         if name not in self._entries:
@@ -104,7 +120,7 @@ class Registry:
         self._discover()
         return name in self._entries
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Entry[T]]:
         self._discover()
         return iter(sorted(self._entries.values()))
 
@@ -120,8 +136,8 @@ class Registry:
         self._discovered = True
 
 
-METHODS = Registry("method", "methods")
-DATASETS = Registry("dataset", "datasets")
+METHODS: "Registry[Method]" = Registry("method", "methods")
+DATASETS: "Registry[Dataset]" = Registry("dataset", "datasets")
 
 
 def load_plugins(paths: Iterable[Path]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ..dataset import TRAITS, Index
+from ..dataset import Index
 from ..metrics.localization import Boxes, normalize
 from ..utils.files import write_atomic
 
@@ -49,7 +49,7 @@ class HeatmapSet(NamedTuple):
 def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
     """The table behind every AUC: image_id, patient_id, split, `label <finding>` and `score <finding>` (log-odds).
 
-    What else the index tells of the images (`TRAITS`) stands behind the split.
+    The traits of the index follow the split.
 
     Args:
         index: where the images, patients and labels stand.
@@ -58,7 +58,7 @@ def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFr
     """
     images = index.images.iloc[rows]
     names = images[["image_id", "patient_id", "split"]].astype(str).reset_index(drop=True)
-    names = names.join(images[[trait for trait in TRAITS if trait in images]].reset_index(drop=True))
+    names = names.join(images[list(index.traits)].reset_index(drop=True))
     labels = pd.DataFrame(index.targets()[rows], columns=[f"label {finding}" for finding in index.findings])
     return pd.concat([names, labels, pd.DataFrame(scores, columns=[f"score {f}" for f in index.findings])], axis=1)
 

@@ -36,9 +36,9 @@ class SplitScores(NamedTuple):
     patients: np.ndarray
 
     @property
-    def left_out(self) -> int | None:
-        """The column of the finding that the second mean leaves out."""
-        return self.findings.index(LEFT_OUT) if LEFT_OUT in self.findings else None
+    def left_out(self) -> tuple[int, ...]:
+        """The columns of the findings that the second mean leaves out."""
+        return (self.findings.index(LEFT_OUT),) if LEFT_OUT in self.findings else ()
 
 
 def split_scores(table: pd.DataFrame, split: str = "test") -> SplitScores:

@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
         each: the measure of each finding, in order.
         positives: number of positive images of each finding.
         mean: the mean over the defined findings, and how many they are.
-        mean_without: the same without the named finding.
+        mean_without: the same without the findings that are left out.
     """
 
     each: list[Interval]
@@ -111,7 +111,7 @@ def evaluate(
     labels: np.ndarray,
     patients: Sequence,
     resamples: int,
-    leave_out: int | None = None,
+    leave_out: Sequence[int] = (),
     seed: int = 0,
     measure: Measure = measure_auc,
 ) -> Evaluation:
@@ -121,7 +121,7 @@ def evaluate(
         scores, labels: (N, C); labels 1, 0 or NaN.
         patients: (N,) the patient of each image; patients are drawn whole, with replacement.
         resamples: number of draws. In a draw where a finding has one class only, it is left out of that draw's mean.
-        leave_out: column of the finding to leave out of the second mean (Hernia: 86 test images of 32 patients).
+        leave_out: columns of the findings to leave out of the second mean: those with too few positives.
         seed: of the draws; results that are compared use the same.
         measure: `measure_auc` or `measure_precision`; both see the same draws.
     """
@@ -132,13 +132,13 @@ def summarize(
     scores: np.ndarray,
     labels: np.ndarray,
     drawn: np.ndarray,
-    leave_out: int | None = None,
+    leave_out: Sequence[int] = (),
     measure: Measure = measure_auc,
 ) -> Evaluation:
     """The same where the draws (R, C) of `draws` are at hand."""
     columns = range(labels.shape[1])
     whole = np.array([_whole(scores[:, c], labels[:, c], measure) for c in columns])
-    kept = [c for c in columns if c != leave_out]
+    kept = [c for c in columns if c not in leave_out]
     return Evaluation(
         [percentile_interval(whole[c], drawn[:, c]) for c in columns],
         [int((labels[:, c] == 1).sum()) for c in columns],
@@ -174,13 +174,6 @@ def mean_defined(values: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     sums = np.where(known, values, 0).sum(axis=1)
     return np.where(known.any(axis=1), sums / known.sum(axis=1).clip(min=1), np.nan)
-
-
-def mean_auc_draws(
-    scores: np.ndarray, labels: np.ndarray, patients: Sequence, resamples: int, seed: int = 0
-) -> np.ndarray:
-    """Mean AUC over the findings in each draw of patients: (resamples,), NaN where none is defined."""
-    return mean_defined(bootstrap(scores, labels, patients, resamples, seed))
 
 
 def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

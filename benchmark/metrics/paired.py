@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Differences of each finding, in order, of their mean, and of their mean without the finding that is left out."""
+    """Differences of each finding, in order, of their mean, and of their mean without the findings left out."""
 
     each: list[Difference]
     mean: Difference
@@ -54,7 +54,7 @@ def compare(
     labels: np.ndarray,
     patients: Sequence,
     resamples: int,
-    leave_out: int | None = None,
+    leave_out: Sequence[int] = (),
     seed: int = 0,
 ) -> Comparison:
     """Compare two methods' scores (N, C) of the same images, finding by finding and in the mean.
@@ -64,7 +64,7 @@ def compare(
         labels: (N, C), 1, 0 or NaN for unknown.
         patients: (N,) the patient of each image; patients are drawn whole, with replacement.
         resamples: number of draws.
-        leave_out: column of the finding to leave out of the second mean.
+        leave_out: columns of the findings to leave out of the second mean.
         seed: of the draws; with the seed of `metrics.evaluate` they are its draws.
     """
     columns = range(labels.shape[1])
@@ -75,7 +75,7 @@ def compare(
     each = [_difference(pair[:, c], drawn[:, c], auc_metrics.undefined_reason(labels[:, c])) for c in columns]
     corrected = holm([one.p for one in each])
     analytic = [delong.p_value(first[:, c], second[:, c], labels[:, c], patients) for c in columns]
-    kept = [c for c in columns if c != leave_out]
+    kept = [c for c in columns if c not in leave_out]
     return Comparison(
         [each[c]._replace(p_corrected=corrected[c], p_analytic=analytic[c]) for c in columns],
         _mean(pair, drawn),

@@ -6,7 +6,6 @@ finds a changed character, and `verify` computes every AUC and every localisatio
 """
 
 import filecmp
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from ..evaluation.artifacts import HeatmapSet
 from ..evaluation.heatmaps import evaluate_heatmaps
 from ..evaluation.scores import evaluate_scores, evaluate_secondary_metrics, resamples_of
 from ..utils.errors import UserError, first_few
-from ..utils.files import as_user_error, file_sha256, write_atomic
+from ..utils.files import as_user_error, file_sha256, json_sha256, write_atomic
 from .schema import SCHEMA, Part, Record
 
 OF_MAPS = ("maps.npz", "heatmaps.png")
@@ -187,4 +186,4 @@ def _problem(item: Mapping[str, Any]) -> str:
 def checksum(content: dict[str, Any]) -> str:
     """SHA-256 of a record's content but for the checksum itself."""
     rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json_sha256(rest)

@@ -5,7 +5,6 @@ the record. Speed cannot be computed again from evidence, as scores can: the che
 more.
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ..utils.files import write_atomic
+from ..utils.files import json_sha256, write_atomic
 from .record import RecordError, checksum, load_record, parse_record
 from .schema import Count, Name, Number, Part, Record, Sha256
 
@@ -152,7 +151,7 @@ def place(record: SpeedRecord) -> Path:
         "method": [method.name, method.options, "" if method.built_in else method.source_sha256],
         "setup": record.setup.model_dump(mode="json"),
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    digest = json_sha256(identity)[:10]
     device, kind = (
         re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") for text in (record.setup.device, record.setup.kind)
     )

@@ -4,11 +4,13 @@ A sealed file ends with the SHA-256 of the bytes before it, so that it is known 
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -126,6 +128,16 @@ def _sync(folder: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Hash a file's bytes without holding them in memory. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """Hash a value that JSON can hold; the order of its keys does not matter."""
+    return hashlib.sha256(json_bytes(value)).hexdigest()
+
+
+def json_bytes(value: Any) -> bytes:
+    """Encode a value as JSON with sorted keys, so that equal values have equal bytes."""
+    return json.dumps(value, sort_keys=True).encode()

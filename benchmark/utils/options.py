@@ -8,13 +8,16 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import UserError, did_you_mean
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
@@ -46,12 +49,12 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         raise UserError("; ".join(_problem(item, prefix) for item in error.errors())) from error
 
 
-def field_names(cls: type, prefix: str) -> list[str]:
+def field_names(cls: "type[DataclassInstance]", prefix: str) -> list[str]:
     """The dataclass's fields as the user writes them: `train.epochs`, `train.lr`, …"""
     return [prefix + field.name for field in fields(cls)]
 
 
-def to_dict(instance: Any) -> dict[str, Any]:
+def to_dict(instance: "DataclassInstance") -> dict[str, Any]:
     """The fields as plain values that JSON can hold (tuples become lists)."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(instance).items()}
 
@@ -70,7 +73,7 @@ def _value(text: str) -> Any:
 
 def _problem(item: Any, prefix: str) -> str:
     key = prefix + ".".join(str(part) for part in item["loc"])
-    message = item["msg"].removeprefix("Value error, ")
+    message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"{key} is missing: add it"
     if item["type"] == "value_error" and not item["loc"]:

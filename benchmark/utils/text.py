@@ -2,6 +2,8 @@
 
 import html
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
 # Control characters, and those that turn the direction of the text around them.
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
@@ -36,5 +38,15 @@ def code(text: object) -> str:
 
 
 def display_name(finding: str) -> str:
-    """A finding's name as it is said."""
-    return escape(finding.replace("_", " "))
+    """Spell a finding's name as people read it: `Pleural_Thickening` becomes `Pleural Thickening`."""
+    return finding.replace("_", " ")
+
+
+def recipe_label(name: str) -> str:
+    """Shorten a recipe's name for display: a file is shown without the folders it is in."""
+    return Path(name).name
+
+
+def changed_options(options: Mapping[str, object]) -> str:
+    """Join options that differ from their defaults: `key=value, key=value`; empty if none does."""
+    return ", ".join(f"{key}={value}" for key, value in options.items())

@@ -1,13 +1,13 @@
 """What else is different between two records, beside their scores: lest a difference be given the wrong cause."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...recipe import SECTIONS
 from ...records.schema import Record
 from ...records.speed_record import SpeedRecord, matches_run
 from ...utils.options import build, format_value, to_dict
+from ...utils.text import recipe_label
 
 
 class ContextFact(NamedTuple):
@@ -64,7 +64,7 @@ def _training(record: Record) -> dict[str, Any]:
         f"{name}.{key}": format_value(value) for name, part in sections.items() for key, value in to_dict(part).items()
     }
     return {
-        "recipe": Path(record.recipe["name"]).name,
+        "recipe": recipe_label(record.recipe["name"]),
         **settings,
         "seed": record.seed,
         "epoch chosen by": record.selection,

@@ -28,6 +28,7 @@ from ...utils.environment import code_state, cores, load_average, versions
 from ...utils.errors import UserError
 from ...utils.options import to_dict
 from ...utils.progress import say
+from ...utils.text import recipe_label
 from ...utils.workspace import check_not_overwriting, check_results_folder, leaderboard_path
 from ..speed import measure as speed
 from .measure import MeasuredMethod, Throughput
@@ -213,7 +214,7 @@ def setup_fields(bench: SpeedExperiment, recipe: Recipe) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "compiled": recipe.compute.compile,
         "torch": torch.__version__,
-        "recipe": Path(recipe.name).name,
+        "recipe": recipe_label(recipe.name),
         **to_dict(recipe.pixels),
         **{key: getattr(recipe.train, key) for key in ("batch_size", "micro_batch", "batch_norm", "optimizer")},
         "dataset": bench.dataset.name,

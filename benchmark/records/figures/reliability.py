@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.special import expit
 
 from ...metrics import calibration
+from ...utils.text import display_name
 from ..schema import Record
 from .style import COLORS, GRAY, figure_title, fold, new_figure, number, save, set_title, sha256, styled
 
@@ -104,7 +105,7 @@ def _shown(panel: ReliabilityCurve) -> list[object]:
 
 def _draw_panel(axes: Axes, panel: ReliabilityCurve) -> None:
     bins = _filled(panel)
-    axes.set_title(fold(panel.finding.replace("_", " "), NAME), fontsize=9, fontweight="bold", loc="left", pad=16)
+    axes.set_title(fold(display_name(panel.finding), NAME), fontsize=9, fontweight="bold", loc="left", pad=16)
     axes.text(0, 1.03, f"ECE {_short(panel.error)}, Brier {_short(panel.brier)}", transform=axes.transAxes, fontsize=8)
     axes.set_box_aspect(1)
     axes.tick_params(labelsize=7)
