@@ -98,7 +98,7 @@ def test_pairs_hold_toml_values_or_plain_words():
 
 def test_the_nearest_name_is_meant():
     assert did_you_mean("mma", ["bsl", "fam", "sam", "ma", "wang2017"]) == "did you mean ma?"
-    assert did_you_mean("zzz", ["b", "a"]) == "there is: a, b"
+    assert did_you_mean("zzz", ["b", "a"]) == "choose from: a, b"
 
 
 @pytest.mark.parametrize("key", setting_keys())

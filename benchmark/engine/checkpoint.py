@@ -227,7 +227,7 @@ def _all_finite(learner: Learner) -> bool:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write the state; the one that was there stays beside it as `previous(path)`. Raises UserError: no room."""
-    write_atomic(path, lambda sink: torch.save(state, sink), kept=previous_path(path), sealed=True)
+    write_atomic(path, lambda sink: torch.save(state, sink), previous=previous_path(path), sealed=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

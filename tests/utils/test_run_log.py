@@ -182,7 +182,7 @@ def test_a_full_disk_is_told_once_and_ends_nothing(small_config, capsys):
     record, _ = run(config)
     assert len(record.stages[0].loss) == 1
     told = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
-    assert told == [f"{work / LOG_FILE}: No space left on device: the run goes on without its log until that is mended"]
+    assert told == [f"{work / LOG_FILE}: No space left on device: the run continues without its log until this is fixed"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are a matter of Unix")
