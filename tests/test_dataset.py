@@ -36,8 +36,10 @@ def test_a_good_index_passes_and_gives_rows_and_targets(index):
         pytest.param({"images": lambda t: t.drop(columns="Mass")}, "no column 'Mass'", id="finding"),
         pytest.param({"images": lambda t: t.assign(patient_id=[None, "1", "2", "3"])}, "have no image_id", id="owner"),
         pytest.param({"images": lambda t: t.assign(patient_id=[1, "1", "1", "3"])}, "in two splits", id="1 and '1'"),
-        pytest.param({"split": lambda s: Split("x", "0" * 64)}, "another hash than split_sha256", id="split hash"),
-        pytest.param({"labels": lambda s: Labels("x", "none", "1")}, "is no SHA-256", id="label hash"),
+        pytest.param(
+            {"split": lambda s: Split("x", "0" * 64)}, "another split hash than split_sha256", id="split hash"
+        ),
+        pytest.param({"labels": lambda s: Labels("x", "none", "1")}, "is not a SHA-256", id="label hash"),
     ],
 )
 def test_an_index_that_breaks_the_contract_is_refused(index, change, message):
@@ -113,12 +115,12 @@ def test_a_box_on_a_listed_image_passes(index):
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        pytest.param([{**BOX, "x": 205, "w": 300}], "1 boxes: Mass of d does not lie in its image", id="pixels"),
-        pytest.param([BOX, {**BOX, "w": 0}], "1 boxes: .* does not lie", id="no width"),
-        pytest.param([{**BOX, "y": np.nan}], "does not lie", id="NaN"),
+        pytest.param([{**BOX, "x": 205, "w": 300}], "1 boxes: Mass of d is not inside its image", id="pixels"),
+        pytest.param([BOX, {**BOX, "w": 0}], "1 boxes: .* is not inside", id="no width"),
+        pytest.param([{**BOX, "y": np.nan}], "is not inside", id="NaN"),
         pytest.param([{**BOX, "finding": "Mas"}], "is of a finding that is not listed", id="finding"),
         pytest.param([{**BOX, "image_id": "e"}], "is on an image that is not listed", id="image"),
-        pytest.param([BOX, BOX], "1 boxes: Mass of d stands twice", id="twice"),
+        pytest.param([BOX, BOX], "1 boxes: Mass of d is listed twice", id="twice"),
         pytest.param([{key: value for key, value in BOX.items() if key != "h"}], "no column 'h'", id="column"),
     ],
 )

@@ -73,7 +73,9 @@ def test_a_full_disk_at_any_moment_costs_nothing(config_in, tmp_path, monkeypatc
             refused = starve(patch, name, number)
             run(config)
         assert len(refused) == 1
-        assert "cannot be written (File too large): free disk space, then rerun the same command to resume" in str(told.value)
+        assert "cannot be written (File too large): free disk space, then rerun the same command to resume" in str(
+            told.value
+        )
         assert (whole.run_id if name == "copied" else name) in str(told.value)
         assert not list(tmp_path.rglob("*.part"))
         if (work / "stage1" / "checkpoint.pt").exists():
