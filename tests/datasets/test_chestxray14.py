@@ -228,7 +228,7 @@ def test_lists_may_have_other_line_ends_blank_lines_and_a_byte_order_mark(tmp_pa
             id="no label",
         ),
         pytest.param([*TRAIN_VAL, "scan.png"], TEST, r"train_val_list.txt, row 6 \('scan.png'\)", id="no patient"),
-        pytest.param(TRAIN_VAL, [], "test_list.txt names no image", id="empty list"),
+        pytest.param(TRAIN_VAL, [], "test_list.txt lists no image", id="empty list"),
     ],
 )
 def test_lists_that_cannot_be_a_split_are_refused(tmp_path, train_val, test, told):
@@ -304,7 +304,9 @@ def without(*names: str) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        pytest.param(lambda tmp_path: None, "say where the NIH files lie: --data-dir FOLDER", id="none"),
+        pytest.param(
+            lambda tmp_path: None, "the folder of the NIH files is missing: pass it with --data-dir FOLDER", id="none"
+        ),
         pytest.param(lambda tmp_path: tmp_path / "no", "no does not exist", id="no folder"),
         pytest.param(lambda tmp_path: release(tmp_path) / V2020, f"{V2020} is a file: --data-dir", id="a file"),
         pytest.param(without(V2020), f"data has no label file {V2020} or {V2017}", id="no labels"),
@@ -331,9 +333,7 @@ def test_one_image_in_two_places_is_taken_once_and_two_images_of_one_name_are_re
     assert images.set_index("image_id").loc[name, "path"] == str(root / "images" / name)
     paint(root / "images_001" / "images" / name, size=(60, 40))
     message = refusal(root)
-    assert (
-        f"1 images lie in two places and differ ({root}/images/{name} and {root}/images_001/images/{name})" in message
-    )
+    assert f"1 images exist twice and differ ({root}/images/{name} and {root}/images_001/images/{name})" in message
 
 
 def test_other_files_links_and_loops_do_no_harm(tmp_path):

@@ -363,7 +363,7 @@ def test_googlenet_is_the_same_network_wherever_its_weights_came_from(monkeypatc
 
 def test_weights_with_attention_do_not_fit_a_network_without(tmp_path):
     save_file(backbones.build_backbone("resnet18", "none", attention=True).state_dict(), tmp_path / "se.safetensors")
-    with pytest.raises(MethodError, match="32 have no place in it"):
+    with pytest.raises(MethodError, match="32 do not belong to it"):
         backbones.build_backbone("resnet18", str(tmp_path / "se.safetensors"))
 
 
@@ -405,7 +405,7 @@ def test_the_full_name_of_imagenet_weights_is_pinned(monkeypatch):
     ("name", "weights", "attention", "message"),
     [
         pytest.param("resnet10000", "none", False, "cannot be built", id="unknown backbone"),
-        pytest.param("vgg11", "none", True, "takes no squeeze-and-excitation blocks", id="attention elsewhere"),
+        pytest.param("vgg11", "none", True, "does not support squeeze-and-excitation blocks", id="attention elsewhere"),
         pytest.param("resnet18", "weights.pth", False, "neither imagenet, none nor", id="a pickle"),
         pytest.param("resnet18", "gone.safetensors", False, "cannot be read", id="missing file"),
     ],
@@ -436,3 +436,14 @@ def test_scores_are_not_rounded_by_autocast(cls):
         logits = network(torch.randn(64, 3, 64, 64)).logits
     assert logits.dtype == torch.float32
     assert len(logits.unique()) > 0.95 * logits.numel()
+
+
+def test_weights_of_torchvision_are_not_unpickled_without_restrictions(monkeypatch):
+    from chxbench.methods import torchvision_trunks
+
+    arguments = {}
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda url, **given: arguments.update(given)
+    )
+    assert torchvision_trunks.imagenet_weights("torchvision/alexnet")[1].startswith("torchvision/AlexNet_Weights")
+    assert arguments["weights_only"] is True and arguments["check_hash"] is True
