@@ -117,6 +117,7 @@ class Dataset:
     caveat: ClassVar[str] = ""
     default_recipe: ClassVar[str] = "paper"
     needs_folder: ClassVar[bool] = True
+    rare: ClassVar[tuple[str, ...]] = ()
     known_labels: ClassVar[Mapping[str, str]] = {}
     known_tests: ClassVar[Mapping[str, str]] = {}
     known_truths: ClassVar[Mapping[tuple[str, str], str]] = {}

@@ -53,6 +53,7 @@ class ChestXray14(Dataset):
     """
 
     title: ClassVar[str] = "NIH ChestX-ray14"
+    rare: ClassVar[tuple[str, ...]] = ("Hernia",)
     caveat: ClassVar[str] = "the labels were mined from reports by software, and some of them are wrong"
 
     known_labels: ClassVar[Mapping[str, str]] = LABEL_VERSIONS

@@ -88,6 +88,7 @@ class Phantom(Dataset):
     """
 
     title: ClassVar[str] = "Phantom (drawn radiographs)"
+    rare: ClassVar[tuple[str, ...]] = ("Hernia",)
     caveat: ClassVar[str] = "the images are drawn, and nothing here says how these methods compare on patients"
     default_recipe: ClassVar[str] = "quick"
     needs_folder: ClassVar[bool] = False

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..recipe import recipe_identity
+from ..recipe import recipe_identity, recipe_table
 from ..records.record import RecordError
 from ..records.schema import Record
 from .tables import Row, Run, make_rows
@@ -36,7 +36,7 @@ class Board(NamedTuple):
     @property
     def is_trained(self) -> bool:
         """Whether its rows were trained here."""
-        return self.first.source is None
+        return self.first.submission is None
 
 
 def make_boards(runs: Iterable[Run]) -> list[Board]:
@@ -57,8 +57,8 @@ def heading(board: Board) -> str:
     if first.recipe is None:
         own = "" if board.rows[0].runs[0].verified.origin.test else "own split "
         return f"{trial}{first.dataset.title}, {own}{first.dataset.split.name}: {EXTERNAL}"
-    changed = ", ".join(f"{key} = {value}" for key, value in first.recipe["changed"].items())
-    recipe = Path(first.recipe["name"]).name + (f" with {changed}" if changed else "")
+    changed = ", ".join(f"{key} = {value}" for key, value in first.recipe.changed.items())
+    recipe = Path(first.recipe.name).name + (f" with {changed}" if changed else "")
     skipped = len(first.dataset.skipped)
     left_out = f", without {skipped:,} image{'s' if skipped > 1 else ''} that cannot be read" if skipped else ""
     return f"{trial}{first.dataset.title}, recipe {recipe}{left_out}"
@@ -84,7 +84,8 @@ def _key(record: Record) -> tuple[str, ...]:
     asked = dataset.split.sha256, dataset.labels.sha256
     if record.recipe is None:  # options that change neither images nor labels change nothing for scores from elsewhere
         return dataset.name, EXTERNAL, *asked
-    return dataset.name, recipe_identity(record.recipe), *asked, json.dumps(dataset.options, sort_keys=True)
+    recipe = recipe_identity(recipe_table(record.recipe))
+    return dataset.name, recipe, *asked, json.dumps(dataset.options, sort_keys=True)
 
 
 def _check_same_test_set(board: list[Run]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..evaluation.results import Hits
 from ..metrics.localization import IOBB, IOU
-from ..records.schema import Hits
 from ..utils.text import display_name, escape
 from .tables import EMPTY, Row, make_table
 
@@ -31,7 +31,7 @@ def localization_table(rows: list[Row]) -> str:
     for row in rows:
         found = row.first.localization
         floors[f"Floor: random maps of {found.grid[0]}x{found.grid[1]} places"] = found.mean.random
-        floors["Floor: one box in the middle of every image"] = found.mean.centre
+        floors["Floor: one box in the middle of every image"] = found.mean.center
     table += [[name, EMPTY, f"{hits.pointing_game:.3f}", *_mean_hits([hits])] for name, hits in floors.items()]
     headers = ["Method", "Heatmap", "Pointing game", *(f"Acc, IoBB > {t:g}" for t in SHOWN_IOBB)]
     headers += [f"AFP, IoBB > {AFP_AT:g}", *(f"Acc, IoU > {t:g}" for t in SHOWN_IOU)]
@@ -49,7 +49,7 @@ def summarize_localization(rows: list[Row]) -> str:
         for row in rows:
             means = [run.record.localization.mean for run in row.runs]
             low = np.mean([read(mean.low) for mean in means])
-            places[bool(low > read(means[0].random)), bool(low > read(means[0].centre))].append(row.label)
+            places[bool(low > read(means[0].random)), bool(low > read(means[0].center))].append(row.label)
         parts = [f"{BEATEN[beaten]} for {', '.join(labels)}" for beaten, labels in places.items() if labels]
         told.append(f"in {name} the whole interval lies {', '.join(parts)}")
     return "**In one sentence:** " + "; ".join(told) + "."
@@ -66,7 +66,7 @@ def localization_by_finding(rows: list[Row]) -> str:
             continue
         each = [[run.record.localization.findings[finding].method for run in row.runs] for row in rows]
         means = [float(np.mean([one.iobb.accuracy[level] for one in row])) for row in each]
-        floors = [f"{floor.iobb.accuracy[level]:.3f}" for floor in (hits.random, hits.centre)]
+        floors = [f"{floor.iobb.accuracy[level]:.3f}" for floor in (hits.random, hits.center)]
         table.append([display_name(finding), hits.boxes, *(f"{mean:.3f}" for mean in means), *floors])
     headers = ["Finding", "Boxes", *(row.label for row in rows), "Floor: random", "Floor: middle"]
     return make_table(headers, table, "lr" + "r" * (len(rows) + 2))

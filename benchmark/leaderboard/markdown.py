@@ -5,7 +5,7 @@ from typing import Any
 
 from ..dataset import FINDINGS
 from ..leaderboard import ablation, localization, secondary_metrics, tables
-from ..recipe import SECTIONS
+from ..recipe import SECTIONS, recipe_table
 from ..records.schema import Record
 from ..records.speed_record import SpeedRecord
 from ..utils.errors import first_few
@@ -89,7 +89,7 @@ def facts(board: Board) -> str:
     if record.dataset.skipped:
         lines.append(f"- left out, because they cannot be read: {code(first_few(record.dataset.skipped))}")
     if record.recipe is not None:
-        lines.append(f"- recipe: {code(_settings(record.recipe))}")
+        lines.append(f"- recipe: {code(_settings(recipe_table(record.recipe)))}")
     return "\n".join(lines)
 
 

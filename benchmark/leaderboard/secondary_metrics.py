@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..records.schema import Interval, StatisticsPart
+from ..evaluation.results import IntervalPart, SecondaryMetrics
 from ..utils.text import escape
 from .tables import EMPTY, Row, make_table
 
-Read = Callable[[StatisticsPart], float | None]
-UNDEFINED = Interval(value=None, low=None, high=None)
+Read = Callable[[SecondaryMetrics], float | None]
+UNDEFINED = IntervalPart(value=None, low=None, high=None)
 
 
 def secondary_metrics(rows: list[Row]) -> str:
@@ -30,7 +30,7 @@ def secondary_metrics(rows: list[Row]) -> str:
 
 def secondary_metrics_notes(rows: list[Row]) -> str:
     """What the numbers mean."""
-    wanted = _parts(rows[0])[0].specificity
+    wanted = _parts(rows[0])[0].target_specificity
     shares = [part.prevalence for part in _parts(rows[0])[0].findings.values() if part.prevalence is not None]
     chance = f"a ranking by chance has {np.mean(shares):.3f}" if shares else "no finding is defined"
     text = (
@@ -73,12 +73,12 @@ def subgroup_table(rows: list[Row]) -> str:
     return make_table(headers, table, "lrr" + "l" * len(rows)) if table else ""
 
 
-def _mean_within(part: StatisticsPart, trait: str, name: str) -> Interval:
+def _mean_within(part: SecondaryMetrics, trait: str, name: str) -> IntervalPart:
     group = part.subgroups.get(trait, {}).get(name)
     return UNDEFINED if group is None else group.mean_auc
 
 
-def _parts(row: Row) -> Sequence[StatisticsPart]:
+def _parts(row: Row) -> Sequence[SecondaryMetrics]:
     return [run.verified.statistics for run in row.runs]
 
 
@@ -87,7 +87,7 @@ def _mean(row: Row, read: Read, digits: int = 3) -> str:
     return EMPTY if None in values else f"{np.mean(values):.{digits}f}"
 
 
-def _with_ends(row: Row, read: Callable[[StatisticsPart], Interval]) -> str:
+def _with_ends(row: Row, read: Callable[[SecondaryMetrics], IntervalPart]) -> str:
     """The mean over the seeds, with the means of the intervals' ends."""
     intervals = [read(part) for part in _parts(row)]
     if any(None in (interval.value, interval.low, interval.high) for interval in intervals):

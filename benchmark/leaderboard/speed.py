@@ -99,7 +99,7 @@ def _figure_place(rows: Sequence[Row], key: Sequence[str], setup: SetupPart) -> 
 
 def _figure_title(rows: Sequence[Row], setup: SetupPart) -> str:
     first = rows[0].first
-    return f"{plain(first.dataset.title)}, recipe {plain(Path(first.recipe['name']).name)}\n{plain(setup_label(setup))}"
+    return f"{plain(first.dataset.title)}, recipe {plain(Path(first.recipe.name).name)}\n{plain(setup_label(setup))}"
 
 
 def _notes(section: SpeedSection) -> str:
@@ -131,7 +131,7 @@ def speed_table(timed: Iterable[Timed]) -> str:
 def inference_cells(record: SpeedRecord) -> list[str]:
     """Parameters in millions, GFLOPs, latency in ms (p50, p95, p99), best images/s, its batch, its peak in GB."""
     network, latency, best = record.network, record.latency, record.best
-    sizes = [_three_figures(network.parameters / 1e6), _three_figures(network.operations / 1e9)]
+    sizes = [_three_figures(network.parameters / 1e6), _three_figures(network.flops / 1e9)]
     times = [_three_figures(value) for value in (latency.p50, latency.p95, latency.p99)]
     if best is None:
         return [*sizes, *times, EMPTY, EMPTY, EMPTY]

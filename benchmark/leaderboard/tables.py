@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from ..records.schema import Interval, Record
+from ..evaluation.results import IntervalPart
+from ..records.schema import Record
 from ..utils.text import code, display_name, escape, plain
 from .literature import Reported, reported
 from .verification import Verified
@@ -37,9 +38,8 @@ class Row(NamedTuple):
 
     @property
     def is_control(self) -> bool:
-        """Whether it is there to be compared with, not to win; early records say so in their titles alone."""
-        method = self.first.method
-        return "control" in method.title.lower() if method.control is None else method.control
+        """Whether it is there to be compared with, not to win."""
+        return self.first.method.control
 
     @property
     def reported(self) -> Reported | None:
@@ -146,10 +146,10 @@ def run_table(rows: list[Row]) -> str:
     for row in rows:
         for run in row.runs:
             record, place = run.record, run.place
-            links = f"[record]({place}/run.json), [ROC]({place}/roc.png), [reliability]({place}/reliability.png)"
+            links = f"[record]({place}/run.json), [ROC]({place}/roc.png)"
             links += f", [heatmaps]({place}/heatmaps.png)" if record.localization else ""
             table.append([row.label, *_made(record), _code_state(record), links])
-    trained = rows[0].first.source is None
+    trained = rows[0].first.submission is None
     headers = ["Method", *(["Seed", "Stages", "Trained on"] if trained else ["Scores"]), "Code", "Files"]
     made = make_table(headers, table, "lrllll" if trained else "llll")
     commands = "\n".join(plain(run.record.command) for row in rows for run in row.runs)
@@ -160,8 +160,9 @@ def run_table(rows: list[Row]) -> str:
 
 def _made(record: Record) -> list[object]:
     """How the scores came to be: seed, stages and hardware, or the file they were read from."""
-    if record.source is not None:
-        return [f"{code(record.source.file)}, SHA-256 {code(record.source.sha256[:12])}, as {record.source.scale}"]
+    if record.submission is not None:
+        read = record.submission
+        return [f"{code(read.file)}, SHA-256 {code(read.sha256[:12])}, as {read.scale}"]
     hardware = record.environment.hardware
     where = f"{hardware.get('device')} ({hardware.get('cores')} cores), {record.environment.precision}"
     if hardware.get("processes", 1) != 1:
@@ -194,7 +195,7 @@ def _label(record: Record) -> str:
 def _details(record: Record) -> str:
     """What tells a row from others of its method: the options that the user set, the plugin's source."""
     changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
-    foreign = record.source is None and not record.method.built_in
+    foreign = record.submission is None and not record.method.built_in
     plugin = f"plugin {record.method.name} {record.method.source_sha256[:7]}" if foreign else ""
     return ", ".join(part for part in (changed, plugin) if part)
 
@@ -213,15 +214,15 @@ def _stages(record: Record) -> str:
 
 
 def _code_state(record: Record) -> str:
-    if not record.method.built_in and record.source is None:
+    if not record.method.built_in and record.submission is None:
         return f"plugin {code(record.method.source_sha256[:10])}"
-    commit, dirty = record.environment.code.get("commit"), record.environment.code.get("dirty")
+    commit, dirty = record.environment.code.commit, record.environment.code.dirty
     if not commit:
         return f"version {escape(record.environment.versions.get('chxbench', '?'))}"
     return code(str(commit)[:10]) + (" + changes" if dirty else "")
 
 
-def _interval(record: Record, name: str) -> Interval:
+def _interval(record: Record, name: str) -> IntervalPart:
     return record.auc[name] if name in record.auc else getattr(record, name)
 
 

@@ -20,7 +20,7 @@ from ..evaluation import artifacts
 from ..records import record as records
 from ..records.checks import verify_record
 from ..records.provenance import Origin, origin
-from ..records.schema import Part, Record, Sha256, StatisticsPart
+from ..records.schema import Part, Record, SecondaryMetrics, Sha256
 from ..utils.files import file_sha256
 
 NUMERIC = ("numpy", "scipy", "pandas", "pyarrow")  # their versions may move a last digit
@@ -33,7 +33,7 @@ class Verified(Part):
     test: Sha256  # of the list of test images
     boxes: Sha256 | None  # of the boxes it was localised against
     origin: Origin
-    statistics: StatisticsPart
+    statistics: SecondaryMetrics
     draws: Annotated[list[float | None], Field(min_length=1)]  # mean AUC in each draw of patients; null if undefined
 
     def drawn(self) -> np.ndarray:
@@ -66,7 +66,7 @@ def _compute(folder: Path, record: Record) -> Verified:
     table, maps, statistics, draws = verify_record(folder, record)
     tested = table[table["split"] == "test"]
     return Verified(
-        truth=artifacts.ground_truth_sha256(table if record.source is None else tested),
+        truth=artifacts.ground_truth_sha256(table if record.submission is None else tested),
         test=artifacts.image_list_sha256(tested["image_id"]),
         boxes=None if maps is None else artifacts.boxes_sha256(maps),
         origin=origin(folder, record, table),

@@ -107,10 +107,10 @@ def test_calls_are_repeated_for_the_time_given_after_those_that_warm_up():
 
 def test_a_batch_is_halved_until_it_fits_the_memory(subject):
     found = speed.measure_inference(subject, limited(5), 32, 0)
-    assert (found.asked, found.batch_size) == (32, 4)
+    assert (found.requested, found.batch_size) == (32, 4)
     assert found.repetitions >= speed.MIN_REPETITIONS
     trained, _ = speed.measure_training(subject, limited(5))
-    assert (trained.asked, trained.batch_size) == (8, 4)
+    assert (trained.requested, trained.batch_size) == (8, 4)
     with pytest.raises(UserError, match="does not fit the memory"):
         speed.measure_inference(subject, limited(0), 2, 0)
     with pytest.raises(UserError, match="a batch of 2 does not fit"):

@@ -88,14 +88,14 @@ def test_an_undefined_finding_is_no_number_and_leaves_the_mean(results, tmp_path
         pytest.param(lambda c: c["stages"][0].update(seconds=2.0), "changed after it was written", id="any number"),
         pytest.param(
             lambda c: (c["auc"]["Mass"].update(value=0.9), recheck(c)),
-            r"auc\.Mass\.value is 0\.900000, the evidence gives",
+            r"auc\.Mass\.value is 0\.900000, the artifacts give",
             id="AUC and checksum",
         ),
         pytest.param(
             lambda c: (c["mean_auc"].update(low=0.1), recheck(c)), r"mean_auc\.low is 0\.1", id="interval and checksum"
         ),
         pytest.param(lambda c: (c["auc"].pop("Mass"), recheck(c)), "does not have the columns", id="finding dropped"),
-        pytest.param(lambda c: c.update(schema=2), "has schema 2, this version reads 1", id="future schema"),
+        pytest.param(lambda c: c.update(schema=3), "has schema 3, this version reads 2", id="future schema"),
         pytest.param(lambda c: c.update(extra=1), "extra: Extra inputs", id="unknown key"),
         pytest.param(lambda c: c.pop("seed"), "seed: Field required", id="missing key"),
         pytest.param(lambda c: c["scores"].update(file="../../x"), "scores.file", id="path out of the folder"),
@@ -113,7 +113,7 @@ def test_a_record_that_lies_is_refused(results, change, message):
     ("change", "message"),
     [
         pytest.param(lambda t: t[t["image_id"] != "299"], "does not hold the test images", id="row dropped"),
-        pytest.param(lambda t: t.assign(**{"score Mass": np.nan}), "a score that is no number", id="NaN"),
+        pytest.param(lambda t: t.assign(**{"score Mass": np.nan}), "a score that is not finite", id="NaN"),
         pytest.param(lambda t: t.assign(image_id="000"), "an image twice", id="image twice"),
         pytest.param(lambda t: t.drop(columns="score Mass"), "does not have the columns", id="column dropped"),
         pytest.param(lambda t: t.assign(**{"label Mass": 1 - t["label Mass"]}), "does not hold", id="labels turned"),
@@ -226,7 +226,7 @@ def test_publishing_replaces_whole_folders(tmp_path):
     (place / "roc.png").write_bytes(b"")
     again, replaced_again = records.publish(folder, record, tmp_path / "results")
     assert (replaced, replaced_again, place) == ("published in", "replaced the record in", again)
-    assert sorted(path.name for path in place.iterdir()) == ["reliability.png", "roc.png", "run.json", "scores.parquet"]
+    assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]
 
 
@@ -265,7 +265,7 @@ def test_localisation_stands_on_the_board_above_its_floors(results):
                 folder / "run.json",
                 lambda c: (c["localization"]["mean"]["method"]["iobb"]["accuracy"].__setitem__(1, 0.99), recheck(c)),
             ),
-            r"mean\.method\.iobb\.accuracy\[1\] is 0\.990000, the evidence gives",
+            r"mean\.method\.iobb\.accuracy\[1\] is 0\.990000, the artifacts give",
             id="a forged number",
         ),
         pytest.param(

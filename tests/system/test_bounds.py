@@ -149,7 +149,7 @@ def test_the_record_is_fine_before_it_is_changed(made):
     [
         pytest.param("[" * 100_000, id="deep"),
         pytest.param('{"schema": ' + "9" * 5000 + "}", id="a number of 5000 digits"),
-        pytest.param('{"schema": 1, "a": ' + '{"a":' * 500 + "1" + "}" * 501, id="deep in an object"),
+        pytest.param('{"schema": 2, "a": ' + '{"a":' * 500 + "1" + "}" * 501, id="deep in an object"),
         pytest.param("\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), id="no JSON"),
         pytest.param('{"schema": "' + "x" * 9999 + '"}', id="long schema"),
     ],
@@ -288,6 +288,6 @@ def test_heatmaps_that_are_something_else_are_refused(made, junk):
 
 
 def test_a_record_refused_is_a_record_error(made):
-    (made / "run.json").write_text(json.dumps({"schema": 2}))
-    with pytest.raises(RecordError, match="has schema 2, this version reads 1"):
+    (made / "run.json").write_text(json.dumps({"schema": 3}))
+    with pytest.raises(RecordError, match="has schema 3, this version reads 2"):
         records.read(made)
