@@ -88,10 +88,10 @@ class Phantom(Dataset):
     """
 
     title: ClassVar[str] = "Phantom (drawn radiographs)"
-    rare: ClassVar[tuple[str, ...]] = ("Hernia",)
     caveat: ClassVar[str] = "the images are drawn, and nothing here says how these methods compare on patients"
     default_recipe: ClassVar[str] = "quick"
     needs_folder: ClassVar[bool] = False
+    rare: ClassVar[tuple[str, ...]] = ("Hernia",)  # as in ChestX-ray14, whose tables it stands in for
 
     images: int = 2000
     size: int = 256

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ..dataset import TRAITS, Index
+from ..dataset import Index
 from ..metrics.localization import Boxes, normalize
 from ..utils.files import write_atomic
 
@@ -80,12 +80,12 @@ def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFr
         scores: log-odds (n, C), finite.
 
     Returns:
-        One row per image: the ID_COLUMNS, the TRAITS that the index has, a label column (1, 0 or NaN) per finding, a
-        score column per finding. Other columns of the index are not published: they may identify patients.
+        One row per image: the ID_COLUMNS, the traits of the index, a label column (1, 0 or NaN) per finding, a score
+        column per finding. Other columns of the index are not published: they may identify patients.
     """
     images = index.images.iloc[rows]
     names = images[list(ID_COLUMNS)].astype(str).reset_index(drop=True)
-    names = names.join(images[[trait for trait in TRAITS if trait in images]].reset_index(drop=True))
+    names = names.join(images[list(index.traits)].reset_index(drop=True))
     labels = pd.DataFrame(index.targets()[rows], columns=[label_column(finding) for finding in index.findings])
     logits = pd.DataFrame(scores, columns=[score_column(finding) for finding in index.findings])
     return pd.concat([names, labels, logits], axis=1)

@@ -86,7 +86,7 @@ class SecondaryMetrics(Part):
     target_specificity: Number  # share of the validation split's negatives that score below the threshold, at least
     mean: MeanMetrics
     findings: dict[Name, FindingMetrics]
-    subgroups: dict[Name, dict[str, GroupPart]]  # by trait (sex, age, view, ...), then by group
+    subgroups: dict[str, dict[str, GroupPart]]  # by trait (sex, age, view, ...), then by group
 
 
 class OverlapRates(Part):

@@ -161,15 +161,13 @@ def _check_arrays(what: str, scores: np.ndarray, labels: np.ndarray, findings: S
 
 def _evaluate_auc(test: SplitScores, resamples: int, rare: Sequence[str]) -> ScoreEvaluation:
     replicates = auc_metrics.bootstrap(test.scores, test.labels, test.patients, resamples)
-    found = auc_metrics.summarize(test.scores, test.labels, replicates)
-    # The same resamples serve the second mean: only its columns are fewer.
-    kept = [c for c, finding in enumerate(test.findings) if finding not in rare]
-    without = auc_metrics.summarize(test.scores[:, kept], test.labels[:, kept], replicates[:, kept])
+    leave_out = [c for c, finding in enumerate(test.findings) if finding in rare]
+    found = auc_metrics.summarize(test.scores, test.labels, replicates, leave_out)
     each = zip(test.findings, found.each, found.positives, strict=True)
     metrics = ScoreMetrics(
         auc={name: FindingAuc(**interval._asdict(), positives=positives) for name, interval, positives in each},
         mean_auc=_mean_interval(found.mean),
-        mean_auc_without_rare=_mean_interval(without.mean),
+        mean_auc_without_rare=_mean_interval(found.mean_without),
     )
     return ScoreEvaluation(metrics, auc_metrics.mean_defined(replicates))
 

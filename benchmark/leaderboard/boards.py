@@ -7,12 +7,12 @@ nothing is known, have boards of their own: same dataset, labels and test images
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from ..recipe import recipe_identity, recipe_table
 from ..records.record import RecordError
 from ..records.schema import Record
+from ..utils.text import recipe_label
 from .tables import Row, Run, make_rows
 
 EXTERNAL = "scores from elsewhere"
@@ -58,7 +58,7 @@ def heading(board: Board) -> str:
         own = "" if board.rows[0].runs[0].verified.origin.test else "own split "
         return f"{trial}{first.dataset.title}, {own}{first.dataset.split.name}: {EXTERNAL}"
     changed = ", ".join(f"{key} = {value}" for key, value in first.recipe.changed.items())
-    recipe = Path(first.recipe.name).name + (f" with {changed}" if changed else "")
+    recipe = recipe_label(first.recipe.name) + (f" with {changed}" if changed else "")
     skipped = len(first.dataset.skipped)
     left_out = f", without {skipped:,} image{'s' if skipped > 1 else ''} that cannot be read" if skipped else ""
     return f"{trial}{first.dataset.title}, recipe {recipe}{left_out}"

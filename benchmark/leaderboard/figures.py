@@ -3,8 +3,6 @@
 A figure carries the hash of what it shows (figures/style.py): one that shows something else is found and drawn again.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +14,7 @@ from ..records.figures.roc import draw_roc
 from ..records.figures.style import drawn_from
 from ..records.schema import Record
 from ..records.speed_record import SpeedRecord
+from ..utils.files import json_sha256
 from .boards import Board, heading
 from .plots import AucLine, auc_sha256, draw_auc
 from .speed import speed_sections
@@ -61,7 +60,7 @@ def draw_run(record: Record, table: pd.DataFrame, folder: Path) -> None:
 
 def auc_figure(board: Board) -> str:
     """The place of a board's figure of AUCs, relative to the leaderboard."""
-    digest = hashlib.sha256(json.dumps(board.key).encode()).hexdigest()[:10]
+    digest = json_sha256(board.key)[:10]
     return (Path(board.rows[0].runs[0].place).parents[1] / f"auc-{digest}.png").as_posix()
 
 

@@ -62,12 +62,12 @@ def localization_by_finding(rows: list[Row]) -> str:
     level = first.t_iobb.index(AFP_AT)
     for finding, hits in first.findings.items():
         if not hits.boxes:
-            table.append([display_name(finding), 0, *[EMPTY] * (len(rows) + 2)])
+            table.append([escape(display_name(finding)), 0, *[EMPTY] * (len(rows) + 2)])
             continue
         each = [[run.record.localization.findings[finding].method for run in row.runs] for row in rows]
         means = [float(np.mean([one.iobb.accuracy[level] for one in row])) for row in each]
         floors = [f"{floor.iobb.accuracy[level]:.3f}" for floor in (hits.random, hits.center)]
-        table.append([display_name(finding), hits.boxes, *(f"{mean:.3f}" for mean in means), *floors])
+        table.append([escape(display_name(finding)), hits.boxes, *(f"{mean:.3f}" for mean in means), *floors])
     headers = ["Finding", "Boxes", *(row.label for row in rows), "Floor: random", "Floor: middle"]
     return make_table(headers, table, "lr" + "r" * (len(rows) + 2))
 

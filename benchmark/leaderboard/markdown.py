@@ -10,7 +10,7 @@ from ..records.schema import Record
 from ..records.speed_record import SpeedRecord
 from ..utils.errors import first_few
 from ..utils.options import format_value
-from ..utils.text import code, escape
+from ..utils.text import code, display_name, escape
 from .boards import Board, heading, ranked_by
 from .figures import auc_figure
 from .literature import literature
@@ -143,7 +143,7 @@ def literature_sections() -> list[str]:
     table = literature()
     whole = table[table[list(FINDINGS)].notna().all(axis=1)]
     rest = table.drop(whole.index)
-    by_finding = [[escape(f.replace("_", " ")), *best_in_bold(whole[f].tolist(), 4)] for f in FINDINGS]
+    by_finding = [[escape(display_name(f)), *best_in_bold(whole[f].tolist(), 4)] for f in FINDINGS]
     for column, title in (("mean_auc", "Mean"), ("mean_auc_without_hernia", "Mean without Hernia")):
         by_finding.append([title, *best_in_bold(whole[column].tolist(), 4)])
     sections = [

@@ -68,7 +68,7 @@ def subgroup_table(rows: list[Row]) -> str:
     table = []
     for (trait, name), group in groups.items():
         cells = [_with_ends(row, lambda part, t=trait, n=name: _mean_within(part, t, n)) for row in rows]
-        table.append([f"{trait} {escape(name)}", f"{group.images:,}", f"{group.patients:,}", *cells])
+        table.append([f"{escape(trait)} {escape(name)}", f"{group.images:,}", f"{group.patients:,}", *cells])
     headers = ["Group", "Images", "Patients", *(row.label for row in rows)]
     return make_table(headers, table, "lrr" + "l" * len(rows)) if table else ""
 

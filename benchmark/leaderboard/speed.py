@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..records.speed_record import SetupPart, SpeedRecord, matches_run, setup_label
-from ..utils.text import code, escape, plain
+from ..utils.text import code, escape, plain, recipe_label
 from .plots import Dot, dots_sha256, draw_speed
 from .tables import EMPTY, Row, make_table
 
@@ -99,7 +99,7 @@ def _figure_place(rows: Sequence[Row], key: Sequence[str], setup: SetupPart) -> 
 
 def _figure_title(rows: Sequence[Row], setup: SetupPart) -> str:
     first = rows[0].first
-    return f"{plain(first.dataset.title)}, recipe {plain(Path(first.recipe.name).name)}\n{plain(setup_label(setup))}"
+    return f"{plain(first.dataset.title)}, recipe {plain(recipe_label(first.recipe.name))}\n{plain(setup_label(setup))}"
 
 
 def _notes(section: SpeedSection) -> str:

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from ..evaluation.results import IntervalPart
 from ..records.schema import Record
-from ..utils.text import code, display_name, escape, plain
+from ..utils.text import changed_options, code, display_name, escape, plain
 from .literature import Reported, reported
 from .verification import Verified
 
@@ -133,7 +133,9 @@ def by_finding(rows: list[Row], first: Record) -> str:
     """AUC of each finding, one column a row of the ranking."""
     table = []
     for finding, auc in first.auc.items():
-        table.append([display_name(finding), f"{auc.positives:,}", *best_in_bold([row.mean(finding) for row in rows])])
+        table.append(
+            [escape(display_name(finding)), f"{auc.positives:,}", *best_in_bold([row.mean(finding) for row in rows])]
+        )
     for name, title in (("mean_auc", "Mean"), ("mean_auc_without_rare", "Mean without Hernia")):
         table.append([title, "", *best_in_bold([row.mean(name) for row in rows])])
     headers = ["Finding", "Test positives", *(row.label for row in rows)]
@@ -194,7 +196,7 @@ def _label(record: Record) -> str:
 
 def _details(record: Record) -> str:
     """What tells a row from others of its method: the options that the user set, the plugin's source."""
-    changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
+    changed = changed_options(record.method.changed)
     foreign = record.submission is None and not record.method.built_in
     plugin = f"plugin {record.method.name} {record.method.source_sha256[:7]}" if foreign else ""
     return ", ".join(part for part in (changed, plugin) if part)

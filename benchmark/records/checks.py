@@ -4,7 +4,6 @@ Nothing in a record is trusted: everything that can be computed from scores and 
 """
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +19,6 @@ from .record import MAPS_FILE, RECORD_FILE, RUN_AGAIN, SCORES_FILE, RecordError,
 from .schema import Record, SecondaryMetrics
 
 TOLERANCE = 1e-9  # between a recorded and a recomputed number
-MAX_TRAIT = 100  # characters of a trait's value
-TRAIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 # Kind of numbers and dimensions of each array in maps.npz.
 ARRAYS = {"maps": "f4", "image_id": "U1", "patient_id": "U1", "box_image": "i1", "box_finding": "i1", "boxes": "f2"}
 
@@ -149,7 +146,7 @@ def _check_own_split(folder: Path, record: Record, table: pd.DataFrame) -> None:
 
 
 def _is_typed(table: pd.DataFrame, findings: list[str], traits: list[str]) -> bool:
-    """Tell whether names are text, labels 0, 1 or NaN, scores floats, and traits text or an age in years."""
+    """Tell whether names are text, labels 0, 1 or NaN, scores floats, and traits text or numbers."""
     labels, scores = (table[list(map(column, findings))] for column in (label_column, score_column))
     if not all(pd.api.types.is_float_dtype(kind) for kind in (*labels.dtypes, *scores.dtypes)):
         return False
@@ -162,11 +159,10 @@ def _is_typed(table: pd.DataFrame, findings: list[str], traits: list[str]) -> bo
 
 
 def _is_trait(values: pd.Series) -> bool:
-    if not TRAIT_NAME.fullmatch(str(values.name)):
-        return False
+    numeric = pd.api.types.is_numeric_dtype(values)
     if values.name == AGE:
-        return pd.api.types.is_numeric_dtype(values) and bool((values.between(0, MAX_AGE) | values.isna()).all())
-    return all(isinstance(value, str) and len(value) <= MAX_TRAIT for value in values.dropna())
+        return numeric and bool((values.between(0, MAX_AGE) | values.isna()).all())
+    return numeric or all(isinstance(value, str) for value in values.dropna())
 
 
 # --- form of the heatmaps -----------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ computes every metric again from the artifacts.
 """
 
 import filecmp
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from ..evaluation.scores import evaluate_scores, evaluate_secondary_metrics, res
 from ..metrics.localization import Frame
 from ..recipe import Recipe
 from ..utils.errors import UserError, first_few
-from ..utils.files import as_user_error, file_sha256, write_atomic
+from ..utils.files import as_user_error, file_sha256, json_sha256, write_atomic
 from .schema import SCHEMA, LocalizationPart, Part, Record, RunDescription, ScoresPart
 
 RECORD_FILE, SCORES_FILE, MAPS_FILE = "run.json", "scores.parquet", "maps.npz"
@@ -245,4 +244,4 @@ def seal(content: dict[str, Any]) -> str:
 def checksum(content: dict[str, Any]) -> str:
     """Return the SHA-256 of a record's content without the checksum itself."""
     rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json_sha256(rest)

@@ -5,8 +5,6 @@ replaces the record. Speed cannot be recomputed from artifacts, as AUC can: the 
 no more. `python -m chxbench.benchmark.records.speed_record` prints the JSON Schema (docs/speed-record.schema.json).
 """
 
-import hashlib
-import json
 import re
 import sys
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..utils.files import write_atomic
+from ..utils.files import json_sha256, write_atomic
 from .record import RecordError, load_record, parse_record, seal
 from .schema import Count, MethodIdentity, Name, Number, Part, Record, RecordHeader, Sha256, Software, json_schema
 
@@ -155,7 +153,7 @@ def place(record: SpeedRecord) -> Path:
         "method": [method.name, method.options, "" if method.built_in else method.source_sha256],
         "setup": record.setup.model_dump(mode="json"),
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    digest = json_sha256(identity)[:10]
     device, kind = (
         re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") for text in (record.setup.device, record.setup.kind)
     )

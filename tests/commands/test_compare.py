@@ -31,7 +31,9 @@ MA, SAM = RESULTS / "phantom/ma/quick-seed0-b3a573c617", RESULTS / "phantom/sam/
 def committed(folder):
     """A committed run: what its record says of it, and its scores."""
     content = json.loads((folder / "run.json").read_text())
-    return {key: content[key] for key in content if key in RunDescription.model_fields}, pd.read_parquet(folder / "scores.parquet")
+    return {key: content[key] for key in content if key in RunDescription.model_fields}, pd.read_parquet(
+        folder / "scores.parquet"
+    )
 
 
 def make_run(folder, source=MA, table=None, change=lambda fields: None):

@@ -75,7 +75,7 @@ def test_a_dicom_file_that_claims_too_many_pixels_is_refused_by_its_header(dicom
 
 
 def test_a_dicom_file_that_would_have_to_be_inflated_is_refused(dicom):
-    assert "it is deflated as a whole" in refusal(dicom("1.2.840.10008.1.2.1.99"))
+    assert "all of it is deflated" in refusal(dicom("1.2.840.10008.1.2.1.99"))
 
 
 def test_a_dicom_file_beyond_the_bound_is_not_read(dicom, monkeypatch):
@@ -84,7 +84,7 @@ def test_a_dicom_file_beyond_the_bound_is_not_read(dicom, monkeypatch):
 
 
 def test_a_window_that_is_no_number_is_refused(dicom):
-    assert "its window is no number" in refusal(dicom(WindowCenter="9e999", WindowWidth="10"))
+    assert "its window is not finite" in refusal(dicom(WindowCenter="9e999", WindowWidth="10"))
 
 
 def test_a_png_that_claims_too_many_pixels_is_refused_by_its_header(tmp_path):

@@ -1,13 +1,13 @@
 """What else is different between two records, beside their scores: lest a difference be given the wrong cause."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...recipe import SECTIONS, recipe_table
 from ...records.schema import CodePart, Record
 from ...records.speed_record import SpeedRecord, matches_run
 from ...utils.options import format_value
+from ...utils.text import recipe_label
 
 
 class ContextFact(NamedTuple):
@@ -62,7 +62,7 @@ def _training(record: Record) -> dict[str, Any]:
     table = recipe_table(record.recipe)
     settings = {f"{name}.{key}": format_value(value) for name in SECTIONS for key, value in table[name].items()}
     return {
-        "recipe": Path(record.recipe.name).name,
+        "recipe": recipe_label(record.recipe.name),
         **settings,
         "seed": record.seed,
         "epoch chosen by": record.selection,

@@ -16,7 +16,7 @@ from ...records import record as records
 from ...records.checks import verify_record
 from ...records.schema import Record
 from ...utils.errors import UserError, first_few
-from ...utils.text import plain
+from ...utils.text import changed_options, plain
 from .context import ContextFact, Timing
 
 LEVEL = 0.05  # of significance, after the correction for the number of findings
@@ -42,8 +42,8 @@ class Side(NamedTuple):
     def title(self) -> str:
         """The method's title, and the seed of what was trained."""
         record = self.record
-        changed = "".join(f", {key}={value}" for key, value in record.method.changed.items())
-        return plain(f"{record.method.title}{changed}" + ("" if record.seed is None else f", seed {record.seed}"))
+        seed = "" if record.seed is None else f"seed {record.seed}"
+        return plain(", ".join(filter(None, (record.method.title, changed_options(record.method.changed), seed))))
 
     def scored(self, findings: list[str]) -> SplitScores:
         """Scores and labels with the findings in this order, images in that of their ids."""

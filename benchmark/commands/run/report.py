@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ...evaluation.results import IntervalPart
 from ...records.schema import LocalizationPart, Record
-from ...utils.text import plain
+from ...utils.text import display_name, plain
 from ...utils.workspace import leaderboard_path
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def report_run(record: Record, place: Path, results: Path) -> None:
     for heading in ("Positives", "AUC", "95 % interval"):
         table.add_column(heading, justify="right")
     for finding, auc in record.auc.items():
-        table.add_row(finding.replace("_", " "), f"{auc.positives:,}", *_interval_cells(auc))
+        table.add_row(display_name(finding), f"{auc.positives:,}", *_interval_cells(auc))
     table.add_section()
     table.add_row("Mean", f"of {record.mean_auc.findings}", *_interval_cells(record.mean_auc), style="bold")
     without = record.mean_auc_without_rare

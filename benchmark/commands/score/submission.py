@@ -1,7 +1,5 @@
 """What the user of `score` asks for, made definite: names checked, the file read, the images found."""
 
-import hashlib
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,7 @@ from ...evaluation.results import Name
 from ...records.describe import describe_dataset, describe_software, now
 from ...records.schema import EnvironmentPart, MethodPart, RunDescription, SubmissionPart, Title
 from ...utils.errors import UserError
-from ...utils.files import file_sha256
+from ...utils.files import file_sha256, json_sha256
 from ...utils.options import format_value
 from .predictions import Predictions, Scale, read_predictions
 from .split import EvaluatedSplit, choose_split
@@ -101,7 +99,7 @@ class Submission(NamedTuple):
         index, read = self.scored.index, self.read
         everything = [self.config.name, self.file_sha256, read.image_column, read.columns, read.scale]
         everything += [self.dataset.name, *index.labels, *index.split, self.splits]
-        digest = hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+        digest = json_sha256(everything)
         stem = re.sub(r"[^A-Za-z0-9_]+", "-", self.config.predictions.name.partition(".")[0]).strip("-")
         return f"{stem[:40] or 'scores'}-{digest[:10]}"
 

@@ -29,6 +29,7 @@ from ...utils.environment import cores, load_average
 from ...utils.errors import UserError
 from ...utils.options import to_dict
 from ...utils.progress import say
+from ...utils.text import recipe_label
 from ...utils.workspace import check_not_overwriting, check_results_folder, leaderboard_path
 from ..speed import measure as speed
 from .measure import MeasuredMethod, Throughput
@@ -232,7 +233,7 @@ def describe_setup(bench: SpeedExperiment, recipe: Recipe) -> SetupPart:
             "threads": torch.get_num_threads(),
             "compiled": recipe.compute.compile,
             "torch": torch.__version__,
-            "recipe": Path(recipe.name).name,
+            "recipe": recipe_label(recipe.name),
             **to_dict(recipe.pixels),
             **{key: getattr(train, key) for key in ("batch_size", "micro_batch", "batch_norm", "optimizer")},
             "dataset": bench.dataset.name,

@@ -22,6 +22,7 @@ from scipy.special import expit
 
 from ...evaluation.artifacts import label_column, score_column
 from ...metrics import calibration
+from ...utils.text import display_name
 from ..schema import Record
 from .style import COLORS, GRAY, figure_title, fold, new_figure, number, save, set_title, styled
 
@@ -65,7 +66,7 @@ def _draw_panel(axes: Axes, finding: str, probabilities: np.ndarray, labels: np.
     """Draw one finding: probabilities and labels (N,)."""
     error = _format(calibration.expected_calibration_error(probabilities, labels))
     brier = _format(calibration.brier(probabilities, labels))
-    axes.set_title(fold(finding.replace("_", " "), NAME_WIDTH), fontsize=9, fontweight="bold", loc="left", pad=16)
+    axes.set_title(fold(display_name(finding), NAME_WIDTH), fontsize=9, fontweight="bold", loc="left", pad=16)
     axes.text(0, 1.03, f"ECE {error}, Brier {brier}", transform=axes.transAxes, fontsize=8)
     axes.set_box_aspect(1)
     axes.tick_params(labelsize=7)

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from ...evaluation.artifacts import label_column, score_column
 from ...metrics.auc import roc
+from ...utils.text import display_name
 from ..schema import Record
 from .style import GRAY, figure_title, fold, line_style, new_figure, save, set_title, styled
 
@@ -39,7 +40,7 @@ def draw_roc(record: Record, table: pd.DataFrame, path: Path) -> None:
 def _draw_curves(axes: Axes, record: Record, test: pd.DataFrame) -> None:
     styles = {finding: line_style(number) for number, finding in enumerate(record.auc)}
     for finding, auc in sorted(record.auc.items(), key=lambda item: -(item[1].value or 0)):
-        name = fold(finding.replace("_", " "), NAME_WIDTH)
+        name = fold(display_name(finding), NAME_WIDTH)
         if auc.value is None:
             axes.plot([], [], linestyle="none", label=f"undefined  {name}")
             continue

@@ -4,8 +4,6 @@ A figure is drawn on white, whatever the page, for a width of about 850 pixels. 
 shows, but no date and no version of a library, so that the same figure is the same file.
 """
 
-import hashlib
-import json
 import math
 import textwrap
 from collections.abc import Iterable
@@ -21,8 +19,8 @@ from PIL import Image, ImageColor
 from PIL.PngImagePlugin import PngInfo
 from scipy.spatial.distance import cdist
 
-from ...utils.files import write_atomic
-from ...utils.text import plain
+from ...utils.files import json_sha256, write_atomic
+from ...utils.text import plain, recipe_label
 from ..schema import Record
 
 KEY = "scores-sha256"  # the PNG text entry that names the data
@@ -86,7 +84,7 @@ def figure_title(record: Record) -> str:
     about = f"{record.dataset.title}: {counts.images:,} test images of {counts.patients:,} patients"
     if record.recipe is None:
         return f"{record.method.title}, external predictions\n{about}"
-    return f"{record.method.title}, recipe {Path(record.recipe.name).name}, seed {record.seed}\n{about}"
+    return f"{record.method.title}, recipe {recipe_label(record.recipe.name)}, seed {record.seed}\n{about}"
 
 
 def set_title(figure: Figure, title: str) -> None:
@@ -107,7 +105,7 @@ def number(value: float | None) -> float | None:
 
 def sha256(shown: Iterable[object]) -> str:
     """Return the hash of what a figure shows: text, numbers, and lists of them."""
-    return hashlib.sha256(json.dumps(list(shown)).encode()).hexdigest()
+    return json_sha256(list(shown))
 
 
 def save(figure: Figure, path: Path, key: str) -> None:
