@@ -22,7 +22,7 @@ from typing import ClassVar, NoReturn
 import numpy as np
 import pandas as pd
 
-from ..benchmark.dataset import FINDINGS, SPLITS, DataError, Dataset, Index, Split, split_sha256
+from ..benchmark.dataset import FINDINGS, SPLITS, TRAITS, DataError, Dataset, Index, Split, split_sha256
 from ..benchmark.registry import DATASETS
 from ..benchmark.utils.errors import first_few
 from ..benchmark.utils.image_io import image_size
@@ -54,7 +54,7 @@ class ChestXray14(Dataset):
 
     title: ClassVar[str] = "NIH ChestX-ray14"
     caveat: ClassVar[str] = "the labels were mined from reports by software, and some of them are wrong"
-
+    rare: ClassVar[tuple[str, ...]] = ("Hernia",)  # 86 images of 32 patients in the official test list
     known_labels: ClassVar[Mapping[str, str]] = LABEL_VERSIONS
     known_tests: ClassVar[Mapping[str, str]] = {LISTS["test_list.txt"]: OFFICIAL}
     known_truths: ClassVar[Mapping[tuple[str, str], str]] = TRUTHS
@@ -97,7 +97,8 @@ class ChestXray14(Dataset):
         boxes = read_boxes(root / BOX_FILE, set(images["image_id"]))
         lists = OFFICIAL if official else "own lists"
         name = f"{lists}, validation by patient (seed {self.split_seed}, {100 * self.validation_share:g} %)"
-        return Index(images, boxes, FINDINGS, labels, Split(name, split_sha256(images)))
+        traits = tuple(trait for trait in TRAITS if trait in images)
+        return Index(images, boxes, FINDINGS, labels, Split(name, split_sha256(images)), traits=traits)
 
     def validation_patients(self, train_val: Sequence[str]) -> set[str]:
         """Patients held out of these image names: the first `validation_share` in the order of a seeded hash."""

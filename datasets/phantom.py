@@ -91,6 +91,7 @@ class Phantom(Dataset):
     caveat: ClassVar[str] = "the images are drawn, and nothing here says how these methods compare on patients"
     default_recipe: ClassVar[str] = "quick"
     needs_folder: ClassVar[bool] = False
+    rare: ClassVar[tuple[str, ...]] = ("Hernia",)  # as in ChestX-ray14, whose tables it stands in for
 
     images: int = 2000
     size: int = 256

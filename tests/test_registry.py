@@ -68,7 +68,7 @@ def test_a_name_taken_is_refused_with_both_places():
         registry.register("x")(Two)
 
 
-@pytest.mark.parametrize(("name", "message"), [("my method", "no name for a folder"), ("fine", "has no title")])
+@pytest.mark.parametrize(("name", "message"), [("my method", "is not a valid folder name"), ("fine", "has no title")])
 def test_a_name_or_class_that_could_not_be_recorded_is_refused(name, message):
     class Nameless: ...
 

@@ -4,17 +4,18 @@ Rows of a board are methods with their options; the seeds of a row are averaged.
 unknown, have boards of their own: same dataset, labels and test images.
 """
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..recipe import recipe_identity
+from ..recipe import recipe_identity, recipe_table
 from ..records.record import RecordError
 from ..records.schema import Record
-from .tables import Row, Run, make_rows, recipe_name
+from ..utils.files import json_sha256
+from ..utils.text import recipe_label
+from .tables import Row, Run, make_rows
 
 EXTERNAL = "external predictions"
 
@@ -38,7 +39,7 @@ class Board(NamedTuple):
     @property
     def is_trained(self) -> bool:
         """Whether its rows are runs of chxbench, not external predictions."""
-        return self.first.source is None
+        return self.first.submission is None
 
 
 def make_boards(runs: Iterable[Run]) -> list[Board]:
@@ -65,8 +66,8 @@ def heading(board: Board) -> str:
         # A test list that is not recognized by its hash has only the name that the user gave it.
         own = "" if board.rows[0].runs[0].verified.origin.test else "own split "
         return f"{trial}{first.dataset.title}, {own}{first.dataset.split.name}: {EXTERNAL}"
-    changed = ", ".join(f"{key} = {value}" for key, value in first.recipe["changed"].items())
-    recipe = recipe_name(first) + (f" with {changed}" if changed else "")
+    changed = ", ".join(f"{key} = {value}" for key, value in first.recipe.changed.items())
+    recipe = recipe_label(first.recipe.name) + (f" with {changed}" if changed else "")
     skipped = len(first.dataset.skipped)
     unreadable = f", without {skipped:,} unreadable image{'s' if skipped > 1 else ''}" if skipped else ""
     return f"{trial}{first.dataset.title}, recipe {recipe}{unreadable}"
@@ -95,7 +96,7 @@ def figure_path(rows: Sequence[Row], name: str, identity: object) -> str:
         name: what the figure shows.
         identity: what JSON can hold.
     """
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:10]
+    digest = json_sha256(identity)[:10]
     return (Path(rows[0].runs[0].folder).parents[1] / f"{name}-{digest}.png").as_posix()
 
 
@@ -104,7 +105,12 @@ def _key(record: Record) -> tuple[str, ...]:
     data = dataset.split.sha256, dataset.labels.sha256
     if record.recipe is None:  # options that change neither images nor labels change nothing for external predictions
         return dataset.name, EXTERNAL, *data
-    return dataset.name, recipe_identity(record.recipe), *data, json.dumps(dataset.options, sort_keys=True)
+    return (
+        dataset.name,
+        recipe_identity(recipe_table(record.recipe)),
+        *data,
+        json.dumps(dataset.options, sort_keys=True),
+    )
 
 
 def _check_same_test_set(runs: Sequence[Run]) -> None:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..records import record as records
-from ..records.figures.reliability import calibration_sha256, draw_reliability_of
 from ..records.figures.roc import draw_roc
 from ..records.figures.style import drawn_from
 from ..records.schema import Record
@@ -57,7 +56,6 @@ def required_figures(
 def draw_run(record: Record, table: pd.DataFrame, folder: Path) -> None:
     """Draw the figures of a record's scores into its folder."""
     draw_roc(record, table, folder / "roc.png")
-    draw_reliability_of(record, table, folder / "reliability.png")
 
 
 def auc_figure(board: Board) -> str:
@@ -71,11 +69,7 @@ def _of_run(run: Run, folder: Path) -> Iterator[FigureSpec]:
     def roc(path: Path) -> None:
         draw_roc(record, records.read_scores(folder, record), path)
 
-    def reliability(path: Path) -> None:
-        draw_reliability_of(record, records.read_scores(folder, record), path)
-
     yield FigureSpec(folder / "roc.png", record.scores.sha256, roc)
-    yield FigureSpec(folder / "reliability.png", calibration_sha256(record), reliability)
     if record.localization is not None:  # drawn on the images, which are not part of a record
         yield FigureSpec(folder / "heatmaps.png", record.localization.sha256, None)
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..evaluation.results import Hits, MeanHits
 from ..metrics.localization import IOBB, IOU
-from ..records.schema import Hits, MeanHits
 from ..utils.text import display_name, escape
 from .tables import EMPTY, MAX_NAMED, Item, Row, cross_table, make_table, short_names
 
@@ -54,7 +54,7 @@ def _baselines(rows: Sequence[Row]) -> dict[str, Hits]:
     for row in rows:
         first = row.localizations[0]
         baselines[f"Baseline: random maps of {first.grid[0]}x{first.grid[1]} cells"] = first.mean.random
-        baselines["Baseline: one box in the center"] = first.mean.centre
+        baselines["Baseline: one box in the center"] = first.mean.center
     return {name: hits for name, hits in baselines.items() if hits is not None}
 
 
@@ -66,7 +66,7 @@ def summarize_localization(rows: Sequence[Row]) -> str:
         for row in rows:
             means = [part.mean for part in row.localizations]
             low = np.mean([read(mean.low) for mean in means])
-            labels[bool(low > read(means[0].random)), bool(low > read(means[0].centre))].append(row.label)
+            labels[bool(low > read(means[0].random)), bool(low > read(means[0].center))].append(row.label)
         parts = [f"{ABOVE[above]} for {_name_or_count(names, rows)}" for above, names in labels.items() if names]
         clauses.append(f"in {metric} the 95 % interval lies {', '.join(parts)}")
     return f"**Summary:** {'; '.join(clauses)}."
@@ -94,9 +94,10 @@ def localization_by_finding(rows: Sequence[Row]) -> str:
             float(np.mean([_main_accuracy(part.findings[finding].method) for part in row.localizations]))
             for row in rows
         ]
-        values += [_main_accuracy(hits.random), _main_accuracy(hits.centre)]
+        values += [_main_accuracy(hits.random), _main_accuracy(hits.center)]
         cells = [EMPTY if np.isnan(value) else f"{value:.3f}" for value in values]
-        items.append(Item(display_name(finding), display_name(short[finding]), [f"{hits.boxes:,}"], cells))
+        title, head = (escape(display_name(name)) for name in (finding, short[finding]))
+        items.append(Item(title, head, [f"{hits.boxes:,}"], cells))
     labels = [*(row.label for row in rows), "Baseline: random", "Baseline: center box"]
     return cross_table(("Finding", "Boxes"), items, labels)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ..dataset import FINDINGS
-from ..recipe import SECTIONS
+from ..recipe import SECTIONS, recipe_table
 from ..records.speed_record import SpeedRecord, setup_label
 from ..utils.errors import first_few
 from ..utils.options import format_value
@@ -165,7 +165,7 @@ def facts(board: Board) -> str:
     if record.dataset.skipped:
         lines.append(f"- left out as unreadable: {code(first_few(record.dataset.skipped))}")
     if record.recipe is not None:
-        lines.append(f"- recipe: {code(_settings(record.recipe))}")
+        lines.append(f"- recipe: {code(_settings(recipe_table(record.recipe)))}")
     return "\n".join(lines)
 
 
@@ -279,7 +279,7 @@ def literature_sections() -> list[str]:
 
 def _complete_table(methods: pd.DataFrame) -> str:
     """Tabulate methods whose papers print every finding."""
-    columns = {finding: display_name(finding) for finding in FINDINGS}
+    columns = {finding: escape(display_name(finding)) for finding in FINDINGS}
     columns |= {"mean_auc": "Mean", "mean_auc_without_hernia": "Mean without Hernia"}
     cells = [[title, *best_in_bold(methods[column].tolist(), 4)] for column, title in columns.items()]
     return make_table(["Finding", *map(escape, methods["title"])], cells, "l" + "r" * len(methods))

@@ -10,7 +10,7 @@ from .tables import Row, Run, make_table
 
 def run_list(rows: Sequence[Row]) -> list[str]:
     """Return paragraphs: a table with one line per run, and the commands that repeat the runs."""
-    is_trained = rows[0].first.source is None
+    is_trained = rows[0].first.submission is None
     table = [
         [row.label, *_origin(run.record), _code_state(run.record), _links(run)] for row in rows for run in row.runs
     ]
@@ -27,7 +27,7 @@ def _commands(rows: Sequence[Row]) -> str:
 
 
 def _links(run: Run) -> str:
-    files = {"record": "run.json", "ROC": "roc.png", "reliability": "reliability.png"}
+    files = {"record": "run.json", "ROC": "roc.png"}
     if run.record.localization is not None:
         files["heatmaps"] = "heatmaps.png"
     return ", ".join(f"[{name}]({run.folder}/{file})" for name, file in files.items())
@@ -35,8 +35,9 @@ def _links(run: Run) -> str:
 
 def _origin(record: Record) -> list[object]:
     """Return seed, stages and hardware of a run, or the file that external predictions were read from."""
-    if record.source is not None:
-        return [f"{code(record.source.file)}, SHA-256 {code(record.source.sha256[:12])}, as {record.source.scale}"]
+    if record.submission is not None:
+        file = record.submission
+        return [f"{code(file.file)}, SHA-256 {code(file.sha256[:12])}, as {file.scale}"]
     hardware = record.environment.hardware
     where = f"{hardware.get('device')} ({hardware.get('cores')} cores), {record.environment.precision}"
     if hardware.get("processes", 1) != 1:
@@ -59,9 +60,9 @@ def _stages(record: Record) -> str:
 
 def _code_state(record: Record) -> str:
     """Name the code that ran: a plugin's hash, a commit, or a version where no commit is known."""
-    if not record.method.built_in and record.source is None:
+    if not record.method.built_in and record.submission is None:
         return f"plugin {code(record.method.source_sha256[:10])}"
-    commit, modified = record.environment.code.get("commit"), record.environment.code.get("dirty")
+    commit, modified = record.environment.code.commit, record.environment.code.dirty
     if not commit:
         return f"version {escape(record.environment.versions.get('chxbench', '?'))}"
     return code(str(commit)[:10]) + (" + changes" if modified else "")

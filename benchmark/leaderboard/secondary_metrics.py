@@ -1,17 +1,15 @@
 """Tables of the secondary metrics: average precision, calibration, sensitivity at fixed thresholds, and subgroups."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 
-from ..records.schema import Interval, StatisticsPart
+from ..evaluation.results import IntervalPart, SecondaryMetrics
 from ..utils.text import escape
 from .tables import EMPTY, Item, Row, cross_table, make_table
 
-Trait = Literal["sex", "age", "view"]
-Read = Callable[[StatisticsPart], float | None]
-UNDEFINED = Interval(value=None, low=None, high=None)
+Read = Callable[[SecondaryMetrics], float | None]
+UNDEFINED = IntervalPart(value=None, low=None, high=None)
 
 
 def secondary_metrics(rows: Sequence[Row]) -> str:
@@ -31,8 +29,8 @@ def secondary_metrics(rows: Sequence[Row]) -> str:
 
 def secondary_metrics_notes(rows: Sequence[Row]) -> str:
     """Explain the columns, their chance level, and where the thresholds come from."""
-    statistics = _statistics(rows[0])[0]
-    prevalences = [part.prevalence for part in statistics.findings.values() if part.prevalence is not None]
+    metrics = _metrics(rows[0])[0]
+    prevalences = [part.prevalence for part in metrics.findings.values() if part.prevalence is not None]
     chance = f"chance level {np.mean(prevalences):.3f}" if prevalences else "no finding is defined"
     text = (
         "Means over the findings. Average precision: area under the precision-recall curve (step function); "
@@ -46,12 +44,12 @@ def secondary_metrics_notes(rows: Sequence[Row]) -> str:
         )
     return (
         f"{text} Sensitivity and specificity on the test split, at one threshold per finding, fixed on the validation "
-        f"split so that {statistics.specificity:.0%} of its negatives score below it."
+        f"split so that {metrics.target_specificity:.0%} of its negatives score below it."
     )
 
 
 def _have_thresholds(rows: Sequence[Row]) -> bool:
-    return any(part.mean.sensitivity is not None for row in rows for part in _statistics(row))
+    return any(part.mean.sensitivity is not None for row in rows for part in _metrics(row))
 
 
 def subgroup_table(rows: Sequence[Row]) -> str:
@@ -59,38 +57,38 @@ def subgroup_table(rows: Sequence[Row]) -> str:
     groups = {
         (trait, name): group
         for row in rows
-        for part in _statistics(row)
+        for part in _metrics(row)
         for trait, found in part.subgroups.items()
         for name, group in found.items()
     }
     items = []
     for (trait, name), group in groups.items():
-        title = f"{trait} {escape(name)}"
+        title = f"{escape(trait)} {escape(name)}"
         items.append(Item(title, title, [f"{group.images:,}", f"{group.patients:,}"], _group_cells(rows, trait, name)))
     return cross_table(("Group", "Images", "Patients"), items, [row.label for row in rows]) if items else ""
 
 
-def _group_cells(rows: Sequence[Row], trait: Trait, name: str) -> list[str]:
-    def mean_auc(part: StatisticsPart) -> Interval:
+def _group_cells(rows: Sequence[Row], trait: str, name: str) -> list[str]:
+    def mean_auc(part: SecondaryMetrics) -> IntervalPart:
         group = part.subgroups.get(trait, {}).get(name)
         return UNDEFINED if group is None else group.mean_auc
 
     return [_with_interval(row, mean_auc) for row in rows]
 
 
-def _statistics(row: Row) -> list[StatisticsPart]:
-    return [run.verified.statistics for run in row.runs]
+def _metrics(row: Row) -> list[SecondaryMetrics]:
+    return [run.verified.secondary_metrics for run in row.runs]
 
 
 def _mean(row: Row, read: Read, digits: int = 3) -> str:
     """Format the mean over the seeds; empty where any is undefined."""
-    values = [value for part in _statistics(row) if (value := read(part)) is not None]
+    values = [value for part in _metrics(row) if (value := read(part)) is not None]
     return f"{np.mean(values):.{digits}f}" if len(values) == len(row.runs) else EMPTY
 
 
-def _with_interval(row: Row, read: Callable[[StatisticsPart], Interval]) -> str:
+def _with_interval(row: Row, read: Callable[[SecondaryMetrics], IntervalPart]) -> str:
     """Format the mean over the seeds with the means of the interval bounds; empty where any is undefined."""
-    intervals = [read(part) for part in _statistics(row)]
+    intervals = [read(part) for part in _metrics(row)]
     numbers = np.array([[part.value, part.low, part.high] for part in intervals], dtype=float)
     if np.isnan(numbers).any():
         return EMPTY

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..records.speed_record import SetupPart, SpeedRecord, matches_run, setup_label
-from ..utils.text import code, escape, plain
+from ..utils.text import code, escape, plain, recipe_label
 from .boards import Board, figure_path
 from .plots import Dot, dots_sha256, draw_speed
-from .tables import EMPTY, Row, make_table, recipe_name
+from .tables import EMPTY, Row, make_table
 
 HEADERS = (
     "Method",
@@ -103,7 +103,8 @@ def speed_markdown(section: SpeedSection) -> list[str]:
 
 def _figure_title(board: Board, setup: SetupPart) -> str:
     first = board.first
-    return f"{plain(first.dataset.title)}, recipe {plain(recipe_name(first))}\n{plain(setup_label(setup))}"
+    recipe = "" if first.recipe is None else f", recipe {plain(recipe_label(first.recipe.name))}"
+    return f"{plain(first.dataset.title)}{recipe}\n{plain(setup_label(setup))}"
 
 
 def _notes(section: SpeedSection) -> str:
@@ -134,7 +135,7 @@ def speed_table(timed: Iterable[Timed]) -> str:
 def inference_cells(record: SpeedRecord) -> list[str]:
     """Format parameters in millions, GFLOPs, latency in ms (p50, p95, p99), and at best: images/s, batch, GB."""
     network, latency, best = record.network, record.latency, record.best
-    sizes = [_three_figures(network.parameters / 1e6), _three_figures(network.operations / 1e9)]
+    sizes = [_three_figures(network.parameters / 1e6), _three_figures(network.flops / 1e9)]
     times = [_three_figures(value) for value in (latency.p50, latency.p95, latency.p99)]
     if best is None:
         return [*sizes, *times, EMPTY, EMPTY, EMPTY]

@@ -3,14 +3,14 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tabulate import tabulate
 
-from ..records.schema import Interval, LocalizationPart, Record
-from ..utils.text import code, display_name, escape, plain
+from ..evaluation.results import IntervalPart
+from ..records.schema import LocalizationPart, Record
+from ..utils.text import changed_options, code, display_name, escape, plain
 from .literature import Reported, reported
 from .verification import Verified
 
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     @property
     def is_control(self) -> bool:
         """Whether it is shown for comparison only, without a rank."""
-        return bool(self.first.method.control)
+        return self.first.method.control
 
     @property
     def reported(self) -> Reported | None:
@@ -148,15 +148,10 @@ def seeds(row: Row) -> str:
 
 def rare_label(record: Record) -> str | None:
     """Name the mean without rare findings; None where the dataset has none."""
-    rare = [finding for finding in ("Hernia",) if finding in record.auc]
+    rare = record.dataset.rare
     if not rare:
         return None
     return f"Without {display_name(rare[0])}" if len(rare) == 1 else "Without rare findings"
-
-
-def recipe_name(record: Record) -> str:
-    """Name the recipe of a run without its folder; empty for external predictions."""
-    return "" if record.recipe is None else Path(record.recipe["name"]).name
 
 
 def _reported_cells(row: Row) -> list[str]:
@@ -188,10 +183,12 @@ def _finding_items(rows: Sequence[Row]) -> list[Item]:
     items = []
     for finding, auc in first.auc.items():
         cells = best_in_bold([row.mean(finding) for row in rows])
-        items.append(Item(display_name(finding), display_name(short[finding]), [f"{auc.positives:,}"], cells))
-    for name, title in (("mean_auc", "Mean"), ("mean_auc_without_rare", rare_label(first))):
-        if title is not None:
-            items.append(Item(title, title, [""], best_in_bold([row.mean(name) for row in rows])))
+        title, head = (escape(display_name(name)) for name in (finding, short[finding]))
+        items.append(Item(title, head, [f"{auc.positives:,}"], cells))
+    means = {"mean_auc": "Mean", "mean_auc_without_rare": rare_label(first)}
+    for name, label in means.items():
+        if label is not None:
+            items.append(Item(label, label, [""], best_in_bold([row.mean(name) for row in rows])))
     return items
 
 
@@ -258,13 +255,13 @@ def _label(record: Record) -> str:
 
 def _details(record: Record) -> str:
     """Name what distinguishes rows of one method: the options that the user changed, the plugin's source."""
-    changed = ", ".join(f"{key}={value}" for key, value in record.method.changed.items())
-    is_plugin = record.source is None and not record.method.built_in
+    changed = changed_options(record.method.changed)
+    is_plugin = record.submission is None and not record.method.built_in
     plugin = f"plugin {record.method.name} {record.method.source_sha256[:7]}" if is_plugin else ""
     return ", ".join(part for part in (changed, plugin) if part)
 
 
-def _interval(record: Record, name: str) -> Interval:
+def _interval(record: Record, name: str) -> IntervalPart:
     if name in record.auc:
         return record.auc[name]
     return {"mean_auc": record.mean_auc, "mean_auc_without_rare": record.mean_auc_without_rare}[name]

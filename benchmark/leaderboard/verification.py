@@ -21,7 +21,7 @@ from ..evaluation import artifacts
 from ..records import record as records
 from ..records.checks import verify_record
 from ..records.provenance import Origin, origin
-from ..records.schema import Part, Record, Sha256, StatisticsPart
+from ..records.schema import Part, Record, SecondaryMetrics, Sha256
 from ..utils.errors import UserError
 from ..utils.files import file_sha256, write_atomic
 
@@ -35,7 +35,7 @@ class Verified(Part):
     test: Sha256  # of the list of test images
     boxes: Sha256 | None  # of the boxes it was localized against
     origin: Origin
-    statistics: StatisticsPart
+    secondary_metrics: SecondaryMetrics
     replicates: Annotated[list[float | None], Field(min_length=1)]  # mean AUC per bootstrap replicate; null: undefined
 
     def bootstrap(self) -> np.ndarray:
@@ -65,15 +65,16 @@ def verify_cached(folder: Path, record: Record, cache_folder: Path | None = None
 
 
 def _compute(folder: Path, record: Record) -> Verified:
-    table, maps, statistics, replicates = verify_record(folder, record)
+    verified = verify_record(folder, record)
+    table, maps = verified.table, verified.maps
     tested = table[table["split"] == "test"]
     return Verified(
-        ground_truth=artifacts.ground_truth_sha256(table if record.source is None else tested),
+        ground_truth=artifacts.ground_truth_sha256(table if record.submission is None else tested),
         test=artifacts.image_list_sha256(tested["image_id"]),
         boxes=None if maps is None else artifacts.boxes_sha256(maps),
         origin=origin(folder, record, table),
-        statistics=statistics,
-        replicates=[None if np.isnan(value) else value for value in replicates.tolist()],
+        secondary_metrics=verified.secondary_metrics,
+        replicates=[None if np.isnan(value) else value for value in verified.replicates.tolist()],
     )
 
 
@@ -100,7 +101,7 @@ def _save(path: Path, verified: Verified) -> None:
 def _key(folder: Path) -> str:
     """Hash the record's files and the code that evaluates them."""
     digest = hashlib.sha256(_code().encode())
-    for path in (folder / name for name in ("run.json", "scores.parquet", "maps.npz")):
+    for path in (folder / name for name in (records.RECORD_FILE, records.SCORES_FILE, records.MAPS_FILE)):
         digest.update(f"{path.name} {file_sha256(path) if path.is_file() else None}".encode())
     return digest.hexdigest()
 

@@ -107,10 +107,10 @@ def test_calls_are_repeated_for_the_time_given_after_those_that_warm_up():
 
 def test_a_batch_is_halved_until_it_fits_the_memory(subject):
     found = speed.measure_inference(subject, limited(5), 32, 0)
-    assert (found.asked, found.batch_size) == (32, 4)
+    assert (found.requested, found.batch_size) == (32, 4)
     assert found.repetitions >= speed.MIN_REPETITIONS
     trained, _ = speed.measure_training(subject, limited(5))
-    assert (trained.asked, trained.batch_size) == (8, 4)
+    assert (trained.requested, trained.batch_size) == (8, 4)
     with pytest.raises(UserError, match="does not fit the memory"):
         speed.measure_inference(subject, limited(0), 2, 0)
     with pytest.raises(UserError, match="a batch of 2 does not fit"):
@@ -258,7 +258,7 @@ def test_the_board_shows_the_speed_beside_the_auc(results):
     text = board(results)
     wanted = ["42.5", "1.27", "12.3", "14.5", "–", "100", "32", "1.00", "31.4", "50,000", "30.1", "32", "1.00"]
     assert speed_rows(text) == [["Strong", f"{run.record.mean_auc.value:.3f}", *wanted]]
-    assert "### Speed on a CPU (2 cores), float32" in text
+    assert "Speed on a CPU (2 cores), float32" in text
     assert "cannot be computed again" in text
 
 
@@ -288,14 +288,15 @@ def test_each_setup_has_a_section_and_a_figure(results):
     speed_record.publish(speed_fields(setup={"compiled": True}), results)
     write_leaderboard(results, results.parent / "leaderboard.md")
     text = (results.parent / "leaderboard.md").read_text()
-    assert text.count("### Speed on a CPU (2 cores), float32") == 2
+    assert text.count("Speed on a CPU (2 cores), float32") == 2
     assert text.count("channels\\_last, compiled\n") == 1
     assert len(list((results / "made").glob("speed-*.png"))) == 2
 
 
 def test_a_board_without_speeds_is_as_it_was(results):
-    before, _, rest = board(results).partition("### Speed")
-    assert render(make_boards(read_runs(results, results.parent))) == before + rest[rest.index("### Runs") :]
+    before, _, rest = board(results).partition("<details><summary>Speed")
+    runs = rest[rest.index("<details><summary>Runs") :]
+    assert render(make_boards(read_runs(results, results.parent))) == before + runs
 
 
 EVIL = "<script>x</script> | [a](b) ![c](d) `e` \x1b[31m\u202e**f**\n# g"

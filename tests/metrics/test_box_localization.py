@@ -80,7 +80,7 @@ def test_regions_are_those_of_scipy(share):
 def test_boxes_do_not_depend_on_how_many_maps_are_held_at_a_time(monkeypatch):
     maps = np.random.default_rng(0).random((30, 7, 7))
     whole = localization.predict_boxes(maps, WHOLE)
-    monkeypatch.setattr(localization, "HELD", 7 * WHOLE.side**2)
+    monkeypatch.setattr(localization, "MAX_PIXELS", 7 * WHOLE.side**2)
     for part, other in zip(whole, localization.predict_boxes(maps, WHOLE), strict=True):
         np.testing.assert_array_equal(part, other)
 

@@ -40,14 +40,15 @@ def test_a_difference_is_that_of_the_same_patients_draw_by_draw():
 def test_the_means_are_over_the_defined_findings():
     first, second, labels, patients = study()
     labels[:, 1] = 0
-    found = compare(first, second, labels, patients, 200, leave_out=2)
+    found = compare(first, second, labels, patients, 200, leave_out=(2,))
     undefined = found.each[1]
     assert undefined.reason == "no positive image" and set(undefined[:-1]) == {None}
     areas = np.array([[roc_auc_score(labels[:, c], s[:, c]) for c in (0, 2)] for s in (first, second)])
     assert found.mean[:3] == pytest.approx([*areas.mean(1), areas.mean(1)[0] - areas.mean(1)[1]])
     assert found.mean_without[:3] == found.each[0][:3]
     assert found.mean_without[3:6] == pytest.approx(found.each[0][3:6])
-    apart = np.subtract(*(auc_metrics.mean_auc_draws(scores, labels, patients, 200) for scores in (first, second)))
+    replicates = (auc_metrics.bootstrap(scores, labels, patients, 200) for scores in (first, second))
+    apart = np.subtract(*map(auc_metrics.mean_defined, replicates))
     assert [found.mean.low, found.mean.high] == pytest.approx(np.quantile(apart, [0.025, 0.975]), abs=1e-12)
     assert found.mean.p_corrected is None and found.mean.p_analytic is None
 

@@ -229,7 +229,7 @@ BAD_IMAGES = [
     ),
     pytest.param(cut, "truncated", id="cut short"),
     pytest.param(lambda path: path.write_bytes(path.read_bytes()[:40]), "cannot be read", id="cut in its header"),
-    pytest.param(deep, "more than 8 bits a pixel", id="16 bits"),
+    pytest.param(deep, "more than 8 bits per pixel", id="16 bits"),
     pytest.param(
         lambda path: path.write_bytes(claimed_png(8001, 8001)), "more than 64 million pixels", id="64 million"
     ),

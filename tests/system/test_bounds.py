@@ -75,7 +75,7 @@ def test_a_dicom_file_that_claims_too_many_pixels_is_refused_by_its_header(dicom
 
 
 def test_a_dicom_file_that_would_have_to_be_inflated_is_refused(dicom):
-    assert "it is deflated as a whole" in refusal(dicom("1.2.840.10008.1.2.1.99"))
+    assert "all of it is deflated" in refusal(dicom("1.2.840.10008.1.2.1.99"))
 
 
 def test_a_dicom_file_beyond_the_bound_is_not_read(dicom, monkeypatch):
@@ -84,7 +84,7 @@ def test_a_dicom_file_beyond_the_bound_is_not_read(dicom, monkeypatch):
 
 
 def test_a_window_that_is_no_number_is_refused(dicom):
-    assert "its window is no number" in refusal(dicom(WindowCenter="9e999", WindowWidth="10"))
+    assert "its window is not finite" in refusal(dicom(WindowCenter="9e999", WindowWidth="10"))
 
 
 def test_a_png_that_claims_too_many_pixels_is_refused_by_its_header(tmp_path):
@@ -149,7 +149,7 @@ def test_the_record_is_fine_before_it_is_changed(made):
     [
         pytest.param("[" * 100_000, id="deep"),
         pytest.param('{"schema": ' + "9" * 5000 + "}", id="a number of 5000 digits"),
-        pytest.param('{"schema": 1, "a": ' + '{"a":' * 500 + "1" + "}" * 501, id="deep in an object"),
+        pytest.param('{"schema": 2, "a": ' + '{"a":' * 500 + "1" + "}" * 501, id="deep in an object"),
         pytest.param("\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), id="no JSON"),
         pytest.param('{"schema": "' + "x" * 9999 + '"}', id="long schema"),
     ],
@@ -288,6 +288,6 @@ def test_heatmaps_that_are_something_else_are_refused(made, junk):
 
 
 def test_a_record_refused_is_a_record_error(made):
-    (made / "run.json").write_text(json.dumps({"schema": 2}))
-    with pytest.raises(RecordError, match="has schema 2, this version reads 1"):
+    (made / "run.json").write_text(json.dumps({"schema": 3}))
+    with pytest.raises(RecordError, match="has schema 3, this version reads 2"):
         records.read(made)

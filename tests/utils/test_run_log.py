@@ -99,7 +99,7 @@ def test_the_loss_is_the_mean_of_this_processs_images(monkeypatch):
         pace, _, _ = make_pace(3600, monkeypatch, steps=2)
         targets = torch.zeros(8, len(FINDINGS))
         pace(Batch(torch.zeros(4, 8, 8), targets, slice(0, 4)), torch.tensor(0.25))  # its half of a batch of eight
-        pace(Batch(torch.zeros(1, 8, 8), targets[:4], slice(0, 1), idle=True), torch.tensor(0.0))
+        pace(Batch(torch.zeros(1, 8, 8), targets[:4], slice(0, 1), is_padding=True), torch.tensor(0.0))
     assert told[0]["loss"] == pytest.approx(0.5)
 
 
@@ -182,7 +182,9 @@ def test_a_full_disk_is_told_once_and_ends_nothing(small_config, capsys):
     record, _ = run(config)
     assert len(record.stages[0].loss) == 1
     told = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
-    assert told == [f"{work / LOG_FILE}: No space left on device: the run goes on without its log until that is mended"]
+    assert told == [
+        f"{work / LOG_FILE}: No space left on device: the run continues without its log until this is fixed"
+    ]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are a matter of Unix")
