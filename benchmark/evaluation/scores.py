@@ -230,7 +230,7 @@ def _evaluate_groups(test: pd.DataFrame, trait: str, resamples: int) -> dict[str
 
 def _groups(trait: pd.Series) -> Iterator[tuple[str, pd.Series]]:
     """Yield the groups of a trait (N,) and which images belong to each; an unknown (missing) value belongs to none."""
-    if trait.name == AGE:
+    if trait.name == AGE and pd.api.types.is_numeric_dtype(trait):
         for low, high in AGES:
             yield f"{low} to {high - 1}", trait.between(low, high, inclusive="left")
         return

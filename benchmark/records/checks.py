@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..dataset import MAX_AGE, split_sha256
+from ..dataset import split_sha256
 from ..evaluation.artifacts import ID_COLUMNS, HeatmapSet, label_column, score_column, traits_of
-from ..evaluation.scores import AGE, evaluate_scores, evaluate_secondary_metrics, resamples_of
+from ..evaluation.scores import evaluate_scores, evaluate_secondary_metrics, resamples_of
 from ..utils.errors import first_few
 from .record import MAPS_FILE, RECORD_FILE, RUN_AGAIN, SCORES_FILE, RecordError, localize, read_maps, read_scores
 from .schema import Record, SecondaryMetrics
@@ -159,10 +159,7 @@ def _is_typed(table: pd.DataFrame, findings: list[str], traits: list[str]) -> bo
 
 
 def _is_trait(values: pd.Series) -> bool:
-    numeric = pd.api.types.is_numeric_dtype(values)
-    if values.name == AGE:
-        return numeric and bool((values.between(0, MAX_AGE) | values.isna()).all())
-    return numeric or all(isinstance(value, str) for value in values.dropna())
+    return pd.api.types.is_numeric_dtype(values) or all(isinstance(value, str) for value in values.dropna())
 
 
 # --- form of the heatmaps -----------------------------------------------------------------------------------------

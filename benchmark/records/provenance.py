@@ -91,7 +91,8 @@ def _compare_hashes(folder: Path, record: Record, cls: type[Dataset], test: pd.D
 
 def _compare_index(folder: Path, record: Record, table: pd.DataFrame, cls: type[Dataset], data_dir: Path | None) -> str:
     """Compare labels, split and the rows of the score table with the dataset itself."""
-    index, truth = _load_truth(cls, json.dumps(record.dataset.options, sort_keys=True), data_dir)
+    # mypy takes the hash of a dataclass's instances for that of the class.
+    index, truth = _load_truth(cls, json.dumps(record.dataset.options, sort_keys=True), data_dir)  # type: ignore[arg-type]
     labels, source = record.dataset.labels, data_dir or cls.title
     if index.labels.sha256 != labels.sha256:
         raise RecordError(

@@ -223,7 +223,7 @@ def test_findings_are_matched_by_name_and_images_by_id(two, tmp_path):
 def test_what_else_differs_is_told_and_what_does_not_is_not(tmp_path):
     def change(fields):
         fields["seed"] = 3
-        fields["recipe"]["train"] |= {"lr": 0.5, "batch_norm": "auto"}  # the second is what early records mean
+        fields["recipe"]["train"] |= {"lr": 0.5, "batch_norm": "auto"}
         fields["environment"]["code"] = {"commit": "f" * 40, "dirty": True}
 
     a, b = make_run(tmp_path / "a", SAM), make_run(tmp_path / "b", SAM, change=change)
@@ -241,7 +241,7 @@ def make_elsewhere(fields):
     fields["dataset"]["pixels_sha256"] = None
     fields["environment"] |= {"precision": None, "layout": None, "hardware": {}}
     about = {"file": "theirs.csv", "sha256": "0" * 64, "image_column": "image", "columns": "{finding}"}
-    fields["source"] = {**about, "scale": "probability"}
+    fields["submission"] = {**about, "scale": "probability"}
     table = records.read_scores(SAM, records.read(SAM))
     fields["dataset"]["split"]["sha256"] = split_sha256(table[table["split"] == "test"])
 
@@ -329,7 +329,7 @@ def damage(folder):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        pytest.param(lambda folder: (folder / "run.json").unlink(), "holds no run.json: give the folder", id="none"),
+        pytest.param(lambda folder: (folder / "run.json").unlink(), "has no run.json: pass the folder", id="none"),
         pytest.param(lambda folder: (folder / "scores.parquet").unlink(), "scores.parquet is missing", id="no scores"),
         pytest.param(damage, "was changed after it was written", id="changed"),
     ],

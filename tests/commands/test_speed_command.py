@@ -144,29 +144,30 @@ def test_the_peak_is_of_what_happened_since():
 
 # The record of a speed that never was measured.
 def speed_fields(name="ma", crop=64, images_per_second=100.0, **changes):
-    part = {"asked": 32, "batch_size": 32, "repetitions": 9, "peak_memory": 10**9}
+    part = {"requested": 32, "batch_size": 32, "repetitions": 9, "peak_memory": 10**9}
     rates = [{**part, "images_per_second": images_per_second}, {**part, "batch_size": None, "images_per_second": None}]
     setup = {"device": "a CPU", "kind": "cpu", "cores": 2, "threads": 2, "processes": 1, "precision": "float32"}
     setup |= {"layout": "channels_last", "compiled": False, "torch": "2.8", "recipe": "quick", "size": 72, "crop": crop}
     setup |= {"max_shift": 4, "batch_size": 32, "micro_batch": 0, "batch_norm": "auto", "optimizer": "adamw"}
     setup |= {"dataset": "phantom", "images": 1000, "batch_sizes": [32, 999], **changes.pop("setup", {})}
     method = {"name": name, "built_in": True, "source_sha256": "0" * 64, "options": {}, **changes.pop("method", {})}
-    return {
+    content = {
         "created": "2026-01-01T00:00:00+00:00",
         "command": f"chxbench speed --method {name}",
         "method": method,
         "setup": setup,
         "seconds": 5.0,
-        "network": {"parameters": 42_500_000, "operations": 1_270_000_000},
+        "network": {"parameters": 42_500_000, "flops": 1_270_000_000},
         "latency": {"p50": 12.3, "p95": 14.5, "p99": None, "repetitions": 50, "peak_memory": None},
         "inference": rates,
         "training": {**part, "images_per_second": 31.4},
         "loader": {"images_per_second": 50_000.0, "images": 10_000},
         "end_to_end": {"images_per_second": 30.1, "images": 640},
         "memory": "resident set of the process",
-        "environment": {"versions": {"torch": "2.8"}, "code": {"commit": None, "dirty": None}, "load": 0.1},
+        "environment": {"versions": {"torch": "2.8"}, "code": {"commit": None, "dirty": None}, "load_average": 0.1},
         **changes,
     }
+    return speed_record.SpeedDescription.model_validate(content)
 
 
 def test_a_record_is_read_as_it_was_written_and_replaced_by_the_same_setup(tmp_path):

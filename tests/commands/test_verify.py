@@ -1,4 +1,4 @@
-"""Tampered records, every hash and checksum of theirs made to fit again, are refused by name; true ones hold."""
+"""Tampered records are rejected by name, even if every hash and checksum was made to fit; true ones hold."""
 
 import json
 import shutil
@@ -138,9 +138,9 @@ def test_a_tampered_record_is_refused_by_name(results, tamper, message, command)
     answer = chxbench(*words)
     assert answer.exit_code == 2
     assert "Traceback" not in answer.output
-    told = " ".join(answer.output.replace("│", " ").split())
-    assert str(folder) in told.replace(" ", "") or str(folder) in told
-    assert message.replace("\\", "").replace(" ", "") in told.replace(" ", "")
+    output = " ".join(answer.output.replace("│", " ").split())
+    assert str(folder) in output.replace(" ", "") or str(folder) in output
+    assert message.replace("\\", "").replace(" ", "") in output.replace(" ", "")
     assert (results.parent / "leaderboard.md").read_text() == before
 
 
@@ -151,7 +151,7 @@ def test_a_true_record_holds_in_every_check(results):
     assert "compared with the dataset itself" in " ".join(answer.output.replace("│", " ").split())
 
 
-def test_what_cannot_be_checked_is_said(tmp_path):
+def test_what_cannot_be_checked_is_reported(tmp_path):
     folder, _ = publish(tmp_path / "results", score_table(1), "a0", "Of an unknown dataset")
     answer = chxbench("verify", folder)
     assert answer.exit_code == 0

@@ -34,7 +34,8 @@ def describe_run(
         experiment: what was requested.
         environment: software and hardware, as they were when the run started.
         pixels_sha256: of the decoded images.
-        weights, stages: what came of it.
+        weights: before and after training.
+        stages: of training.
     """
     config, recipe = experiment.config, experiment.recipe
     return RunDescription(

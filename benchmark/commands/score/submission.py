@@ -97,7 +97,7 @@ class Submission(NamedTuple):
     def run_id(self) -> str:
         """Readable, and the same for the same name, bytes, reading of them, labels and split."""
         index, read = self.scored.index, self.read
-        everything = [self.config.name, self.file_sha256, read.image_column, read.columns, read.scale]
+        everything: list[object] = [self.config.name, self.file_sha256, read.image_column, read.columns, read.scale]
         everything += [self.dataset.name, *index.labels, *index.split, self.splits]
         digest = json_sha256(everything)
         stem = re.sub(r"[^A-Za-z0-9_]+", "-", self.config.predictions.name.partition(".")[0]).strip("-")

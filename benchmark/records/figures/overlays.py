@@ -22,7 +22,7 @@ OVERLAY_COLORS = "turbo"
 CHARACTERS_PER_INCH = 13  # of a panel's title
 OPACITY = 0.65  # of the maximum of a heatmap; its minimum is transparent
 DPI = 100
-PALETTE = 64  # colors of a published figure
+PALETTE, REFINEMENTS = 80, 2  # colors of a published figure, and k-means steps that keep its grays neutral
 
 
 class Panel(NamedTuple):
@@ -73,7 +73,7 @@ def draw_panels(
     _draw_legend(figure, any(len(panel.boxes) for panel in panels))
     image = render(figure)
     if key is not None:
-        image = image.quantize(PALETTE, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        image = image.quantize(PALETTE, Image.Quantize.MAXCOVERAGE, REFINEMENTS, dither=Image.Dither.NONE)
     write_png(image, path, key)
 
 

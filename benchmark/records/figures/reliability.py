@@ -70,17 +70,17 @@ def _draw_panel(axes: Axes, finding: str, probabilities: np.ndarray, labels: np.
     axes.text(0, 1.03, f"ECE {error}, Brier {brier}", transform=axes.transAxes, fontsize=8)
     axes.set_box_aspect(1)
     axes.tick_params(labelsize=7)
-    bins = calibration.reliability(probabilities, labels)
-    if not len(bins.count):
+    predicted, observed, count, low, high = calibration.reliability(probabilities, labels)
+    if not len(count):
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", va="center", color=GRAY)
         return
-    limit = MARGIN * max(bins.predicted.max(), bins.observed.max(), 1e-6)
+    limit = MARGIN * max(predicted.max(), observed.max(), 1e-6)
     axes.plot([0, limit], [0, limit], color=GRAY, linewidth=0.9, linestyle=":")
-    axes.vlines(bins.predicted, bins.low, bins.high, color=COLORS[0], linewidth=1.3, alpha=0.55)
-    axes.plot(bins.predicted, bins.observed, color=COLORS[0], linewidth=0.9, alpha=0.35)
-    areas = DOT_AREA * bins.count / bins.count.max() + 9
-    axes.scatter(bins.predicted, bins.observed, areas, COLORS[0], edgecolor="white", linewidth=0.5)
+    axes.vlines(predicted, low, high, color=COLORS[0], linewidth=1.3, alpha=0.55)
+    axes.plot(predicted, observed, color=COLORS[0], linewidth=0.9, alpha=0.35)
+    areas = DOT_AREA * count / count.max() + 9
+    axes.scatter(predicted, observed, areas, COLORS[0], edgecolor="white", linewidth=0.5)
     axes.set(xlim=(-0.03 * limit, limit), ylim=(-0.03 * limit, limit))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
