@@ -114,7 +114,7 @@ def undefined_reason(labels: np.ndarray) -> str | None:
 def evaluate(
     scores: np.ndarray,
     labels: np.ndarray,
-    patients: Sequence,
+    patients: Sequence | np.ndarray,
     resamples: int,
     leave_out: Sequence[int] = (),
     seed: int = 0,
@@ -157,7 +157,7 @@ def summarize(
 def bootstrap(
     scores: np.ndarray,
     labels: np.ndarray,
-    patients: Sequence,
+    patients: Sequence | np.ndarray,
     resamples: int,
     seed: int = 0,
     measure: Measure = measure_auc,

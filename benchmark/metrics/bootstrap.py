@@ -27,7 +27,7 @@ class Interval(NamedTuple):
 UNDEFINED = Interval(None, None, None)
 
 
-def encode_patients(patients: Sequence) -> np.ndarray:
+def encode_patients(patients: Sequence | np.ndarray) -> np.ndarray:
     """Return the number of each image's patient: int (N,), 0 to P - 1 in the order of the sorted names."""
     return np.unique(np.asarray(patients), return_inverse=True)[1]
 

@@ -66,7 +66,7 @@ def rates(scores: np.ndarray, labels: np.ndarray, threshold: float) -> Rates:
 def evaluate(
     scores: np.ndarray,
     labels: np.ndarray,
-    patients: Sequence,
+    patients: Sequence | np.ndarray,
     thresholds: Sequence[float | None],
     resamples: int,
     seed: int = 0,

@@ -58,7 +58,7 @@ def compare(
     first: np.ndarray,
     second: np.ndarray,
     labels: np.ndarray,
-    patients: Sequence,
+    patients: Sequence | np.ndarray,
     resamples: int,
     leave_out: Sequence[int] = (),
     seed: int = 0,

@@ -107,7 +107,7 @@ def predict_images(question: PredictConfig) -> list[Prediction]:
     sources = _sources(question.images, known)
     dataset = finished.record.dataset
     caveat = f"; note that {dataset.caveat}" if dataset.caveat else ""
-    say(f"{finished.record.method.title}, trained on {dataset.title}, recipe {finished.record.recipe['name']}{caveat}")
+    say(f"{finished.record.method.title}, trained on {dataset.title}, recipe {finished.record.recipe.name}{caveat}")
     question.out.mkdir(parents=True, exist_ok=True)
     first, problems = [], []
     with (question.out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
@@ -214,7 +214,7 @@ def _write(question: PredictConfig, finished: TrainedRun, seen: LoadedImage, ans
         "method": {"name": record.method.name, "options": to_dict(finished.method)},
         "trained_on": {
             "dataset": record.dataset.name,
-            "recipe": record.recipe["name"],
+            "recipe": record.recipe.name,
             "caveat": record.dataset.caveat,
         },
         "probabilities": answer.probabilities,
