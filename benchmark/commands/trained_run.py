@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..engine.device import Device
 from ..engine.weights import weights_sha256
 from ..method import Method
-from ..recipe import Pixels
+from ..recipe import Pixels, Recipe
 from ..records import record as records
 from ..records.schema import Record
 from ..registry import METHODS
@@ -27,19 +27,22 @@ class TrainedRun(NamedTuple):
 
     Attributes:
         record: what it left behind.
-        recipe_name: name of its recipe.
+        recipe: its recipe.
         method: with the recorded options, except for those that the user changed.
         network: with the weights that were scored, placed on `device`.
         device: where the network runs, in the recorded precision.
-        pixels: size and crop of the images that the network takes.
     """
 
     record: Record
-    recipe_name: str
+    recipe: Recipe
     method: Method
     network: nn.Module
     device: Device
-    pixels: Pixels
+
+    @property
+    def pixels(self) -> Pixels:
+        """Size and crop of the images that the network takes."""
+        return self.recipe.pixels
 
 
 def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
@@ -53,8 +56,7 @@ def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
         UserError: the folder holds no record of a run, its method is not registered, an option was part of training, or
             the weights are missing or not those that the record names.
     """
-    if not (folder / "run.json").is_file():
-        raise UserError(f"{folder} has no run.json: {_hint(folder)}")
+    records.require_record(folder, _hint(folder))
     record = records.read(folder)
     if record.recipe is None or record.weights is None:
         raise UserError(f"{folder} is a record of external predictions: chxbench has no network for it")
@@ -67,9 +69,8 @@ def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
         raise UserError(
             f"the weights in {folder} do not fit {record.method.name} with these options: {error}"
         ) from error
-    device = Device(record.recipe["compute"]["precision"])
-    pixels = build(Pixels, record.recipe["pixels"], "pixels.")
-    return TrainedRun(record, record.recipe["name"], method, device.place(network), device, pixels)
+    device = Device(record.recipe.compute.precision)
+    return TrainedRun(record, record.recipe, method, device.place(network), device)
 
 
 def _hint(folder: Path) -> str:

@@ -13,13 +13,11 @@ from rich.text import Text
 from ..evaluation.scores import resamples_of
 from ..records import record as records
 from ..records.checks import check_maps, check_rows, check_scores
-from ..records.figures.reliability import calibration_sha256
 from ..records.figures.style import drawn_from
 from ..records.provenance import origin
 from ..records.record import RecordError
-from ..records.schema import Record
+from ..records.schema import SCHEMA, Record
 from ..registry import load_plugins
-from ..utils.errors import UserError
 from ..utils.text import plain
 
 
@@ -53,19 +51,18 @@ def verify_run(folder: Path, data_dir: Path | None = None, plugins: tuple[Path, 
     Raises:
         UserError: there is no record, or no such dataset in `data_dir`.
     """
-    if not (folder / "run.json").is_file():
-        raise UserError(f"{folder} holds no run.json: name the folder of a record, in results/ or runs/")
+    records.require_record(folder)
     load_plugins(plugins)
     folder = folder.resolve()
     try:
-        record = records.read(folder, unchanged=False)
+        record = records.read(folder, verify_checksum=False)
     except RecordError as error:
         return Verdict(None, [Check("record", "fails", str(error))])
     return Verdict(record, list(_checks(folder, record, data_dir)))
 
 
 def _checks(folder: Path, record: Record, data_dir: Path | None) -> Iterator[Check]:
-    yield Check("record", "holds", "schema 1, every key known")
+    yield Check("record", "holds", f"schema {SCHEMA}, every key known")
     yield _check("checksum", lambda: records.read(folder) and "unchanged since it was written")
     yield _check("place", lambda: _place(folder, record))
     yield _check("scores", lambda: "the file that it names" if len(records.read_scores(folder, record)) else None)
@@ -108,9 +105,7 @@ def _images(folder: Path, record: Record, table: pd.DataFrame) -> str:
 
 def _numbers(folder: Path, record: Record, table: pd.DataFrame) -> str:
     check_scores(folder, record, table)
-    draws = resamples_of(record.recipe)
-    more = "" if record.statistics else "; it was written before average precision and calibration were recorded"
-    return f"computed again, intervals from {draws:,} draws of patients: the same{more}"
+    return f"computed again, intervals from {resamples_of(record.recipe):,} resamples of patients: the same"
 
 
 def _localization(folder: Path, record: Record, table: pd.DataFrame) -> str:
@@ -130,7 +125,7 @@ def _origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | 
 
 
 def _figures(folder: Path, record: Record) -> Iterator[Check]:
-    wanted = {"roc.png": record.scores.sha256, "reliability.png": calibration_sha256(record)}
+    wanted = {"roc.png": record.scores.sha256}
     if record.localization:
         wanted["heatmaps.png"] = record.localization.sha256
     for name, sha256 in wanted.items():
@@ -149,10 +144,10 @@ def _figures(folder: Path, record: Record) -> Iterator[Check]:
 def _code(record: Record) -> Check:
     code = record.environment.code
     version = f"chxbench {record.environment.versions.get('chxbench', '?')}"
-    if code.get("commit") is None:
+    if code.commit is None:
         return Check("code", "not checked", f"{version}, no commit is recorded")
-    state = "with changes that are not in it" if code.get("dirty") else "unchanged"
-    return Check("code", "not checked", f"{version}, commit {str(code['commit'])[:10]}, {state}")
+    state = "with changes that are not in it" if code.dirty else "unchanged"
+    return Check("code", "not checked", f"{version}, commit {code.commit[:10]}, {state}")
 
 
 def report_verdict(verdict: Verdict) -> None:

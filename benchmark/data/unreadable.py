@@ -1,7 +1,7 @@
 """Skip the images of a dataset that cannot be read, where the user allows it.
 
-The setting is the same for any dataset: `--set dataset.skip_unreadable=true`. The images that are left are another split
-with another hash: such runs have ids and boards of their own, and the record lists what was skipped.
+The setting is the same for any dataset: `--set dataset.skip_unreadable=true`. The images that are left are another
+split with another hash: such runs have ids and boards of their own, and the record lists what was skipped.
 """
 
 import csv

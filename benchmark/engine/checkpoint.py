@@ -9,7 +9,6 @@ resumes from the other one.
 """
 
 import hashlib
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from ..utils import signals
 from ..utils.errors import UserError
-from ..utils.files import previous_version, seal_problem, write_atomic
+from ..utils.files import json_bytes, previous_version, seal_problem, write_atomic
 from ..utils.progress import say
 from .device import Device
 from .step import Learner
@@ -188,7 +187,7 @@ class CheckpointManager:
 
 def training_identity(settings: dict[str, Any], rows: np.ndarray) -> str:
     """Hash what a training follows from: settings, as JSON, and the row numbers of its examples."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json_bytes(settings))
     digest.update(np.ascontiguousarray(rows, np.int64).tobytes())
     return digest.hexdigest()
 
@@ -255,7 +254,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a state, sealed; the one before it becomes `previous_version(path)`. Raises UserError: the disk is full."""
     # torch.save needs no more of a file than a Sink has.
     write_atomic(
-        path, lambda sink: torch.save(state, cast("IO[bytes]", sink)), kept=previous_version(path), sealed=True
+        path, lambda sink: torch.save(state, cast("IO[bytes]", sink)), previous=previous_version(path), sealed=True
     )
 
 

@@ -109,7 +109,7 @@ def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | Non
         set_random_state(device, position.random_state)
     learner.train()
     step_logger = StepLogger(device, learner, epoch.key, len(epoch.spans), position.steps)
-    with progress(epoch.title, len(epoch.rows) - epoch.count_images(position.steps), noted=False) as advance:
+    with progress(epoch.title, len(epoch.rows) - epoch.count_images(position.steps), logged=False) as advance:
         for batch in batches:
             loss = _train_step(epoch.context, learner, batch)
             position.add(loss, len(batch.targets))

@@ -213,8 +213,8 @@ def test_many_images_go_through_worker_processes_in_order(done, folder, tmp_path
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        pytest.param("nowhere.png", "no image there: nowhere.png", id="no file"),
-        pytest.param(".", "no image there", id="folder without images"),
+        pytest.param("nowhere.png", "no image found: nowhere.png", id="no file"),
+        pytest.param(".", "no image found", id="folder without images"),
     ],
 )
 def test_paths_without_images_are_reported_before_anything_is_written(done, tmp_path, monkeypatch, asked, message):

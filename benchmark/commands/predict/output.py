@@ -13,6 +13,7 @@ import numpy as np
 from ...metrics.localization import Frame, predict_boxes
 from ...records.figures.overlays import Panel, draw_panels
 from ...utils.options import to_dict
+from ...utils.text import changed_options, display_name
 from ..trained_run import TrainedRun
 from .annotations import Annotations
 from .images import ReadImage
@@ -79,7 +80,7 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
             "method": {"name": record.method.name, "options": to_dict(self.run.method)},
             "trained_on": {
                 "dataset": record.dataset.name,
-                "recipe": self.run.recipe_name,
+                "recipe": self.run.recipe.name,
                 "caveat": record.dataset.caveat,
             },
             "probabilities": prediction.probabilities,
@@ -101,13 +102,11 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
         panels = [Panel(_annotation_title(image.annotations), image.figure, None, all_boxes)]
         for finding in shown:
             label = {1: " (labeled)", 0: " (not labeled)", None: ""}[labels.get(finding)]
-            title = f"{finding.replace('_', ' ')} {prediction.probabilities[finding]:.2f}{label}"
+            title = f"{display_name(finding)} {prediction.probabilities[finding]:.2f}{label}"
             panels.append(Panel(title, image.figure, self._heat(prediction, finding), boxes.get(finding, NO_BOXES)))
         record = self.run.record
-        changed = "".join(f", {key}={value}" for key, value in self.options.items())
-        title = (
-            f"{prediction.name}: {record.method.title}{changed}, trained on {record.dataset.title}, run {record.run_id}"
-        )
+        method = ", ".join(filter(None, (record.method.title, changed_options(self.options))))
+        title = f"{prediction.name}: {method}, trained on {record.dataset.title}, run {record.run_id}"
         path = self.out / f"{image.source.stem}.heatmaps.png"
         draw_panels(panels, self.frame, path, title, columns=min(len(panels), 4), side=3.4)
 
@@ -132,5 +131,5 @@ def _annotation_fields(dataset: str, annotations: Annotations) -> dict[str, Any]
 def _annotation_title(annotations: Annotations | None) -> str:
     if annotations is None:
         return "labels unknown"
-    findings = ", ".join(finding.replace("_", " ") for finding in annotations.positives)
+    findings = ", ".join(display_name(finding) for finding in annotations.positives)
     return f"{annotations.split}: {findings or 'no finding'}"

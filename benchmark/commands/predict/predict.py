@@ -90,7 +90,7 @@ def predict_images(config: PredictConfig) -> list[Prediction]:
 def _announce(run: TrainedRun) -> None:
     dataset = run.record.dataset
     caveat = f"; note that {dataset.caveat}" if dataset.caveat else ""
-    say(f"{run.record.method.title}, trained on {dataset.title}, recipe {run.recipe_name}{caveat}")
+    say(f"{run.record.method.title}, trained on {dataset.title}, recipe {run.recipe.name}{caveat}")
 
 
 def _predict(

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ...utils.text import plain
+from ...utils.text import display_name, plain
 from .output import TABLE, Prediction
 
 
@@ -18,6 +18,6 @@ def report_predictions(predictions: Sequence[Prediction], out: Path) -> None:
         table.add_column(plain(prediction.name), justify="right", overflow="fold")
     for finding in predictions[0].probabilities if predictions else ():
         values = (f"{prediction.probabilities[finding]:.3f}" for prediction in predictions)
-        table.add_row(finding.replace("_", " "), *values)
+        table.add_row(display_name(finding), *values)
     console.print(table)
     console.print(f"the first {len(predictions)}; all probabilities: {out / TABLE}", markup=False, soft_wrap=True)

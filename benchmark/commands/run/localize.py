@@ -12,6 +12,7 @@ from ...method import ContractError
 from ...metrics.localization import Frame
 from ...records.figures.overlays import Panel, draw_panels
 from ...utils.progress import say
+from ...utils.text import display_name
 
 MAX_FLAT = 0.05  # share of heatmaps without contrast above which the user is warned
 
@@ -68,7 +69,7 @@ def _draw_examples(experiment: Experiment, heatmaps: Heatmaps, heatmap_set: Heat
             image = max(heatmap_set.box_image[boxes], key=lambda row: logits[row])
             probability = 1 / (1 + np.exp(-logits[image]))
             own_boxes = heatmap_set.boxes[boxes[heatmap_set.box_image[boxes] == image]]
-            title = f"{finding.replace('_', ' ')} {probability:.2f}"
+            title = f"{display_name(finding)} {probability:.2f}"
             panels.append(Panel(title, pixels[image], heatmap_set.maps[image, column], own_boxes))
     frame = Frame(experiment.recipe.pixels.size, experiment.recipe.pixels.crop)
     title = (

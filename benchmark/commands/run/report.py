@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from ...records.schema import Interval, LocalizationPart, Record
-from ...utils.text import plain
+from ...evaluation.results import IntervalPart
+from ...records.schema import LocalizationPart, Record
+from ...utils.text import display_name, plain
 from ...utils.workspace import leaderboard_path
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def report_run(record: Record, place: Path, results: Path) -> None:
     for heading in ("Positives", "AUC", "95 % interval"):
         table.add_column(heading, justify="right")
     for finding, auc in record.auc.items():
-        table.add_row(finding.replace("_", " "), f"{auc.positives:,}", *_interval_cells(auc))
+        table.add_row(display_name(finding), f"{auc.positives:,}", *_interval_cells(auc))
     table.add_section()
     table.add_row("Mean", f"of {record.mean_auc.findings}", *_interval_cells(record.mean_auc), style="bold")
     without = record.mean_auc_without_rare
@@ -38,7 +39,7 @@ def report_run(record: Record, place: Path, results: Path) -> None:
     places["leaderboard"] = leaderboard_path(results)
     for name, path in places.items():
         console.print(f"{name:<12} {path}", markup=False, soft_wrap=True)
-    if record.source is not None:  # whoever computed the scores has the network
+    if record.submission is not None:  # whoever computed the scores has the network
         return
     ask = f"chxbench predict IMAGE --run {leaderboard_path(results).with_name('runs') / record.run_id}"
     console.print(f"to ask it    {ask}", markup=False, soft_wrap=True)
@@ -56,12 +57,12 @@ def _localization(found: LocalizationPart) -> Table:
         ("Accuracy, IoBB > 0.25", lambda hits: hits.iobb.accuracy[levels[0]]),
         ("Accuracy, IoU > 0.3", lambda hits: hits.iou.accuracy[levels[1]]),
     ):
-        value, low, high, *floors = map(read, (mean.method, mean.low, mean.high, mean.random, mean.centre))
+        value, low, high, *floors = map(read, (mean.method, mean.low, mean.high, mean.random, mean.center))
         table.add_row(name, f"{value:.3f}", f"{low:.3f} to {high:.3f}", *(f"{floor:.3f}" for floor in floors))
     return table
 
 
-def _interval_cells(interval: Interval) -> tuple[str, str]:
+def _interval_cells(interval: IntervalPart) -> tuple[str, str]:
     if interval.value is None:
         return "undefined", ""
     return f"{interval.value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"

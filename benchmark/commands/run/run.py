@@ -28,7 +28,7 @@ from ...utils.progress import say
 from ...utils.run_log import LOG_FILE, log_event, read_log
 from ...utils.signals import handle_signals
 from ...utils.workspace import check_not_overwriting, check_results_folder, leaderboard_path
-from .describe import environment_fields, request_fields, training_fields
+from .describe import describe_environment, describe_run, describe_stages, describe_weights
 from .localize import localize
 from .tracking import check_trackers, log_run
 
@@ -75,7 +75,7 @@ def run(config: RunConfig, tell: Callable[[Record, Path], None] | None = None) -
 
 def train_and_score(experiment: Experiment, device: Device) -> None:
     """The costly part of a run: from initial weights to a record and its scores in the run's folder."""
-    environment = environment_fields(experiment, device)  # of the code as it starts: by the end it may have been edited
+    environment = describe_environment(experiment, device)  # as it starts: by the end, the code may have been edited
     with device.accelerator.main_process_first():  # pretrained weights are downloaded once
         network, initial = build_network(experiment)
     where = f"{device.describe()['device']} in {device.precision}"
@@ -92,12 +92,10 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
     if not device.is_main:
         return
     maps = localize(experiment, device, network, decoded.pixels)
-    fields = {
-        **request_fields(experiment, decoded.sha256),
-        **training_fields(experiment, network, initial, stages),
-        "environment": environment,
-    }
-    records.write(experiment.work, fields, score_table(experiment.index, rows, scores), maps)
+    weights = describe_weights(experiment, network, initial, stages[-1].trained.weights)
+    trained = describe_stages(stages, experiment.index)
+    described = describe_run(experiment, environment, decoded.sha256, weights, trained)
+    records.write(experiment.work, described, score_table(experiment.index, rows, scores), maps)
 
 
 def build_network(experiment: Experiment) -> tuple[nn.Module, dict[str, Tensor]]:

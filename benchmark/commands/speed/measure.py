@@ -1,8 +1,8 @@
 """Measurements of a method's speed on one device; nothing is written or printed.
 
 Each one warms up, synchronizes with the device after each repetition, and takes the median of as many repetitions as
-fit its time (as in karpathy/nanochat `scripts/infer_bench.py` and timm's `benchmark.py`). Images are random bytes on the
-device, weights are random: neither changes the speed.
+fit its time (as in karpathy/nanochat `scripts/infer_bench.py` and timm's `benchmark.py`). Images are random bytes on
+the device, weights are random: neither changes the speed.
 """
 
 import time
@@ -55,14 +55,14 @@ class Throughput(NamedTuple):
     """Images per second, batch after batch of one size.
 
     Attributes:
-        asked: the batch size asked for.
+        requested: the requested batch size.
         batch_size: the one measured, halved until it fitted the memory; None if it was not measured.
         images_per_second: by the median repetition; None if one batch would have taken longer than TOO_LONG.
         repetitions: how many were timed.
         peak_memory: bytes; None where the system does not tell.
     """
 
-    asked: int
+    requested: int
     batch_size: int | None
     images_per_second: float | None
     repetitions: int
