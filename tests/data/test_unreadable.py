@@ -149,8 +149,8 @@ def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_
     assert f"--set {SKIP}=true" in record.command
     assert not verify_run(place).failed
     board = (tmp_path / "leaderboard.md").read_text()
-    assert "without 3 images that cannot be read" in next(line for line in board.splitlines() if line[:3] == "## ")
-    assert "left out, because they cannot be read" in board
+    assert "without 3 unreadable images" in next(line for line in board.splitlines() if line[:3] == "## ")
+    assert "left out as unreadable" in board
     monkeypatch.undo()
     whole, _ = run(small_config(method="bsl", settings=settings))
     assert whole.run_id != record.run_id and whole.dataset.skipped == []
