@@ -42,7 +42,7 @@ def test_a_good_index_passes_and_gives_rows_and_targets(index):
         pytest.param({"labels": lambda s: Labels("x", "none", "1")}, "is not a SHA-256", id="label hash"),
     ],
 )
-def test_an_index_that_breaks_the_contract_is_refused(index, change, message):
+def test_an_index_that_breaks_the_contract_is_rejected(index, change, message):
     ((field, make),) = change.items()
     with pytest.raises(DataError, match=message):
         check(replace(index, **{field: make(getattr(index, field))}))
@@ -60,7 +60,7 @@ def test_an_index_that_breaks_the_contract_is_refused(index, change, message):
         pytest.param("split", ["train", "train", "train", "test"], "the val split has no image", id="empty split"),
     ],
 )
-def test_what_no_protocol_allows_is_refused(index, column, values, message):
+def test_what_the_protocol_forbids_is_rejected(index, column, values, message):
     with pytest.raises(DataError, match=message):
         check(replace(index, images=index.images.assign(**{column: values})))
 
@@ -90,7 +90,7 @@ def test_a_trait_that_breaks_the_contract_is_rejected(index, trait, values, mess
         check(replace(index, images=images, traits=(trait,)))
 
 
-def test_what_is_listed_is_the_index_where_a_plugin_says_no_more(index):
+def test_the_listed_index_is_the_index_by_default(index):
     class Mine(Dataset):
         def index(self, data_dir):
             return index
@@ -124,6 +124,6 @@ def test_a_box_on_a_listed_image_passes(index):
         pytest.param([{key: value for key, value in BOX.items() if key != "h"}], "no column 'h'", id="column"),
     ],
 )
-def test_boxes_that_no_heatmap_could_be_scored_against_are_refused(index, boxes, message):
+def test_boxes_that_no_heatmap_could_be_scored_against_are_rejected(index, boxes, message):
     with pytest.raises(DataError, match=message):
         check(replace(index, boxes=pd.DataFrame(boxes)))

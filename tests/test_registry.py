@@ -1,5 +1,6 @@
 """Plugins: the wings, single files, installed packages; and every way in which one can go wrong."""
 
+import os
 import re
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def registry():
     METHODS._entries = before
 
 
-def test_every_file_of_the_wings_is_there():
+def test_every_built_in_plugin_is_found():
     assert {"bsl", "fam", "sam", "ma", "wang2017"} <= {entry.name for entry in METHODS}
     assert {"phantom", "chestxray14"} <= {entry.name for entry in DATASETS}
     assert Path(METHODS.get("ma").file).name == "ma.py"
@@ -54,7 +55,7 @@ def test_a_near_name_is_suggested():
         METHODS.get("mma")
 
 
-def test_a_name_taken_is_refused_with_both_places():
+def test_a_name_taken_is_rejected_with_both_places():
     registry = Registry("method", "methods")
 
     class One:
@@ -69,7 +70,7 @@ def test_a_name_taken_is_refused_with_both_places():
 
 
 @pytest.mark.parametrize(("name", "message"), [("my method", "is not a valid folder name"), ("fine", "has no title")])
-def test_a_name_or_class_that_could_not_be_recorded_is_refused(name, message):
+def test_a_name_or_class_that_could_not_be_recorded_is_rejected(name, message):
     class Nameless: ...
 
     with pytest.raises(PluginError, match=message):
@@ -93,7 +94,7 @@ def test_a_file_is_a_plugin(registry, tmp_path):
         pytest.param("twice.py", METHOD.format(name="ma"), r"'ma' in .*twice\.py:\d+ is already", id="name taken"),
     ],
 )
-def test_a_file_that_is_no_plugin_is_named(registry, tmp_path, name, text, message):
+def test_a_file_that_is_not_a_plugin_is_reported(registry, tmp_path, name, text, message):
     METHODS.get("ma")
     if text is not None:
         (tmp_path / name).write_text(text)
@@ -111,19 +112,15 @@ def install(folder, name, entry_point, module):
 
 
 def chxbench(*words, path):
-    return subprocess.run(
-        [sys.executable, "-m", "chxbench", *words],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(path), "PATH": "/usr/bin:/bin", "HOME": str(path)},
-        timeout=300,
-    )
+    there = os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "chxbench", *words]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": there}, timeout=300)
 
 
 def test_an_installed_package_adds_a_method_that_runs(tmp_path):
     install(tmp_path, "strangers", "theirs = strangers:Own", METHOD.format(name="theirs"))
     settings = ["dataset.images=120", "dataset.size=64", "pixels.size=36", "pixels.crop=32", "pixels.max_shift=2"]
-    settings += ["train.epochs=1", "evaluate.resamples=100"]
+    settings += ["train.epochs=1", "evaluate.resamples=100", "compute.precision=float32"]
     words = [word for setting in settings for word in ("--set", setting)]
     ran = chxbench("run", "--method", "theirs", *words, "--results", str(tmp_path / "results"), path=tmp_path)
     assert ran.returncode == 0, ran.stderr

@@ -17,7 +17,7 @@ from ..utils.files import write_atomic
 from ..utils.workspace import LEADERBOARD_MARK, check_not_overwriting
 from .boards import Board, make_boards
 from .figures import FigureSpec, required_figures
-from .markdown import board_markdown, introduction, literature_sections
+from .markdown import board_markdown, contents, introduction, literature_sections
 from .tables import Run
 from .verification import verify_cached
 
@@ -88,7 +88,7 @@ def read_speeds(results: Path) -> list[SpeedRecord]:
 def render(boards: Sequence[Board], speeds: Sequence[SpeedRecord] = ()) -> str:
     """The whole leaderboard as Markdown."""
     count = sum(len(row.runs) for board in boards for row in board.rows)
-    sections = [LEADERBOARD_MARK, "# Leaderboard", introduction(count)]
+    sections = [LEADERBOARD_MARK, "# Leaderboard", introduction(count), *contents(boards)]
     for board in boards:
         sections += board_markdown(board, speeds)
     return "\n\n".join([*sections, *literature_sections()]) + "\n"

@@ -137,4 +137,5 @@ def _combine(excess: Sequence[np.ndarray], classes: Sequence[_Class], patients: 
         for part, one in zip(excess, classes, strict=True)
     ]
     across: np.ndarray = excess[0].T @ excess[1] * patients / (patients - 1) / (classes[0].images * classes[1].images)
-    return within[0] + within[1] + across + across.T
+    covariance: np.ndarray = within[0] + within[1] + across + across.T
+    return covariance

@@ -165,8 +165,8 @@ def test_missing_test_images_are_refused_until_they_are_named_a_split(ask, publi
     assert own.dataset.split.name == "our random split"
     assert own.dataset.counts["test"].images == len(few) and own.dataset.split.sha256 != official.dataset.split.sha256
     headings = [line for line in (tmp_path / "leaderboard.md").read_text().splitlines() if line.startswith("## ")]
-    assert sum("scores from elsewhere" in line for line in headings) == 2
-    assert any("our random split: scores from elsewhere" in line for line in headings)
+    assert sum("external predictions" in line for line in headings) == 2
+    assert any("our random split: external predictions" in line for line in headings)
 
 
 def test_two_submissions_of_the_same_images_share_a_board(ask, published, tmp_path, images):
@@ -177,7 +177,7 @@ def test_two_submissions_of_the_same_images_share_a_board(ask, published, tmp_pa
     assert ask(name="again").exit_code == 0  # the same bytes under another name
     assert len({record.run_id for record in published().values()}) == 3
     text = (tmp_path / "leaderboard.md").read_text()
-    assert text.count("scores from elsewhere\n") == 1
+    assert text.count("external predictions\n") == 1
     assert "|   1 | better" in text and text.index("| better") < text.index("| theirs")
 
 
@@ -289,7 +289,7 @@ def test_options_that_leave_the_test_images_alone_leave_the_board_alone(ask, pub
     seeded = ["--data-dir", nih, "--set", "dataset.split_seed=1"]
     assert ask(table=table, name="other", dataset=seeded).exit_code == 0
     assert len({record.dataset.options["split_seed"] for record in published().values()}) == 2
-    assert (tmp_path / "leaderboard.md").read_text().count(": scores from elsewhere\n") == 1
+    assert (tmp_path / "leaderboard.md").read_text().count(": external predictions\n") == 1
 
 
 def test_no_torch_is_loaded(tmp_path, images):

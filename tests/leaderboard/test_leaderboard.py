@@ -12,7 +12,6 @@ from chxbench import UserError
 from chxbench.benchmark.evaluation.artifacts import heatmaps_sha256, save_heatmaps
 from chxbench.benchmark.leaderboard.ablation import paired_differences
 from chxbench.benchmark.leaderboard.boards import make_boards
-from chxbench.benchmark.leaderboard.figures import draw_run
 from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard, render, write_leaderboard
 from chxbench.benchmark.leaderboard.leaderboard import read_runs as read
 from chxbench.benchmark.leaderboard.tables import make_rows
@@ -42,6 +41,22 @@ def results(three, tmp_path):
     return tmp_path / "results"
 
 
+@pytest.fixture(scope="module")
+def localized(three, tmp_path_factory):
+    """The same with a run that has heatmaps: the folder of them all, and that run's record."""
+    base = Path(shutil.copytree(three, tmp_path_factory.mktemp("localized") / "all"))
+    _, record = publish_localized(base / "results", 3.0, name="sam")
+    write_leaderboard(base / "results", base / "leaderboard.md")
+    return base, record
+
+
+@pytest.fixture
+def with_maps(localized, tmp_path):
+    """A copy that a test may change: its results, and the folder of the run that has heatmaps."""
+    shutil.copytree(localized[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path / "results", tmp_path / "results" / "made" / "sam" / "l0"
+
+
 def text_of(results):
     return render(make_boards(read(results, results.parent)))
 
@@ -59,7 +74,7 @@ def test_methods_are_ranked_by_the_mean_over_their_seeds(results):
     strong = [run.record.mean_auc.value for run in read(results, results.parent) if run.record.method.name == "ma"]
     first, second = [line for line in text.splitlines() if line.lstrip("| ").startswith(("1 ", "2 "))]
     assert f"| {np.mean(strong):.3f} [" in first
-    assert f"2 ({min(strong):.3f} to {max(strong):.3f})" in first
+    assert f"2 ({min(strong):.3f}–{max(strong):.3f})" in first
     assert "Weak" in second
     assert check_leaderboard(results, results.parent / "leaderboard.md") == 3
 
@@ -68,7 +83,7 @@ def test_other_splits_and_recipes_have_boards_of_their_own(results):
     publish(results, score_table(3), "c0", "Elsewhere", split="1" * 64)
     publish(results, score_table(3), "c1", "Longer", settings={"train.epochs": 9})
     text = text_of(results)
-    assert text.count("Ranked by the mean test AUC") == 3
+    assert text.count("Ranked by mean test AUC") == 3
     assert "recipe quick with evaluate.resamples = 100, train.epochs = 9" in text
 
 
@@ -94,7 +109,7 @@ def test_an_undefined_finding_is_no_number_and_leaves_the_mean(results, tmp_path
         pytest.param(
             lambda c: (c["mean_auc"].update(low=0.1), recheck(c)), r"mean_auc\.low is 0\.1", id="interval and checksum"
         ),
-        pytest.param(lambda c: (c["auc"].pop("Mass"), recheck(c)), "does not have the columns", id="finding dropped"),
+        pytest.param(lambda c: (c["auc"].pop("Mass"), recheck(c)), "does not have the findings", id="finding dropped"),
         pytest.param(lambda c: c.update(schema=3), "has schema 3, this version reads 2", id="future schema"),
         pytest.param(lambda c: c.update(extra=1), "extra: Extra inputs", id="unknown key"),
         pytest.param(lambda c: c.pop("seed"), "seed: Field required", id="missing key"),
@@ -132,13 +147,13 @@ def test_runs_on_other_images_do_not_share_a_board(results):
     table = score_table(1)
     table["image_id"] = "x" + table["image_id"]
     publish(results, table, "x0", "Others", name="sam")
-    with pytest.raises(RecordError, match="were scored on other images or labels"):
+    with pytest.raises(RecordError, match="were evaluated on different images or labels"):
         text_of(results)
 
 
 def test_a_seed_counts_once(results):
     publish(results, score_table(1.5, 3), "b2", "Strong", seed=1, name="ma")
-    with pytest.raises(RecordError, match="a seed of ma stands twice"):
+    with pytest.raises(RecordError, match="ma has a seed twice"):
         text_of(results)
 
 
@@ -193,7 +208,7 @@ def test_texts_from_a_record_are_only_text(results):
     assert "\u202e" not in text
     assert "\nrm " not in text
     assert r"\| \[a\](b) \!\[c\](d) \`e\`" in text
-    row = next(line for line in text.splitlines() if "script" in line and line.startswith("| "))
+    row = next(line for line in text.splitlines() if "script" in line and line.startswith("|   1 "))
     columns = next(line for line in text.splitlines() if "# | Method" in line).count("|")
     assert row.replace("\\|", "").count("|") == columns
 
@@ -217,9 +232,9 @@ def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
     assert "**0.7942**" in text
 
 
-def test_publishing_replaces_whole_folders(tmp_path):
-    folder, record = publish(tmp_path / "work", score_table(1), "a0", "A")
-    draw_run(record, score_table(1), folder)
+def test_publishing_replaces_whole_folders(three, tmp_path):
+    folder = three / "results" / "made" / "bsl" / "a0"
+    record = records.read(folder)
     place, replaced = records.publish(folder, record, tmp_path / "results")
     assert records.publish(folder, record, tmp_path / "results") == (place, "already published in")
     (place / "left over").touch()
@@ -230,30 +245,30 @@ def test_publishing_replaces_whole_folders(tmp_path):
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]
 
 
-def test_heatmaps_of_noise_lie_above_no_floor(results):
+def test_heatmaps_of_noise_are_above_no_baseline(results):
     publish_localized(results, 0.0, name="sam")
-    assert "in the pointing game the whole interval lies above neither floor for Maps" in text_of(results)
+    assert "in the pointing game the 95 % interval lies above neither baseline for Maps" in text_of(results)
 
 
 def publish_localized(results, brightness, run_id="l0", **about):
     return publish(results, score_table(1, 7), run_id, "Maps", maps=heatmaps(score_table(1), brightness), **about)
 
 
-def test_localisation_stands_on_the_board_above_its_floors(results):
-    _, record = publish_localized(results, 3.0, name="sam")
+def test_localization_is_shown_next_to_its_baselines(localized):
+    base, record = localized
     found = record.localization
     assert (found.mean.boxes, found.mean.findings, found.images, found.grid) == (40, 2, 40, [4, 4])
     assert found.findings["Mass"].method is None  # no box: null
     assert found.mean.method.pointing_game > 0.6 > 0.3 > found.mean.random.pointing_game
     assert found.mean.low.pointing_game <= found.mean.method.pointing_game <= found.mean.high.pointing_game
-    text = text_of(results)
+    text = (base / "leaderboard.md").read_text()
     row = next(line for line in text.splitlines() if "the method's maps" in line)
     assert f"{found.mean.method.pointing_game:.3f} [" in row
     assert f"| {found.mean.method.iobb.accuracy[1]:.3f} |" in row.replace("  ", "").replace("|", "| ").replace(
         "  ", " "
     )
-    assert "Floor: random maps of 4x4 places" in text
-    assert "in the pointing game the whole interval lies above both floors for Maps;" in text
+    assert "Baseline: random maps of 4x4 cells" in text
+    assert "in the pointing game the 95 % interval lies above both baselines for Maps;" in text
     assert "heatmaps.png)" in text
 
 
@@ -282,9 +297,8 @@ def test_localisation_stands_on_the_board_above_its_floors(results):
         ),
     ],
 )
-def test_localisation_that_does_not_follow_from_its_heatmaps_is_refused(results, damage, message):
-    folder, _ = publish_localized(results, 3.0, name="sam")
-    write_leaderboard(results, results.parent / "leaderboard.md")
+def test_localization_that_does_not_follow_from_its_heatmaps_is_refused(with_maps, damage, message):
+    results, folder = with_maps
     damage(folder)
     with pytest.raises(RecordError, match=message):
         check_leaderboard(results, results.parent / "leaderboard.md")
@@ -298,8 +312,8 @@ def test_localisation_that_does_not_follow_from_its_heatmaps_is_refused(results,
         pytest.param(lambda m: m._replace(boxes=m.boxes[:10]), id="fewer boxes"),
     ],
 )
-def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(results, change):
-    folder, _ = publish_localized(results, 3.0, name="sam")
+def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(with_maps, change):
+    results, folder = with_maps
     maps = change(heatmaps(score_table(1), 3.0))
     save_heatmaps(maps, folder / "maps.npz")
     digest = heatmaps_sha256(maps)
@@ -308,15 +322,15 @@ def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(r
         read(results, results.parent)
 
 
-def test_runs_that_were_localised_against_other_boxes_do_not_share_a_board(results):
+def test_runs_localized_against_different_boxes_do_not_share_a_board(results):
     maps = heatmaps(score_table(1), 3.0)
     publish(results, score_table(1, 7), "l0", "Maps", maps=maps, name="sam")
     publish(results, score_table(1, 8), "l1", "Maps", maps=maps._replace(boxes=maps.boxes / 2), name="sam", seed=1)
-    with pytest.raises(RecordError, match="were localised against other boxes"):
+    with pytest.raises(RecordError, match="were localized against different boxes"):
         text_of(results)
 
 
-def test_a_step_is_a_paired_difference_over_common_seeds(results):
+def test_a_paired_difference_is_over_common_seeds(results):
     claim = {"name": "sam", "compared_with": ["ma", "bsl", "nobody"]}
     publish(results, score_table(1.5, 2), "s1", "Step", seed=1, **claim)
     publish(results, score_table(3.0, 5), "s2", "Step", seed=2, **claim)
@@ -330,23 +344,35 @@ def test_a_step_is_a_paired_difference_over_common_seeds(results):
 @pytest.mark.parametrize(
     ("skill", "examples", "told"),
     [
-        pytest.param(3.0, 10, "is a gain at equal training", id="better"),
-        pytest.param(0.5, 10, "is no difference that its interval shows at equal training", id="alike"),
-        pytest.param(-1.0, 10, "is a loss at equal training", id="worse"),
-        pytest.param(3.0, 20, "is a gain with more training images, which may be all of it", id="better at more"),
-        pytest.param(3.0, 5, "is a gain with fewer training images", id="better at less"),
+        pytest.param(3.0, 10, "Significant gain at equal training budget (95 % CI excludes 0)", id="better"),
+        pytest.param(
+            0.5,
+            10,
+            "No significant difference at equal training budget (95 % CI of the difference includes 0)",
+            id="alike",
+        ),
+        pytest.param(-1.0, 10, "Significant loss at equal training budget (95 % CI excludes 0)", id="worse"),
+        pytest.param(
+            3.0,
+            20,
+            "gain with 2.0x the training images (95 % CI excludes 0), which may explain all of it",
+            id="better at more",
+        ),
+        pytest.param(
+            3.0, 5, "Significant gain with 0.5x the training images (95 % CI excludes 0):", id="better at less"
+        ),
     ],
 )
-def test_the_sentence_says_what_a_step_shows_and_what_not(results, skill, examples, told):
+def test_the_summary_states_what_a_difference_shows_and_what_not(results, skill, examples, told):
     publish(results, score_table(skill, 5), "s0", "Step", name="sam", compared_with=["bsl"], examples=examples)
-    sentence = next(line for line in text_of(results).splitlines() if "In one sentence" in line)
-    assert "Step over Weak (" in sentence
+    sentence = next(line for line in text_of(results).splitlines() if line.startswith("**Summary:**") and "vs." in line)
+    assert "Step vs. Weak (" in sentence
     assert told in sentence
     assert "a difference from one seed" in sentence
     assert sentence.endswith("nothing here is about patients.")
 
 
-def test_options_that_both_have_must_be_equal_in_a_step(results):
+def test_options_that_both_have_must_be_equal_in_a_pair(results):
     publish(results, score_table(1), "o0", "Lower", name="fam", options={"gates": "open"})
     about = {"name": "sam", "compared_with": ["fam"]}
     publish(results, score_table(1), "o1", "Same", options={"gates": "open", "pool": "max"}, **about)

@@ -75,7 +75,7 @@ def test_other_statistics_are_means_over_findings_and_seeds(results):
     for seed in (0, 1):
         publish(results, score_table(1.5, seed), f"a{seed}", "Method", seed=seed)
     ((row),) = rows_of(results)
-    parts = [run.verified.statistics for run in row.runs]
+    parts = [run.verified.secondary_metrics for run in row.runs]
     (cells,) = cells_of(secondary_metrics([row]))
     each = [np.mean([one.brier for one in part.findings.values()]) for part in parts]
     assert cells[2] == f"{np.mean(each):.4f}"

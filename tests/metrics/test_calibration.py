@@ -79,7 +79,7 @@ def test_unknown_labels_count_nowhere(images):
         assert (score(probabilities, labels) is None) == (not known.any())
 
 
-def test_no_image_is_no_number_and_no_bin():
+def test_without_images_all_is_undefined_and_no_bin_exists():
     nothing = np.array([])
     assert calibration.brier(nothing, nothing) is None
     assert calibration.expected_calibration_error(nothing, nothing) is None
@@ -98,6 +98,6 @@ def test_intervals_of_the_bins_are_wilsons():
         assert (low, high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
 
 
-def test_fewer_than_one_bin_is_refused():
+def test_fewer_than_one_bin_is_rejected():
     with pytest.raises(ValueError, match="at least one"):
         calibration.reliability(np.array([0.5]), np.array([1.0]), 0)
