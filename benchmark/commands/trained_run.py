@@ -18,6 +18,7 @@ from ..registry import METHODS
 from ..utils.errors import UserError, first_few
 from ..utils.options import build
 from ..utils.progress import say
+from ..utils.workspace import Workspace
 
 WEIGHTS = "weights.safetensors"
 
@@ -72,14 +73,13 @@ def _finished_runs(place: Path) -> str:
     """What there is instead, in words."""
     if (place / "stage1").is_dir():
         return "it was interrupted; the command that began it goes on"
-    runs = sorted(path.parent.name for path in Path("runs").glob("*/run.json"))
+    runs = sorted(path.parent.name for path in Workspace().runs.glob("*/run.json"))
     return f"runs/ has {first_few(runs)}" if runs else "give the folder below runs/ that `chxbench run` named"
 
 
 def _weights(place: Path, record: Record) -> dict[str, Tensor]:
     """The weights that were scored: beside the record of a run, or in the `runs/` beside `results/`."""
-    published = place.resolve().parents
-    places = [place / WEIGHTS] + [published[3] / "runs" / record.run_id / WEIGHTS] * (len(published) > 3)
+    places = [place / WEIGHTS, Workspace.of_record(place).run_folder(record.run_id) / WEIGHTS]
     there = next((path for path in places if path.is_file()), None)
     if there is None:
         raise UserError(f"the weights of this run are not here ({' or '.join(map(str, places))}): run {record.command}")

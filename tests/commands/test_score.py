@@ -19,6 +19,7 @@ from chxbench.benchmark.evaluation.artifacts import image_list_sha256 as sha256_
 from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard
 from chxbench.benchmark.recipe import Evaluate
 from chxbench.benchmark.records import record as records
+from chxbench.benchmark.utils.workspace import Workspace
 from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.phantom import Phantom
 
@@ -90,7 +91,7 @@ def test_a_file_becomes_a_verified_record_and_a_row(ask, published, tmp_path, im
     assert record.dataset.counts.keys() == {"test"} and record.dataset.split.name == "phantom, by patient"
     assert (tmp_path / "results" / place / "roc.png").is_file()
     assert "Theirs, 5 models" in (tmp_path / "leaderboard.md").read_text()
-    assert check_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md") == 1
+    assert check_leaderboard(Workspace(tmp_path / "results")) == 1
     for told in ("columns 'prob_{finding}'", "scale: probability", "Theirs, 5 models on Phantom", "leaderboard  "):
         assert told in ran.output
     assert "chxbench predict" not in ran.output

@@ -17,7 +17,7 @@ from chxbench.benchmark.commands.status import age, read_status, read_statuses
 from chxbench.benchmark.engine import checkpoint
 from chxbench.benchmark.engine.experiment import build_experiment
 from chxbench.benchmark.utils.run_log import LOG_FILE, LogFile, attach_listeners, log_event
-from chxbench.benchmark.utils.workspace import runs_folder
+from chxbench.benchmark.utils.workspace import Workspace
 
 STARTED = {"method": "ma", "dataset": "phantom", "command": ["chxbench", "run", "--method", "ma"]}
 
@@ -245,7 +245,7 @@ def test_runs_that_are_a_file_are_refused_in_one_line(tmp_path):
 
 def test_the_folder_is_the_one_that_runs_work_in(small_config):
     config = small_config(method="bsl")
-    assert build_experiment(config).work.parent == runs_folder(config.results)
+    assert build_experiment(config).work.parent == Workspace(config.results).runs
 
 
 def test_it_needs_no_torch(make_run, tmp_path):

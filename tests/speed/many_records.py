@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chxbench.benchmark.leaderboard.leaderboard import write_leaderboard
 from chxbench.benchmark.records import record as records
-from chxbench.benchmark.utils.workspace import leaderboard_path
+from chxbench.benchmark.utils.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 5  # of a row
@@ -44,7 +44,7 @@ def main(count: int) -> None:
         copy_records(count, results)
         for what in ("computed", "unchanged"):
             begun = time.perf_counter()
-            write_leaderboard(results, leaderboard_path(results))
+            write_leaderboard(Workspace(results))
             print(f"{count:,} records, {what}: {time.perf_counter() - begun:.1f} s")  # noqa: T201
 
 

@@ -105,11 +105,6 @@ class Submission(NamedTuple):
         stem = re.sub(r"[^A-Za-z0-9_]+", "-", self.config.predictions.name.partition(".")[0]).strip("-")
         return f"{stem[:40] or 'scores'}-{digest[:10]}"
 
-    @property
-    def place(self) -> Path:
-        """Where its record is published."""
-        return self.config.results / self.dataset.name / self.config.name / self.run_id
-
     def describe(self) -> dict[str, Any]:
         """The record's fields, but for the judgement of the scores."""
         config, read = self.config, self.read

@@ -28,7 +28,7 @@ from ...utils.environment import code_state, cores, load_average, versions
 from ...utils.errors import UserError
 from ...utils.options import to_dict
 from ...utils.progress import say
-from ...utils.workspace import check_not_overwriting, check_results_folder, leaderboard_path
+from ...utils.workspace import Workspace
 from ..speed import measure as speed
 from .measure import MeasuredMethod, Throughput
 
@@ -96,9 +96,8 @@ def run_speed(config: SpeedConfig, tell: Callable[[list[SpeedRecord]], None] | N
         UserError: whatever the user can mend. What was measured before stays published.
     """
     bench = build_speed_experiment(config)
-    board = leaderboard_path(config.results)
-    check_results_folder(config.results)
-    check_not_overwriting(board)
+    workspace = Workspace(config.results)
+    workspace.check()
     environment = environment_fields()  # as it is now: later the code may have been edited
     pixels = prepare_pixels(bench.dataset, bench.index, bench.recipe.pixels.size, config.cache).pixels
     records: list[SpeedRecord] = []
@@ -113,7 +112,7 @@ def run_speed(config: SpeedConfig, tell: Callable[[list[SpeedRecord]], None] | N
         if records:
             if tell:
                 tell(records)
-            write_leaderboard(config.results, board)
+            write_leaderboard(workspace)
     return records
 
 
