@@ -29,7 +29,7 @@ def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, P
     """Train and evaluate a method, publish its record and regenerate the leaderboard.
 
     Args:
-        config: the requested run. One that was interrupted is resumed, one that is complete is published again.
+        config: the requested run. One that was interrupted is resumed, one that is finished is published again.
         on_record: called with the record and its published folder before the leaderboard is regenerated.
 
     Returns:
@@ -61,14 +61,14 @@ def run_and_leave(config: RunConfig, on_record: OnRecord | None = None) -> None:
 def train_or_read(experiment: Experiment, device: Device) -> Record | None:
     """Return the run's verified record, training first where there is none; None in a process other than the main."""
     if device.broadcast((experiment.work / "run.json").exists()):
-        say(f"this run is complete: {experiment.work} (--fresh trains again)")
+        say(f"this run is finished: {experiment.work} (--fresh trains again)")
     else:
         with _log(experiment, device), _blame_method(experiment):
             train_and_score(experiment, device)
     if not device.is_main:
         return None
     record = records.read(experiment.work)
-    verify_record(experiment.work, record)  # a complete run may have been edited since
+    verify_record(experiment.work, record)  # a finished run may have been edited since
     return record
 
 
@@ -105,7 +105,7 @@ def _lock_run(experiment: Experiment) -> Iterator[None]:
         raise UserError(f"another process is working on this run in {work}: wait for it or stop it") from None
     try:
         if experiment.config.fresh and work.exists():
-            (work / "run.json").unlink(missing_ok=True)  # first: a half-removed run must not count as complete
+            (work / "run.json").unlink(missing_ok=True)  # first: a half-removed run must not count as finished
             shutil.rmtree(work)
         work.mkdir(exist_ok=True)
         yield
