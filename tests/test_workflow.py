@@ -24,7 +24,8 @@ def jobs():
 def called(text):
     """The environments of tox that a job runs, by name or one after the other from its matrix."""
     names = re.findall(r"^      - run: tox -e (\S+)$", text, re.MULTILINE)
-    chosen = re.findall(r"^          - \{python: \S+, environment: (\w+)\}$", text, re.MULTILINE)
+    chosen = re.findall(r'^          - \{python: \S+, environment: "?([\w,]+)"?\}$', text, re.MULTILINE)
+    chosen = [name for names in chosen for name in names.split(",")]
     return names + chosen if "      - run: tox -e ${{ matrix.environment }}\n" in text else names
 
 
@@ -33,7 +34,7 @@ def test_every_environment_of_tox_that_is_quick_is_called_once():
     known = set(re.split(r",\s*", parser["tox"]["env_list"]))
     known |= {section.removeprefix("testenv:") for section in parser.sections() if section.startswith("testenv:")}
     found = {name: called(text) for name, text in jobs().items()}
-    assert found == {"lint": ["lint"], "tests": ["tests", "coverage"], "leaderboard": ["leaderboard"]}
+    assert found == {"lint": ["lint"], "tests": ["tests", "types", "coverage"], "leaderboard": ["leaderboard"]}
     assert {environment for environments in found.values() for environment in environments} == known - {"speed", "long"}
 
 
