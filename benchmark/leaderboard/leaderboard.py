@@ -118,9 +118,7 @@ def read_runs(workspace: Workspace, cache: Path | None = None) -> list[Run]:
     if not results.is_dir():
         raise UserError(f"results folder {results} does not exist: name the folder of the records with --results DIR")
     with ThreadPoolExecutor(cores()) as pool:  # in order, so that the first bad record is the one that is reported
-        return list(
-            pool.map(lambda folder: _read_run(folder, workspace.root, cache), records.find(results.resolve()))
-        )
+        return list(pool.map(lambda folder: _read_run(folder, workspace.root, cache), records.find(results.resolve())))
 
 
 def read_speeds(workspace: Workspace) -> list[SpeedRecord]:
