@@ -150,7 +150,7 @@ def field_help(cls: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         section = re.search(r"^(?:Options|Attributes):\s*\n(.*)", inspect.cleandoc(base.__doc__ or ""), re.M | re.S)
-        lines = inspect.cleandoc(section[1]) if section else ""
+        lines = textwrap.dedent(section[1]) if section else ""
         for names, text in re.findall(r"^([a-z_]+(?:, [a-z_]+)*): (.*(?:\n[ \t]+.*)*)", lines, re.M):
             for name in names.split(", ") if not text.startswith("as in ") else ():
                 texts[name] = " ".join(text.split())
@@ -232,4 +232,5 @@ def _print_reported(console: Console, row: Mapping[str, Any], details: bool) -> 
 def _wrap(text: str, first: str = " " * 6) -> str:
     """Return text in lines of `WIDTH` columns, the first after `first` and the others below it; paths stay whole."""
     indent = " " * len(first)
-    return textwrap.fill(plain(text), WIDTH, initial_indent=first, subsequent_indent=indent, break_long_words=False)
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(plain(text), WIDTH, initial_indent=first, subsequent_indent=indent, **options)

@@ -225,7 +225,8 @@ def test_other_scores_of_the_same_images_need_another_name_and_title(ask, publis
     assert ask().exit_code == 0
     other = predictions(of(images, "test"), seed=7)
     refused = ask(table=other)
-    assert refused.exit_code == 2 and "other scores of these images already have the name theirs" in refused.output
+    assert refused.exit_code == 2
+    assert "other predictions for these images already have the name theirs" in refused.output
     assert len(published()) == 1
     refused = ask("--title", "theirs", table=other, name="other")
     assert refused.exit_code == 2 and "already have the title theirs" in refused.output

@@ -318,7 +318,7 @@ def the_figure(results):
 
 
 def test_the_figure_is_drawn_where_it_is_stale_alone(results):
-    path, place = results.parent / "leaderboard.md", the_figure(results)
+    place = the_figure(results)
     drawn, written = drawn_from(place), place.stat().st_mtime_ns
     write_leaderboard(Workspace(results))
     assert place.stat().st_mtime_ns == written
@@ -351,9 +351,9 @@ def test_a_figure_that_does_not_show_the_speeds_is_told(results, damage):
 
 
 def test_a_figure_of_no_board_is_told_and_removed(results):
-    path, left_over = results.parent / "leaderboard.md", the_figure(results).with_name("speed-0123456789.png")
+    left_over = the_figure(results).with_name("speed-0123456789.png")
     shutil.copy(the_figure(results), left_over)
-    with pytest.raises(RecordError, match=r"speed-0123456789\.png shows a board that is gone"):
+    with pytest.raises(RecordError, match=r"speed-0123456789\.png shows a board that no longer exists"):
         check_leaderboard(Workspace(results))
     write_leaderboard(Workspace(results))
     assert not left_over.exists()

@@ -170,7 +170,7 @@ def test_each_check_stands_by_itself(results):
 def test_no_record_there_is_one_sentence(tmp_path):
     answer = chxbench("verify", tmp_path)
     assert (answer.exit_code, answer.output.count("\n")) == (2, 1)
-    assert "holds no run.json" in answer.output
+    assert "has no run.json" in answer.output
 
 
 def test_labels_of_the_official_list_are_known_without_the_label_file(results, monkeypatch):

@@ -207,7 +207,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(results):
 
 
 def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
-    with pytest.raises(UserError, match="there is no results folder"):
+    with pytest.raises(UserError, match=r"results folder .* does not exist"):
         write_leaderboard(Workspace(tmp_path / "results"))
     (tmp_path / "results").mkdir()
     write_leaderboard(Workspace(tmp_path / "results"))
