@@ -308,10 +308,10 @@ def test_no_torch_is_loaded(tmp_path, images):
     assert (tmp_path / "leaderboard.md").is_file()
 
 
-def test_scores_that_are_all_equal_are_told(ask, images):
+def test_constant_scores_are_reported(ask, images):
     table = predictions(of(images, "test")).assign(prob_Mass=0.5)
     told = ask(table=table).stderr
-    assert "look at Mass: all scores are equal" in " ".join(told.split())
+    assert "check Mass: all scores are equal" in " ".join(told.split())
     assert "all scores are equal" not in ask(name="others").stderr
 
 
@@ -320,10 +320,10 @@ def test_a_split_of_ones_own_says_where_its_images_are_from_and_takes_no_name_of
     counts = images["split"].value_counts()
     ran = ask("--split", "mine", table=table)
     assert ran.exit_code == 0
-    assert f"the dataset has {counts['train']:,} train, {counts['test']:,} test" in " ".join(ran.stderr.split())
+    assert f"images in {counts['train']:,} train, {counts['test']:,} test" in " ".join(ran.stderr.split())
     taken = ask("--split", " Phantom,  BY patient", table=table, name="others")
     assert taken.exit_code == 2
-    assert "is the name of a list of the dataset's" in " ".join(taken.output.split())
+    assert "is the name of one of the dataset's own lists" in " ".join(taken.output.split())
 
 
 def test_scores_that_claim_another_split_are_refused(ask, published, tmp_path):

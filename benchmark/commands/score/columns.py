@@ -88,7 +88,8 @@ def _parse(pattern: str) -> Around:
     before, placeholder, after = pattern.strip().lower().partition(PLACEHOLDER)
     if not placeholder or PLACEHOLDER in after:
         raise DataError(
-            f"--columns {pattern!r} does not contain {PLACEHOLDER} exactly once: write for example --columns 'prob_{PLACEHOLDER}'"
+            f"--columns {pattern!r} does not contain {PLACEHOLDER} exactly once: "
+            f"write for example --columns 'prob_{PLACEHOLDER}'"
         )
     return before, after
 

@@ -56,7 +56,7 @@ def choose_split(
     images = images[kept].reset_index(drop=True)
     test = images[images["split"] == "test"]
     recognized = tests.get(image_list_sha256(test["image_id"]))
-    split = Split(recognized or name or known.split.name, split_sha256(test))
+    split = Split(recognized or name or full.split.name, split_sha256(test))
     note = f"test split: {split.name}, {len(test):,} images of {test['patient_id'].nunique():,} patients"
     index = replace(full, images=images, boxes=full.boxes.iloc[:0], split=split, absent={})
     return EvaluatedSplit(index, read.scores[order][kept], (note, *notes))
