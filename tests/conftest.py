@@ -4,6 +4,7 @@ import functools
 import os
 
 import pytest
+from coarse_figures import make_coarse
 from hypothesis import HealthCheck, settings
 from small_runs import SMALL_DATA, SMALL_RECIPE
 
@@ -22,6 +23,23 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     os.environ["CHXBENCH_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_figures():
+    """Draw every figure, but small; yields what saves it in full."""
+    from matplotlib.figure import Figure
+
+    whole = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", make_coarse(whole))
+        yield whole
+
+
+@pytest.fixture
+def full_figures(coarse_figures, monkeypatch):
+    """Draw figures as a user gets them, for tests of what they look like."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", coarse_figures)
 
 
 @pytest.fixture(scope="session")

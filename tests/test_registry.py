@@ -1,5 +1,6 @@
 """Plugins: the wings, single files, installed packages; and every way in which one can go wrong."""
 
+import os
 import re
 import subprocess
 import sys
@@ -111,19 +112,15 @@ def install(folder, name, entry_point, module):
 
 
 def chxbench(*words, path):
-    return subprocess.run(
-        [sys.executable, "-m", "chxbench", *words],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(path), "PATH": "/usr/bin:/bin", "HOME": str(path)},
-        timeout=300,
-    )
+    there = os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "chxbench", *words]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": there}, timeout=300)
 
 
 def test_an_installed_package_adds_a_method_that_runs(tmp_path):
     install(tmp_path, "strangers", "theirs = strangers:Own", METHOD.format(name="theirs"))
     settings = ["dataset.images=120", "dataset.size=64", "pixels.size=36", "pixels.crop=32", "pixels.max_shift=2"]
-    settings += ["train.epochs=1", "evaluate.resamples=100"]
+    settings += ["train.epochs=1", "evaluate.resamples=100", "compute.precision=float32"]
     words = [word for setting in settings for word in ("--set", setting)]
     ran = chxbench("run", "--method", "theirs", *words, "--results", str(tmp_path / "results"), path=tmp_path)
     assert ran.returncode == 0, ran.stderr

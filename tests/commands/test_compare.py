@@ -89,7 +89,7 @@ def test_two_runs_are_compared_finding_by_finding(tmp_path):
     )
 
 
-def test_the_page_and_the_figure_show_the_same_numbers(two, tmp_path):
+def test_the_page_and_the_figure_show_the_same_numbers(full_figures, two, tmp_path):
     assert command(*two, "--out", tmp_path / "out").exit_code == 0
     compared = compare_runs(*two, 100, tmp_path)
     page = (tmp_path / "out" / "comparison.md").read_text()

@@ -23,10 +23,12 @@ from chxbench.benchmark.records.figures.style import drawn_from
 
 
 @pytest.fixture(scope="module")
-def done(config_in, tmp_path_factory):
-    """A finished run of ma, and where it was published."""
+def done(config_in, tmp_path_factory, coarse_figures):
+    """A finished run of ma with its figures as a user gets them, and where it was published."""
     config = config_in(tmp_path_factory.mktemp("done"), method="ma")
-    return config, *run(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", coarse_figures)
+        return config, *run(config)
 
 
 def test_ma_runs_both_stages_to_a_record(done):
@@ -306,14 +308,19 @@ def test_the_second_stage_never_touches_validation_or_test_and_its_order_is_seed
         asked.append((key, rows.copy()))
         return shifted(rows, setting, *key)
 
+    def stop(*_):
+        raise KeyboardInterrupt
+
     shifted = epoch.shifted_crops
     monkeypatch.setattr(epoch, "shifted_crops", note)
+    monkeypatch.setattr(module, "score", stop)  # both stages are trained by then
     configs = []
     for seed, where in ((0, "a"), (0, "b"), (1, "c")):
         config = small_config(
             method="ma", seed=seed, results=tmp_path / where / "results", settings={"train.epochs": 1}
         )
-        run(config)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
         experiment, ((_, first), (key, second)) = build_experiment(config), asked
         train_rows = set(experiment.index.rows("train"))
         assert set(first) == set(second) == train_rows

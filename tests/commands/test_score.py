@@ -185,19 +185,19 @@ def test_two_submissions_of_the_same_images_share_a_board(ask, published, tmp_pa
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        pytest.param(["--name", "a/b"], "--name 'a/b' is no name for a folder", id="name with a slash"),
-        pytest.param(["--name", ".."], "is no name for a folder", id="parent folder"),
-        pytest.param(["--name", "x" * 101], "is no name for a folder", id="long name"),
+        pytest.param(["--name", "a/b"], "--name 'a/b' is not a valid folder name", id="name with a slash"),
+        pytest.param(["--name", ".."], "is not a valid folder name", id="parent folder"),
+        pytest.param(["--name", "x" * 101], "is not a valid folder name", id="long name"),
         pytest.param(["--name", "ma"], "ma is a method of chxbench", id="name of a method"),
-        pytest.param(["--title", "<b>"], "--title '<b>' fits no table", id="title with markup"),
-        pytest.param(["--title", " "], "--title ' ' fits no table", id="blank title"),
-        pytest.param(["--split", "a|b"], "--split 'a|b' fits no table", id="split with a bar"),
-        pytest.param(["--set", "train.lr=1"], "--set train.lr is no option of a dataset", id="recipe"),
+        pytest.param(["--title", "<b>"], "--title '<b>' is not a valid title", id="title with markup"),
+        pytest.param(["--title", " "], "--title ' ' is not a valid title", id="blank title"),
+        pytest.param(["--split", "a|b"], "--split 'a|b' is not a valid title", id="split with a bar"),
+        pytest.param(["--set", "train.lr=1"], "--set train.lr is not a dataset option", id="recipe"),
         pytest.param(["--set", "dataset.imags=9"], "did you mean dataset.images", id="misspelt option"),
         pytest.param(["--dataset", "phantm"], "did you mean phantom?", id="misspelt dataset"),
         pytest.param(["--dataset", "chestxray14"], "--data-dir", id="no folder"),
         pytest.param(["--columns", "p_{finding}"], "no column like 'p_{finding}'", id="columns"),
-        pytest.param(["--columns", "prob_X"], "does not name {finding} once", id="pattern"),
+        pytest.param(["--columns", "prob_X"], "does not contain {finding} exactly once", id="pattern"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2_and_writes_nothing(ask, tmp_path, words, told):

@@ -284,7 +284,7 @@ def test_two_patterns_that_cover_all_findings_are_refused_and_the_user_decides(t
             ["prob_Mass", "prob_Hernya", "prob_Pleural_Thickening", "Infiltration"],
             None,
             "2 of 4 findings have no column like 'prob_{finding}' (Hernia, Infiltration; "
-            "near: prob_Hernya, Infiltration)",
+            "similar: prob_Hernya, Infiltration)",
             id="misspelt and another prefix",
         ),
         pytest.param(["a", "b"], None, "4 of 4 findings have no column like '{finding}'", id="none"),

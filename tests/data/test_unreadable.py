@@ -139,7 +139,8 @@ def test_a_setting_that_skips_nothing_changes_no_run(small_config):
 
 
 def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_config, tmp_path, monkeypatch):
-    config = small_config(method="bsl", settings={SKIP: True, "train.epochs": 1}, cache=tmp_path / "cache")
+    settings = {"train.epochs": 1, "compute.precision": "float32"}
+    config = small_config(method="bsl", settings={SKIP: True, **settings}, cache=tmp_path / "cache")
     record, place = run(config)
     assert record.dataset.skipped == sorted(broken)
     assert {split: counts.images for split, counts in record.dataset.counts.items()} == {
@@ -152,7 +153,7 @@ def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_
     assert "without 3 images that cannot be read" in next(line for line in board.splitlines() if line[:3] == "## ")
     assert "left out, because they cannot be read" in board
     monkeypatch.undo()
-    whole, _ = run(small_config(method="bsl", settings={"train.epochs": 1}, cache=tmp_path / "cache"))
+    whole, _ = run(small_config(method="bsl", settings=settings))
     assert whole.run_id != record.run_id and whole.dataset.skipped == []
     assert check_leaderboard(Workspace(config.results)) == 2
     assert (

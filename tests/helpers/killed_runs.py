@@ -18,6 +18,9 @@ import sys
 import time
 from pathlib import Path
 
+from coarse_figures import make_coarse
+from matplotlib.figure import Figure
+
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.engine import checkpoint
 
@@ -88,4 +91,5 @@ def do(tasks):
 
 
 if __name__ == "__main__":
+    Figure.savefig = make_coarse(Figure.savefig)
     do(json.loads(Path(sys.argv[1]).read_text()))

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from coarse_figures import make_coarse
+from matplotlib.figure import Figure
 
 from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.commands.run.training import build_network
@@ -29,6 +31,7 @@ def score_untrained(config: RunConfig) -> tuple[np.ndarray, int]:
 
 
 if __name__ == "__main__":
+    Figure.savefig = make_coarse(Figure.savefig)
     fields, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     config = RunConfig(**{**fields, "results": folder / "results", "cache": Path(fields["cache"])})
     published = run(config)

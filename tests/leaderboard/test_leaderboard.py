@@ -12,7 +12,6 @@ from chxbench import UserError
 from chxbench.benchmark.evaluation.artifacts import heatmaps_sha256, save_heatmaps
 from chxbench.benchmark.leaderboard.ablation import paired_differences
 from chxbench.benchmark.leaderboard.boards import make_boards
-from chxbench.benchmark.leaderboard.figures import draw_run
 from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard, render, write_leaderboard
 from chxbench.benchmark.leaderboard.leaderboard import read_runs as read
 from chxbench.benchmark.leaderboard.tables import make_rows
@@ -40,6 +39,22 @@ def results(three, tmp_path):
     """A copy of them that a test may change."""
     shutil.copytree(three, tmp_path, dirs_exist_ok=True)
     return tmp_path / "results"
+
+
+@pytest.fixture(scope="module")
+def localized(three, tmp_path_factory):
+    """The same with a run that has heatmaps: the folder of them all, and that run's record."""
+    base = Path(shutil.copytree(three, tmp_path_factory.mktemp("localized") / "all"))
+    _, record = publish_localized(base / "results", 3.0, name="sam")
+    write_leaderboard(Workspace(base / "results"))
+    return base, record
+
+
+@pytest.fixture
+def with_maps(localized, tmp_path):
+    """A copy that a test may change: its results, and the folder of the run that has heatmaps."""
+    shutil.copytree(localized[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path / "results", tmp_path / "results" / "made" / "sam" / "l0"
 
 
 def text_of(results):
@@ -217,9 +232,9 @@ def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
     assert "**0.7942**" in text
 
 
-def test_publishing_replaces_whole_folders(tmp_path):
-    folder, record = publish(tmp_path / "work", score_table(1), "a0", "A")
-    draw_run(record, score_table(1), folder)
+def test_publishing_replaces_whole_folders(three, tmp_path):
+    folder = three / "results" / "made" / "bsl" / "a0"
+    record = records.read(folder)
     place, replaced = records.publish(folder, record, tmp_path / "results")
     assert records.publish(folder, record, tmp_path / "results") == (place, "already published in")
     (place / "left over").touch()
@@ -239,14 +254,14 @@ def publish_localized(results, brightness, run_id="l0", **about):
     return publish(results, score_table(1, 7), run_id, "Maps", maps=heatmaps(score_table(1), brightness), **about)
 
 
-def test_localisation_stands_on_the_board_above_its_floors(results):
-    _, record = publish_localized(results, 3.0, name="sam")
+def test_localisation_stands_on_the_board_above_its_floors(localized):
+    base, record = localized
     found = record.localization
     assert (found.mean.boxes, found.mean.findings, found.images, found.grid) == (40, 2, 40, [4, 4])
     assert found.findings["Mass"].method is None  # no box: null
     assert found.mean.method.pointing_game > 0.6 > 0.3 > found.mean.random.pointing_game
     assert found.mean.low.pointing_game <= found.mean.method.pointing_game <= found.mean.high.pointing_game
-    text = text_of(results)
+    text = (base / "leaderboard.md").read_text()
     row = next(line for line in text.splitlines() if "the method's maps" in line)
     assert f"{found.mean.method.pointing_game:.3f} [" in row
     assert f"| {found.mean.method.iobb.accuracy[1]:.3f} |" in row.replace("  ", "").replace("|", "| ").replace(
@@ -282,9 +297,8 @@ def test_localisation_stands_on_the_board_above_its_floors(results):
         ),
     ],
 )
-def test_localisation_that_does_not_follow_from_its_heatmaps_is_refused(results, damage, message):
-    folder, _ = publish_localized(results, 3.0, name="sam")
-    write_leaderboard(Workspace(results))
+def test_localisation_that_does_not_follow_from_its_heatmaps_is_refused(with_maps, damage, message):
+    results, folder = with_maps
     damage(folder)
     with pytest.raises(RecordError, match=message):
         check_leaderboard(Workspace(results))
@@ -298,8 +312,8 @@ def test_localisation_that_does_not_follow_from_its_heatmaps_is_refused(results,
         pytest.param(lambda m: m._replace(boxes=m.boxes[:10]), id="fewer boxes"),
     ],
 )
-def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(results, change):
-    folder, _ = publish_localized(results, 3.0, name="sam")
+def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(with_maps, change):
+    results, folder = with_maps
     maps = change(heatmaps(score_table(1), 3.0))
     save_heatmaps(maps, folder / "maps.npz")
     digest = heatmaps_sha256(maps)

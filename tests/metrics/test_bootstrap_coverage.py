@@ -4,9 +4,9 @@ A study has 300 patients with 1 to 12 images each. Three in ten patients are ill
 1 higher; half of the variance of a score belongs to the patient. Each pair of a positive and a negative image is then
 of two patients, and their difference is normal with mean 1 and variance 2: the true AUC is Phi(1 / sqrt 2) = 0.760.
 
-Found in 500 studies: resampled patients hold it in 94.6 %, resampled images in 65.0 %, Obuchowski's variance in 94.4 %,
-DeLong's in 65.8 %. Two methods of equal AUC differ at 5 % in 5.2 % (draws) and 4.8 % (analytic), and 6.2 % of the
-intervals of their difference miss 0.
+Found in 500 studies: resampled patients hold it in 94.6 %, Obuchowski's variance in 94.4 %, DeLong's in 65.8 %;
+resampled images hold it in 67 % of the first 100. Two methods of equal AUC differ at 5 % in 5.2 % (draws) and 4.8 %
+(analytic), and 6.2 % of the intervals of their difference miss 0.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from chxbench.benchmark.metrics import auc as auc_metrics
 from chxbench.benchmark.metrics import delong
 from chxbench.benchmark.metrics.paired import compare
 
-TRIALS, PATIENTS, RESAMPLES = 500, 300, 400
+TRIALS, FEW, PATIENTS, RESAMPLES = 500, 100, 300, 400
 TRUE = norm.cdf(1 / np.sqrt(2))
 
 
@@ -35,18 +35,20 @@ def resampled(scores, labels, patients, seed):
 
 @pytest.fixture(scope="module")
 def coverage():
-    """Shares of the studies whose interval holds the true AUC."""
-    rng, held = np.random.default_rng(0), []
+    """Shares of the studies whose interval holds the true AUC; few studies show what resampled images miss by far."""
+    rng, held = np.random.default_rng(0), {"patients": [], "images": [], "obuchowski": [], "delong": []}
     for trial in range(TRIALS):
         scores, labels, patients = study(rng)
-        intervals = (
-            resampled(scores, labels, patients, trial),
-            resampled(scores, labels, np.arange(len(labels)), trial),
-            delong.interval(scores[:, 0], labels, patients),
-            delong.interval(scores[:, 0], labels),
-        )
-        held.append([interval.low <= TRUE <= interval.high for interval in intervals])
-    return dict(zip(("patients", "images", "obuchowski", "delong"), np.mean(held, axis=0), strict=True))
+        intervals = {
+            "patients": resampled(scores, labels, patients, trial),
+            "obuchowski": delong.interval(scores[:, 0], labels, patients),
+            "delong": delong.interval(scores[:, 0], labels),
+        }
+        if trial < FEW:
+            intervals["images"] = resampled(scores, labels, np.arange(len(labels)), trial)
+        for name, interval in intervals.items():
+            held[name].append(interval.low <= TRUE <= interval.high)
+    return {name: np.mean(each) for name, each in held.items()}
 
 
 @pytest.mark.parametrize("name", ["patients", "obuchowski"])

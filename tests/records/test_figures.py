@@ -12,6 +12,8 @@ from chxbench.benchmark.records.figures.roc import draw_roc
 from chxbench.benchmark.records.figures.style import COLORS, KEY, drawn_from, fold, line_style, new_figure, save
 from chxbench.benchmark.utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("full_figures")
+
 EVIL = "$x_{1$ _a_ <b>bold</b> \x1b[31m\u202e 漢字 \\frac " + "long " * 10
 LINE = AucLine("MA", 0.8, 0.7, 0.9, [0.79, 0.81])
 PANEL = ReliabilityCurve("Mass", [0.1, 0.2], [0.1, 0.3], [9, 1], [0.0, 0.1], [0.2, 0.4], 0.02, 0.05)
