@@ -27,8 +27,12 @@ from ..utils.text import plain
 WIDTH = 80  # columns
 LABEL = 14  # columns of the names of facts
 EMPTY = '""'  # a default without a character
-BOUNDS = ((annotated_types.Gt, "gt", ">"), (annotated_types.Ge, "ge", ">="))
-BOUNDS += ((annotated_types.Lt, "lt", "<"), (annotated_types.Le, "le", "<="))
+BOUNDS: dict[type, tuple[str, str]] = {
+    annotated_types.Gt: ("gt", ">"),
+    annotated_types.Ge: ("ge", ">="),
+    annotated_types.Lt: ("lt", "<"),
+    annotated_types.Le: ("le", "<="),
+}
 TYPES = {bool: "true | false", int: "integer", float: "number", str: "text"}
 Description = dict[str, Any]
 
@@ -182,9 +186,9 @@ def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
     for item in metadata:
         if isinstance(item, FieldInfo):
             yield from _bounds(item.metadata)
-        for kind, attribute, sign in BOUNDS:
-            if isinstance(item, kind):
-                yield f"{sign} {getattr(item, attribute):g}"
+        elif type(item) in BOUNDS:
+            attribute, sign = BOUNDS[type(item)]
+            yield f"{sign} {getattr(item, attribute):g}"
 
 
 def _reported(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -232,5 +236,5 @@ def _print_reported(console: Console, row: Mapping[str, Any], details: bool) -> 
 def _wrap(text: str, first: str = " " * 6) -> str:
     """Return text in lines of `WIDTH` columns, the first after `first` and the others below it; paths stay whole."""
     indent = " " * len(first)
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(plain(text), WIDTH, initial_indent=first, subsequent_indent=indent, **options)
+    wrapper = textwrap.TextWrapper(WIDTH, first, indent, break_long_words=False, break_on_hyphens=False)
+    return wrapper.fill(plain(text))

@@ -91,9 +91,9 @@ def verify_run(folder: Path, data_dir: Path | None = None, plugins: tuple[Path, 
 
 def _checks(folder: Path, record: Record, data_dir: Path | None) -> Iterator[Check]:
     yield Check("record", "holds", f"schema {SCHEMA}, every key recognized")
-    yield _check("checksum", lambda: records.read(folder) and "unchanged since it was written")
+    yield _check("checksum", lambda: _checksum(folder))
     yield _check("location", lambda: _location(folder, record))
-    yield _check("scores", lambda: records.read_scores(folder, record) is not None and "the file that it names")
+    yield _check("scores", lambda: _scores_file(folder, record))
     try:
         table = records.load_scores(folder / record.scores.file)
     except RecordError as error:
@@ -108,13 +108,23 @@ def _checks(folder: Path, record: Record, data_dir: Path | None) -> Iterator[Che
     yield _code(record)
 
 
-def _check(subject: str, check: Callable[[], str | Literal[False] | None], hint: str = "") -> Check:
+def _check(subject: str, check: Callable[[], str | None], hint: str = "") -> Check:
     """Run one check; without a finding it could not be made, for the reason `hint`."""
     try:
         detail = check()
     except RecordError as error:
         return Check(subject, "fails", str(error))
-    return Check(subject, "holds", detail) if detail else Check(subject, "not checked", hint)
+    return Check(subject, "not checked", hint) if detail is None else Check(subject, "holds", detail)
+
+
+def _checksum(folder: Path) -> str:
+    records.read(folder)
+    return "unchanged since it was written"
+
+
+def _scores_file(folder: Path, record: Record) -> str:
+    records.read_scores(folder, record)
+    return "the file that it names"
 
 
 def _location(folder: Path, record: Record) -> str:

@@ -156,9 +156,7 @@ def measure(subject: MeasuredMethod, context: TrainContext, bench: SpeedExperime
         return {**inference_fields(subject, bench.batch_sizes), **training_fields(subject, context, bench.index)}
     except torch._dynamo.exc.TorchDynamoException as error:
         cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(
-            f"method {subject.method.name} cannot be compiled here ({cause}): omit --compile"
-        ) from error
+        raise UserError(f"method {subject.method.name} cannot be compiled here ({cause}): omit --compile") from error
 
 
 def inference_fields(subject: MeasuredMethod, batch_sizes: Sequence[int]) -> dict[str, Any]:
@@ -168,6 +166,7 @@ def inference_fields(subject: MeasuredMethod, batch_sizes: Sequence[int]) -> dic
     counts = {"parameters": speed.count_parameters(network), "operations": speed.count_operations(subject, network)}
     _say(subject, "latency of one image")
     latency = speed.measure_latency(subject, network)
+    assert latency.p50 is not None  # every measurement has enough repetitions for a median
     # Seconds per image decide whether a larger batch would take too long.
     seconds, inference = latency.p50 / 1e3, []
     for size in batch_sizes:
@@ -185,6 +184,7 @@ def training_fields(subject: MeasuredMethod, context: TrainContext, index: Index
     _say(subject, f"training steps of {train.batch_size:,} images")
     training, learner = speed.measure_training(subject, subject.network())
     _say_size(subject, training)
+    assert training.batch_size is not None and training.images_per_second is not None  # training is never skipped
     # Reading and training together use the batch size that fits the memory.
     fitting = replace(subject.recipe, train=replace(train, batch_size=training.batch_size))
     context = replace(context, recipe=fitting)
