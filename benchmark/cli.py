@@ -155,7 +155,7 @@ def _source(settings: tuple[str, ...], cache: Path | None, **rest: Any) -> dict[
 def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
     """Train and evaluate a method, publish its record, regenerate the leaderboard.
 
-    The same command resumes an interrupted run, and finds a finished one instead of training again.
+    The same command resumes an interrupted run; a finished one is not trained again.
 
     \b
     Examples:
@@ -311,7 +311,7 @@ def predict(options: tuple[str, ...], **fields: Any) -> None:
 
 @main.command(short_help="Evaluate external predictions.")
 @click.argument("predictions", type=FOLDER, metavar="PREDICTIONS")
-@click.option("--name", required=True, metavar="NAME", help="Name of the method, for its folder and its command.")
+@click.option("--name", required=True, metavar="NAME", help="Name of the method: its folder in the results, and its row.")
 @click.option("--title", metavar="TEXT", help="Label on the leaderboard.  [default: the name]")
 @click.option("--dataset", default="chestxray14", show_default=True, metavar="NAME", help="See `chxbench list`.")
 @click.option(
