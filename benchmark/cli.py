@@ -311,7 +311,7 @@ def predict(options: tuple[str, ...], **fields: Any) -> None:
 
 @main.command(short_help="Evaluate external predictions.")
 @click.argument("predictions", type=FOLDER, metavar="PREDICTIONS")
-@click.option("--name", required=True, metavar="NAME", help="Name of the method: its folder in the results, and its row.")
+@click.option("--name", required=True, metavar="NAME", help="Name of the method, for its folder in the results.")
 @click.option("--title", metavar="TEXT", help="Label on the leaderboard.  [default: the name]")
 @click.option("--dataset", default="chestxray14", show_default=True, metavar="NAME", help="See `chxbench list`.")
 @click.option(
