@@ -8,7 +8,7 @@ A dataset is a frozen dataclass; its fields are the options a user sets with `--
         title: ClassVar[str] = "My hospital"
         def index(self, data_dir): ...
 
-The harness never changes an index; it decodes each image once (pixels.py) and reads labels from the table.
+The harness never changes an index; it decodes each image once (data/pixel_cache.py) and reads labels from the table.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ import pandas as pd
 from .utils.errors import DataError, first_few
 from .utils.image_io import read_gray
 
-# The order of the literature (protocol of Wang et al. 2017); every table and every tensor of a 14-finding set uses it.
+# The 14 findings of NIH ChestX-ray14 in the order of the literature (Wang et al. 2017). Other datasets have their own.
 FINDINGS = (
     "Atelectasis",
     "Cardiomegaly",
@@ -42,14 +42,15 @@ FINDINGS = (
     "Hernia",
 )
 SPLITS = ("train", "val", "test")
-TRAITS = ("sex", "age", "view")  # what an index may tell of the patient and the image, beside the labels
+TRAITS = ("sex", "age", "view")  # the traits of the NIH release, in the order of its columns
+CONTRACT_COLUMNS = ("image_id", "patient_id", "path", "split")
 BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
-MAX_AGE = 120  # of age; more is a mistake in the source
-BOX_SLACK = 1e-6  # of rounding, beyond the image's edge
+MAX_AGE = 120  # years; a higher age in the NIH release is an error
+BOX_SLACK = 1e-6  # how far rounding may move a box beyond the image's edge
 
 
 class Labels(NamedTuple):
-    """Which labels these are: the file's name, the SHA-256 of its bytes (of the table, if drawn), and its version."""
+    """Identity of the labels: name of their file, SHA-256 of its bytes (of the table, if generated), and version."""
 
     file: str
     sha256: str
@@ -57,7 +58,7 @@ class Labels(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Which images are in which split: a name for people, and `split_sha256` of the table."""
+    """Identity of the split: a display name, and `split_sha256` of the table."""
 
     name: str
     sha256: str
@@ -65,19 +66,22 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """What a dataset holds.
+    """Images, labels, splits and boxes of a dataset; any number of findings.
 
     Attributes:
-        images: one row an image: `image_id` (unique), `patient_id`, `path` (None where nothing lies on disk), `split`
-            (train, val or test), then one float column a finding: 1, 0 or NaN for unknown. Where the dataset knows
-            them also the TRAITS: `sex` ("F" or "M") and `age` (years, float) of the patient, `view` ("PA" or "AP") of
-            the image, each missing (NaN or None) where it is unknown.
-        boxes: one row a box: `image_id`, `finding`, and `x, y, w, h` as fractions of the image's width and height,
+        images: one row per image: `image_id` (unique), `patient_id`, `path` (None if it is not a file), `split` (train,
+            val or test), then one float column per finding: 1, 0 or NaN for unknown. Further columns are ignored,
+            unless `traits` names them.
+        traits: names of further columns that describe the patient or the image, such as sex, age or view. Their values
+            are texts, or numbers, or missing (None or NaN) where unknown. They enter the record's score table, and
+            results are also shown by subgroups of them.
+        boxes: one row per box: `image_id`, `finding`, and `x, y, w, h` as fractions of the image's width and height,
             (x, y) the upper left corner. May be empty.
-        findings: the finding columns, in the order of every score matrix.
-        labels, split: the identity of the labels and of the split; part of every result.
-        absent: per split, how many listed images are not there and are left out (only where the user allowed it).
-        skipped: the images that cannot be read and are left out (readable.py; no plugin fills it).
+        findings: names of the finding columns, in the order of every score matrix.
+        labels: identity of the labels; part of every result.
+        split: identity of the split; part of every result.
+        absent: per split, how many listed images do not exist and are left out (only where the user allowed it).
+        skipped: images that cannot be read and are left out (filled by data/unreadable.py, not by plugins).
     """
 
     images: pd.DataFrame
@@ -87,13 +91,14 @@ class Index:
     split: Split
     absent: dict[str, int] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    traits: tuple[str, ...] = ()
 
     def rows(self, split: str) -> np.ndarray:
-        """Row numbers (int64) of one split, in the table's order."""
+        """Return the row numbers of one split, int64 (n,), in the table's order."""
         return np.flatnonzero((self.images["split"] == split).to_numpy())
 
     def targets(self) -> np.ndarray:
-        """Labels of all images, float32 (N, C), values 0, 1 or NaN."""
+        """Return the labels of all images, float32 (N, C), values 0, 1 or NaN."""
         return self.images[list(self.findings)].to_numpy(np.float32, copy=True)
 
 
@@ -102,14 +107,17 @@ class Dataset:
     """Base class of a dataset plugin.
 
     Attributes:
-        title: a name for people.
-        caveat: what a result on it does not show, as the end of a sentence; stands under its boards.
-        default_recipe: the recipe a run takes where the user names none.
-        needs_folder: whether the user must say where the data lies (`--data-dir`).
-        known_labels: SHA-256 of a label file to the version that it is.
-        known_tests: `evidence.test_sha256` of a list of test images to the name of the list.
-        known_truths: by version of the labels and name of the list, `evidence.truth_sha256` of the test images: so that
-            a record's labels can be checked where the label file is not at hand.
+        name: set by the registry.
+        title: display name.
+        caveat: what a result on it does not show, as the end of a sentence; printed below its leaderboard sections.
+        default_recipe: the recipe of runs for which the user names none.
+        needs_folder: whether the user must pass the data's folder (`--data-dir`).
+        rare: findings with so few positive test images that their AUC would move the mean by chance; results also show
+            the mean without them.
+        known_labels: SHA-256 of released label files, to their version.
+        known_tests: `image_list_sha256` (evaluation/artifacts.py) of released lists of test images, to their name.
+        known_truths: version of the labels and name of the list, to `ground_truth_sha256` (same file) of the test
+            images: a record's labels can be checked with it where the label file is not available.
     """
 
     name: ClassVar[str]
@@ -117,29 +125,30 @@ class Dataset:
     caveat: ClassVar[str] = ""
     default_recipe: ClassVar[str] = "paper"
     needs_folder: ClassVar[bool] = True
+    rare: ClassVar[tuple[str, ...]] = ()
     known_labels: ClassVar[Mapping[str, str]] = {}
     known_tests: ClassVar[Mapping[str, str]] = {}
     known_truths: ClassVar[Mapping[tuple[str, str], str]] = {}
 
     def index(self, data_dir: Path | None) -> Index:
-        """Read (or draw) the labels and lists, no pixels. Raises DataError with one sentence."""
+        """Read (or generate) labels, lists and boxes, but no pixels. Raises DataError."""
         raise NotImplementedError
 
     def listed(self, data_dir: Path | None) -> Index:
-        """Every image that the lists name, whether its file is there or not: enough where scores come from elsewhere.
+        """Return the index of all listed images without looking for files: enough to score external predictions.
 
-        By default the index itself. Raises DataError with one sentence.
+        By default the index itself. Raises DataError.
         """
         return self.index(data_dir)
 
     def read(self, image_id: str, path: str | None) -> np.ndarray:
-        """Pixels of one image: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
+        """Read one image: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
         if path is None:
             raise NotImplementedError(f"{type(self).__name__} has images without a path: it must define read()")
         return read_gray(path)
 
     def stamp(self, image_id: str, path: str | None) -> str:
-        """A short text that changes when the image's source changes: by default the file's size and time."""
+        """Return a short text that changes when the image does: by default the file's size and modification time."""
         if path is None:
             raise NotImplementedError(f"{type(self).__name__} has images without a path: it must define stamp()")
         stat = Path(path).stat()
@@ -147,63 +156,76 @@ class Dataset:
 
 
 def split_sha256(images: pd.DataFrame) -> str:
-    """SHA-256 over the sorted lines `split,image_id`: equal exactly when the same images are in the same splits."""
+    """Hash the sorted lines `split,image_id`: equal exactly when the same images are in the same splits."""
     lines = sorted(f"{split},{image}\n" for split, image in zip(images["split"], images["image_id"], strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def check(index: Index) -> Index:
-    """Refuse what no protocol allows: repeated images, unknown splits or labels, shared patients. Raises DataError."""
-    images = index.images
-    columns = ["image_id", "patient_id", "path", "split", *index.findings]
+    """Check an index against this contract and return it.
+
+    Raises:
+        DataError: missing columns, repeated images, unknown splits or labels, patients in two splits, empty splits,
+            misplaced boxes, or hashes that do not belong to the index.
+    """
+    _check_columns(index)
+    _check_labels(index)
+    _check_traits(index)
+    _check_patients(index.images)
+    _check_boxes(index)
+    _check_identity(index)
+    return index
+
+
+def _check_columns(index: Index) -> None:
+    images, columns = index.images, [*CONTRACT_COLUMNS, *index.findings]
     absent = [column for column in columns if column not in images]
     if absent:
         raise DataError(f"the index has no column {absent[0]!r}: it needs {', '.join(columns)}")
-    nameless = int(images[["image_id", "patient_id", "split"]].isna().any(axis=1).sum())
-    if nameless:
-        raise DataError(f"{nameless:,} images have no image_id, patient_id or split: fill these columns")
+    incomplete = int(images[["image_id", "patient_id", "split"]].isna().any(axis=1).sum())
+    if incomplete:
+        raise DataError(f"{incomplete:,} images have no image_id, patient_id or split: fill these columns")
     repeated = images.loc[images["image_id"].duplicated(), "image_id"].tolist()
     if repeated:
         raise DataError(f"{len(repeated):,} images are listed twice, {repeated[0]} first: list each image once")
-    strange = sorted(set(images["split"]) - set(SPLITS))
-    if strange:
-        raise DataError(f"unknown split {strange[0]!r}: use {', '.join(SPLITS)}")
+    unknown = sorted(set(images["split"]) - set(SPLITS))
+    if unknown:
+        raise DataError(f"unknown split {unknown[0]!r}: use {', '.join(SPLITS)}")
+
+
+def _check_labels(index: Index) -> None:
     values = index.targets()
-    known = np.isnan(values) | (values == 0) | (values == 1)
-    if not known.all():
-        bad = np.argwhere(~known)
-        cells = [f"{index.findings[c]} of {images['image_id'].iloc[row]} is {values[row, c]:g}" for row, c in bad[:4]]
+    valid = np.isnan(values) | (values == 0) | (values == 1)
+    if not valid.all():
+        bad, images = np.argwhere(~valid), index.images["image_id"]
+        cells = [f"{index.findings[c]} of {images.iloc[row]} is {values[row, c]:g}" for row, c in bad[:4]]
         raise DataError(f"{len(bad):,} labels are neither 0, 1 nor unknown ({first_few(cells)}): correct that column")
-    _check_traits(images)
-    patients = images["split"].groupby(images["patient_id"].astype(str)).nunique()
-    shared = patients.index[patients > 1].tolist()
+
+
+def _check_traits(index: Index) -> None:
+    for trait in index.traits:
+        if trait in (*CONTRACT_COLUMNS, *index.findings) or trait.startswith(("label ", "score ")):
+            raise DataError(f"the index names {trait!r} as a trait, which is a column of another meaning: rename it")
+        if trait not in index.images:
+            raise DataError(f"the index has no column {trait!r}, which its traits name: add it, or do not name it")
+        values = index.images[trait].dropna()
+        if not (pd.api.types.is_numeric_dtype(values) or values.map(lambda value: isinstance(value, str)).all()):
+            raise DataError(f"the trait {trait!r} of the index mixes kinds of values: use texts alone or numbers alone")
+
+
+def _check_patients(images: pd.DataFrame) -> None:
+    # As text: a patient is the same whether some rows hold 1 and others "1".
+    splits = images["split"].groupby(images["patient_id"].astype(str)).nunique()
+    shared = splits.index[splits > 1].tolist()
     if shared:
         raise DataError(
             f"{len(shared):,} patients are in two splits, patient {shared[0]} first: "
             "a patient's images must all be in one split"
         )
-    _check_boxes(index)
-    for split in SPLITS:
-        if not len(index.rows(split)):
-            raise DataError(f"the {split} split has no image: check the lists and the image folder")
-    if index.split.sha256 != split_sha256(images):
-        raise DataError("the index names its split by another hash than split_sha256(images) gives: use that function")
-    if not re.fullmatch("[0-9a-f]{64}", index.labels.sha256):
-        raise DataError(f"the labels' identity {index.labels.sha256!r} is no SHA-256: give 64 hexadecimal digits")
-    return index
-
-
-def _check_traits(images: pd.DataFrame) -> None:
-    """The traits that an index has are spelt as every index spells them. Raises DataError."""
-    for trait, known in (("sex", ("F", "M")), ("view", ("PA", "AP"))):
-        if trait in images and not (images[trait].isin(known) | images[trait].isna()).all():
-            raise DataError(f"a {trait} of the index is neither {', '.join(known)} nor missing: check that column")
-    if "age" in images and not (images["age"].between(0, MAX_AGE) | images["age"].isna()).all():
-        raise DataError(f"an age of the index is not from 0 to {MAX_AGE} years, nor missing: check that column")
 
 
 def _check_boxes(index: Index) -> None:
-    """Boxes lie on known images, are of known findings, and are fractions of the image. Raises DataError."""
+    """Check that boxes are on listed images, of listed findings, and fractions of the image."""
     boxes = index.boxes
     if boxes.empty:
         return
@@ -213,14 +235,23 @@ def _check_boxes(index: Index) -> None:
     x, y, w, h = boxes[["x", "y", "w", "h"]].to_numpy(float).T.reshape(4, -1)
     inside = (x >= 0) & (y >= 0) & (w > 0) & (h > 0) & (x + w <= 1 + BOX_SLACK) & (y + h <= 1 + BOX_SLACK)
     listed = set(index.images["image_id"])  # Series.isin would be slow: boxes are few, images very many
-    for fits, what in (
+    for valid, problem in (
         ([name in listed for name in boxes["image_id"]], "is on an image that is not listed"),
         (boxes["finding"].isin(index.findings), "is of a finding that is not listed"),
-        (inside, "does not lie in its image: give x, y, w, h as fractions of width and height"),
-        (~boxes.duplicated(list(BOX_COLUMNS)), "stands twice"),
+        (inside, "is not inside its image: give x, y, w, h as fractions of width and height"),
+        (~boxes.duplicated(list(BOX_COLUMNS)), "is listed twice"),
     ):
-        if not np.all(fits):
-            first = boxes.loc[~np.asarray(fits)].iloc[0]
-            raise DataError(
-                f"{int((~np.asarray(fits)).sum()):,} boxes: {first['finding']} of {first['image_id']} {what}"
-            )
+        bad = boxes.loc[~np.asarray(valid)]
+        if len(bad):
+            first = bad.iloc[0]
+            raise DataError(f"{len(bad):,} boxes: {first['finding']} of {first['image_id']} {problem}")
+
+
+def _check_identity(index: Index) -> None:
+    for split in SPLITS:
+        if not len(index.rows(split)):
+            raise DataError(f"the {split} split has no image: check the lists and the image folder")
+    if index.split.sha256 != split_sha256(index.images):
+        raise DataError("the index has another split hash than split_sha256(images) returns: use that function")
+    if not re.fullmatch("[0-9a-f]{64}", index.labels.sha256):
+        raise DataError(f"the label hash {index.labels.sha256!r} is not a SHA-256: give 64 hexadecimal digits")

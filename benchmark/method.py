@@ -9,7 +9,8 @@ A method is a frozen dataclass; its fields are the options a user sets with `--o
         width: int = 64
         def build(self, findings, weights): ...
 
-Everything else (pixels, loops, devices, precision, scores, statistics) belongs to the harness and is the same for all.
+Everything else (pixels, loops, devices, precision, scores, statistics) belongs to the harness and is the same for all
+methods.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,19 +26,19 @@ from .utils.errors import UserError
 
 
 class MethodError(UserError):
-    """An option that does not fit, or weights that cannot be had."""
+    """An option that does not fit, or weights that cannot be loaded."""
 
 
 class ContractError(MethodError):
-    """A method's network, loss, heat or selection that is not what this file asks for."""
+    """A network, loss, heatmap or selection of a method that breaks the contract in this file."""
 
 
 class Output(NamedTuple):
-    """What a network returns for a batch of B images and C findings.
+    """The output of a network for a batch of B images and C findings.
 
     Attributes:
         logits: (B, C) image-level log-odds.
-        maps: (B, C, h, w) log-odds at each place, before the last pooling; None if the method has none.
+        maps: (B, C, h, w) log-odds at each location, before the last pooling; None if the method has none.
     """
 
     logits: Tensor
@@ -45,14 +46,14 @@ class Output(NamedTuple):
 
 
 class LoadedWeights(NamedTuple):
-    """What was loaded into a network before training.
+    """Pretrained weights that were loaded into a module.
 
-    A module that begins with weights from elsewhere keeps this as its attribute `loaded_weights`; the record then tells
-    the source and every tensor of the network that stayed as it was drawn.
+    A module that loads weights stores this as its attribute `loaded_weights`; the record then states the source, and
+    which tensors of the network kept their random initial values.
 
     Attributes:
         source: the pinned name of pretrained weights ("timm/resnet101.tv_in1k"), or the name of a file.
-        tensors: names in the module's own state_dict.
+        tensors: the loaded tensors' names in the module's own state_dict.
     """
 
     source: str
@@ -60,11 +61,12 @@ class LoadedWeights(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """What a stage trains on.
+    """The examples of a stage.
 
     Attributes:
         rows: row numbers of the training set (n,), repeats allowed.
-        hard: which labels made the stage repeat a row, bool (N, C), for the record; None if that means nothing here.
+        hard: bool (N, C), the labels because of which rows are repeated, for the record; None if rows are repeated for
+            no label.
     """
 
     rows: np.ndarray
@@ -75,10 +77,10 @@ class Stage(NamedTuple):
     """One round of training.
 
     Attributes:
-        name: for people and for the record.
-        select: chooses the stage's examples from the previous stage's scores of the training set and its labels,
-            log-odds and 0/1/NaN, both (N, C); None trains on every image once.
-        start: "initial" begins at the run's initial weights, "previous" at the previous stage's chosen weights.
+        name: for messages and the record.
+        select: selects the stage's examples from the previous stage's scores of the training set and its labels,
+            log-odds and 0/1/NaN, both (N, C); None trains on every image once per epoch.
+        start: "initial" begins at the run's initial weights, "previous" at the weights selected in the previous stage.
     """
 
     name: str
@@ -91,13 +93,14 @@ class Method:
     """Base class of a method plugin.
 
     Attributes:
+        name: set by the registry.
         title: the row label on the leaderboard.
         paper: the citation.
         reported: the key of the paper's own numbers in literature.csv, or None.
-        compared_with: names of the methods that this one claims to better: its last step down, its controls. The
-            leaderboard shows the paired difference to each.
-        control: whether it is there to be compared with, not to win: the leaderboard marks it and gives it no rank.
-        display_options: names of the options that change no score, and may differ when a finished run is asked again.
+        compared_with: names of the methods that this one claims to improve on: the method that it extends, and its
+            controls. The leaderboard shows the paired difference to each.
+        control: whether it only serves for comparison: the leaderboard marks it and gives it no rank.
+        display_options: names of the options that change no score, and may differ when a trained run is used again.
     """
 
     name: ClassVar[str]
@@ -109,25 +112,25 @@ class Method:
     display_options: ClassVar[tuple[str, ...]] = ()
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
-        """A network: images (B, 3, H, W), normalised as ImageNet, to Output.
+        """Build the network: images (B, 3, H, W), normalized with ImageNet's mean and deviation, to Output.
 
         Args:
-            findings: the C findings in the order of the scores.
-            weights: what to start from: "imagenet", "none" (random), or the path of a .safetensors file.
+            findings: names of the C findings, in the order of the scores.
+            weights: initial weights: "imagenet", "none" (random), or the path of a .safetensors file.
 
         Raises:
-            MethodError: if the weights cannot be had.
+            MethodError: the weights cannot be loaded.
         """
         raise NotImplementedError
 
     def label_weights(self, targets: Tensor) -> Tensor:
-        """How much each label of a step's batch counts in the loss; the default: all known ones alike, 1 together.
+        """Weigh each label of a step's batch in the loss; by default all known ones equally, adding up to 1.
 
-        A step may be computed in parts (`train.micro_batch`, several devices). What depends on the whole batch
-        therefore stands here, and `loss` is a sum over images.
+        A step may be computed in parts (`train.micro_batch`, several devices). What depends on the full batch must
+        therefore be computed here, and `loss` must be a sum over images.
 
         Args:
-            targets: of the whole batch (B, C): 1, 0, or NaN for unknown.
+            targets: of the full batch (B, C): 1, 0, or NaN for unknown.
 
         Returns:
             Weights (B, C), 0 for unknown labels, on the same device.
@@ -136,22 +139,27 @@ class Method:
         return known / known.sum().clamp(min=1)
 
     def loss(self, output: Output, targets: Tensor, weights: Tensor) -> Tensor:
-        """Binary cross-entropy, the weighted sum over labels: a float32 scalar.
+        """Compute the loss of a part of the batch; by default binary cross-entropy, the weighted sum over labels.
 
         Args:
-            output: of some images of the batch, all or a part.
-            targets, weights: their labels and label weights (b, C). The losses of the parts add up to the batch's.
+            output: of b images of the batch, all or a part.
+            targets: their labels (b, C): 1, 0, or NaN for unknown.
+            weights: of these labels (b, C), from `label_weights`.
+
+        Returns:
+            A float32 scalar. The losses of the parts add up to the batch's.
         """
+        # Unknown labels become 0 here; their weight is 0, too.
         each = F.binary_cross_entropy_with_logits(output.logits.float(), targets.nan_to_num(), reduction="none")
         return (each * weights).sum()
 
     def heat(self, maps: Tensor) -> Tensor:
-        """What a heatmap shows of the maps (B, C, h, w): log-odds, or what else the method averages over the places.
+        """Convert maps (B, C, h, w) to what a heatmap shows: log-odds, or what the method averages over locations.
 
-        Heatmaps are scaled from their lowest to their highest value, so the scale decides how wide a hot place looks.
+        Heatmaps are scaled from their lowest to their highest value, so this scale decides how wide a peak appears.
         """
         return maps
 
     def stages(self) -> Sequence[Stage]:
-        """The rounds of training, in order. Default: one, on every image."""
+        """List the rounds of training, in order; by default one, on every image."""
         return (Stage("train"),)

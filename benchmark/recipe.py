@@ -1,38 +1,32 @@
-"""What a run is asked to do, apart from method and dataset: pixels, training, evaluation.
+"""Recipes: how to train and evaluate, whatever the method and dataset.
 
-A recipe is a TOML file with the sections below; it states everything, or begins with `extends = "paper"` and states
-what differs. `recipes/` holds the ones that come with the package; `--set section.key=value` changes one setting.
+A recipe is a TOML file with the sections below. It states every setting, or begins with `extends = "paper"` and states
+what differs. `recipes/` holds the built-in ones; `--set section.key=value` changes one setting.
 """
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from .utils.errors import UserError, did_you_mean, first_few
+from .utils.files import json_sha256
 from .utils.options import build, field_names, to_dict
 
 RECIPES = Path(__file__).parent / "recipes"
 
 
-# Settings that came after the first records, and the values at which they change nothing: a recipe without them is the
-# same recipe, and its runs keep their ids.
-ADDITIONS = {"train.micro_batch": 0, "train.batch_norm": "auto", "compute.compile": False}
-
-
 @dataclass(frozen=True)
 class Pixels:
-    """How an image reaches the network; sides in pixels.
+    """Sizes of images on their way to the network.
 
-    Attributes:
-        size: the side of the square that each image is shrunk to, once, by box averaging.
-        crop: the side of the square that the network sees; the centre one in evaluation.
-        max_shift: in training the crop lies up to so many pixels off the centre, in both directions.
+    Options:
+        size: side of the square in pixels to which each image is resized, once, by box averaging.
+        crop: side of the square in pixels that the network sees; the center crop in evaluation.
+        max_shift: largest offset of the training crop from the center, in pixels, in both directions.
     """
 
     size: Annotated[int, Field(ge=8, le=4096)]
@@ -49,12 +43,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Model:
-    """What networks begin with and look like, whatever the method.
+    """Initial weights and resolution of networks, whatever the method.
 
-    Attributes:
-        weights: "imagenet", "none" (random), or the path of a .safetensors file.
-        output_stride: pixels of the image per place of the maps; it reaches the methods that have an option of this
-            name, unless the user gives that option.
+    Options:
+        weights: initial weights: "imagenet", "none" (random), or the path of a .safetensors file.
+        output_stride: pixels of the image per location of the maps; passed to methods that have an option of this
+            name, unless the user sets that option.
     """
 
     weights: str
@@ -63,23 +57,27 @@ class Model:
 
 @dataclass(frozen=True)
 class Train:
-    """One stage of training; every stage of a method is trained alike.
+    """Training of a stage; all stages of a method are trained alike.
 
-    Attributes:
+    Options:
         epochs: passes over the stage's examples.
-        batch_size: images a step, over all processes.
-        micro_batch: images computed at a time; their gradients add up to those of the step, so that the same batch fits
-            a smaller device. 0 computes the batch whole. BatchNorm then takes its statistics from so many images, which
-            is another training, unless it is frozen.
-        batch_norm: whose statistics BatchNorm uses in training: "auto" those of the batch, synchronised over several
-            GPUs; "own" those of each process's part; "frozen" the ones that the network began with.
+        batch_size: images per step, over all processes.
         optimizer: "sgd" (with momentum) or "adamw".
-        lr, momentum, weight_decay: as the optimiser names them; momentum is used by sgd alone.
-        schedule: "step" multiplies the rate by `drop_factor` after each epoch number in `drop_after`; "one_cycle" rises
-            to `lr` over the first three tenths of the steps and falls to nothing (Smith and Topin 2018).
-        select: which epoch's weights are kept: "best_validation_auc" or "last".
-        shuffle_labels: a control, not a training: the labels of train and validation are dealt anew among the
-            patients, so that a harness without leaks must score at chance.
+        lr: learning rate; with one_cycle the highest one.
+        momentum: of sgd; adamw ignores it.
+        weight_decay: of the optimizer.
+        schedule: "step" multiplies the rate by drop_factor after each epoch in drop_after; "one_cycle" raises it to lr
+            over the first three tenths of the steps and lowers it to almost 0 (Smith and Topin 2018).
+        drop_after: epoch numbers, from 1, after which "step" lowers the rate.
+        drop_factor: what "step" multiplies the rate by.
+        select: which epoch's weights to use, "best_validation_auc" or "last".
+        shuffle_labels: label-permutation control; gives every patient of train and validation the labels of another
+            one, so that a harness without leaks must score at chance.
+        micro_batch: images computed at a time, with gradients accumulated over the step, so that the same batch fits
+            into less memory; 0 computes the batch at once. BatchNorm then uses the statistics of so many images, which
+            changes the training unless it is frozen.
+        batch_norm: which statistics BatchNorm uses in training, "auto" (of the batch, synchronized across GPUs), "own"
+            (of each process's part) or "frozen" (those of the initial weights).
     """
 
     epochs: PositiveInt
@@ -99,7 +97,12 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Attributes: batch_size: images a forward pass; resamples: draws of patients for the 95 % intervals."""
+    """Evaluation of a trained network.
+
+    Options:
+        batch_size: images per forward pass.
+        resamples: bootstrap replicates of the patients for the 95 % intervals.
+    """
 
     batch_size: PositiveInt
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
@@ -107,11 +110,12 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Compute:
-    """With what, rather than what.
+    """How the device computes, rather than what.
 
-    Attributes:
-        precision: "auto" takes bfloat16 autocast where the device trains faster so, which is measured once.
-        compile: train through `torch.compile`: minutes at first, faster steps afterwards on a GPU.
+    Options:
+        precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the device trains faster with it, which
+            is measured once.
+        compile: train through `torch.compile`, which takes minutes to start and makes steps on a GPU faster.
     """
 
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -120,7 +124,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The whole recipe as run: its name, what `--set` changed in it, and its sections."""
+    """A complete recipe: its name, the settings that `--set` changed, and its sections."""
 
     name: str
     changed: dict[str, Any]
@@ -131,13 +135,25 @@ class Recipe:
     compute: Compute
 
 
-SECTIONS = {field.name: field.type for field in fields(Recipe) if field.name not in ("name", "changed")}
+Section = Pixels | Model | Train | Evaluate | Compute
+SECTIONS: dict[str, type[Section]] = {
+    "pixels": Pixels,
+    "model": Model,
+    "train": Train,
+    "evaluate": Evaluate,
+    "compute": Compute,
+}
 
 
 def load_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe of that name (or file), with settings (`{"train.epochs": 3}`) laid over it.
+    """Load a recipe and change some of its settings.
 
-    Raises UserError: no such recipe, a file that is not TOML, an unknown or missing key, a value that does not fit.
+    Args:
+        name: of a built-in recipe, or the path of a .toml file.
+        settings: changes by key, such as `{"train.epochs": 3}`.
+
+    Raises:
+        UserError: an unknown recipe, a file that is not TOML, an unknown or missing key, or a value that does not fit.
     """
     tables = _tables(name)
     for key, value in settings.items():
@@ -145,23 +161,32 @@ def load_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
         if key not in setting_keys():
             raise UserError(f"unknown setting {key!r}: {did_you_mean(key, setting_keys())}")
         tables[section] = {**tables.get(section, {}), field: value}
-    lacking = [section for section in SECTIONS if section not in tables]
-    if lacking:
+    missing = [section for section in SECTIONS if section not in tables]
+    if missing:
         raise UserError(
-            f'recipe {name} has no section {first_few(lacking, 9)}: add it, or begin with extends = "quick"'
+            f'recipe {name} has no section {first_few(missing, 9)}: add it, or begin with extends = "quick"'
         )
-    sections = {section: build(cls, tables[section], f"{section}.") for section, cls in SECTIONS.items()}
-    changed = {key: to_dict(sections[key.split(".")[0]])[key.split(".")[1]] for key in sorted(settings)}
-    return Recipe(name, changed, **sections)
+    recipe = Recipe(
+        name,
+        {},
+        pixels=build(Pixels, tables["pixels"], "pixels."),
+        model=build(Model, tables["model"], "model."),
+        train=build(Train, tables["train"], "train."),
+        evaluate=build(Evaluate, tables["evaluate"], "evaluate."),
+        compute=build(Compute, tables["compute"], "compute."),
+    )
+    table = recipe_table(recipe)
+    changed = {key: table[section][field] for key in sorted(settings) for section, field in [key.split(".")]}
+    return replace(recipe, changed=changed)
 
 
 def setting_keys() -> list[str]:
-    """Every key that `--set` takes, but for the dataset's own."""
+    """List every key that `--set` accepts, except the dataset's own."""
     return [key for section, cls in SECTIONS.items() for key in field_names(cls, f"{section}.")]
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
+    """List the built-in recipes."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
@@ -172,28 +197,28 @@ def recipe_summary(name: str) -> str:
 
 
 def recipe_table(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as the record holds it."""
+    """Convert a recipe to the table that records hold."""
     sections = {section: to_dict(getattr(recipe, section)) for section in SECTIONS}
     return {"name": recipe.name, "changed": recipe.changed, **sections}
 
 
 def recipe_identity(table: Mapping[str, Any]) -> str:
-    """SHA-256 of a recorded recipe's sections: equal when two runs were asked for the same, whatever it was called."""
-    sections = {section: _without_additions(section, table[section]) for section in SECTIONS}
-    return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
-
-
-def _without_additions(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if ADDITIONS.get(f"{section}.{key}", ...) != value}
+    """Hash the sections of a recorded recipe: equal for equal settings, whatever the recipe is called."""
+    return json_sha256({section: table[section] for section in SECTIONS})
 
 
 def _tables(name: str, within: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:
-    """The sections of a recipe, laid over those that it extends; a file named there lies beside it."""
-    own_file = name.endswith(".toml")
-    path = (within[-1].parent if within else Path()) / name if own_file else RECIPES / f"{name}.toml"
+    """Read the sections of a recipe over those of the recipe that it extends.
+
+    Args:
+        name: of a built-in recipe, or a .toml file, relative to the file that extends it.
+        within: the files that extend it, the nearest last: none of them may come again.
+    """
+    is_file = name.endswith(".toml")
+    path = (within[-1].parent if within else Path()) / name if is_file else RECIPES / f"{name}.toml"
     if path in within:
-        raise UserError(f"recipe {path} extends itself: name another one behind extends")
-    if not own_file and name not in recipe_names():
+        raise UserError(f"recipe {path} extends itself: name another one after extends")
+    if not is_file and name not in recipe_names():
         raise UserError(f"unknown recipe {name!r}: {did_you_mean(name, recipe_names())} (a file's name ends in .toml)")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))

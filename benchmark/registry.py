@@ -5,9 +5,9 @@ A plugin registers itself when its file is imported::
     @METHODS.register("mine")
     class Mine(Method): ...
 
-Files are found in three places: the wing (`methods/`, `datasets/`), the entry-point group of installed packages
-(`chxbench.methods`, `chxbench.datasets`), and single files named by the user (`--plugin FILE.py`). A plugin is code and
-runs with the user's rights: only what the user installed or named is imported.
+Files are found in three places: the sub-packages `methods/` and `datasets/`, the entry-point groups of installed
+packages (`chxbench.methods`, `chxbench.datasets`), and single files that the user names (`--plugin FILE.py`). A plugin
+is code and runs with the user's rights: only what the user installed or named is imported.
 """
 
 import hashlib
@@ -20,81 +20,104 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from .. import ROOT
 from .utils.errors import UserError, did_you_mean
 from .utils.text import title_problem
 
-PLUGIN_PREFIX = "chxbench_plugin_"  # begins the module name of a single-file plugin
-Plugin = TypeVar("Plugin", bound=type)
+if TYPE_CHECKING:  # for types alone: method.py loads torch, which `chxbench list` and `chxbench score` must not
+    from .dataset import Dataset
+    from .method import Method
+
+PLUGIN_PREFIX = "chxbench_plugin_"  # of the module names of single-file plugins
+
+
+class Plugin(Protocol):
+    """What the registry itself needs of a plugin class; the contracts are method.py and dataset.py."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+
+
+T = TypeVar("T", bound=Plugin)  # the contract: Method or Dataset
+C = TypeVar("C", bound=type)  # the decorated class, whose own type the decorator keeps
 
 
 class PluginError(UserError):
-    """A plugin that cannot be imported, or a name that two plugins want."""
+    """A plugin that cannot be imported or registered."""
 
 
-class Entry(NamedTuple):
-    """A registered plugin: its name, its class, and where it is written."""
+class Entry(NamedTuple, Generic[T]):
+    """A registered plugin: its name, its class, and the file and line that define it."""
 
     name: str
-    cls: type
+    cls: type[T]
     file: str
     line: int
 
     @property
     def place(self) -> str:
+        """Where the plugin is defined: `file:line`."""
         return f"{self.file}:{self.line}"
 
     @property
     def source_sha256(self) -> str:
-        """SHA-256 of the file that defines the plugin: what ran, also where no commit tells."""
+        """SHA-256 of the defining file: identifies the code of a plugin that has no commit of its own."""
         return hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
 
     @property
     def built_in(self) -> bool:
-        """Whether the file belongs to this package, whose commit or version tells what ran."""
+        """Whether the file belongs to this package, whose commit or version identifies the code."""
         return Path(self.file).resolve().is_relative_to(ROOT)
 
 
-class Registry:
-    """Plugins of one kind by name.
+class Registry(Generic[T]):
+    """Plugins of one kind by name; iterating yields their entries, sorted by name.
 
     Args:
-        kind: what the plugins are, in the singular, for messages ("method").
-        wing: the sub-package of chxbench that holds the built-in ones; `chxbench.<wing>` is also the entry-point group.
+        kind: the kind of plugin in the singular, for messages ("method").
+        package: the sub-package of chxbench with the built-in ones; `chxbench.<package>` is also the entry-point group.
     """
 
-    def __init__(self, kind: str, wing: str) -> None:
+    def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
-        self.wing = wing
-        self._entries: dict[str, Entry] = {}
+        self.package = package
+        self._entries: dict[str, Entry[T]] = {}
         self._discovered = False
 
-    def register(self, name: str) -> Callable[[Plugin], Plugin]:
-        """Class decorator: make the class known as `name`. Raises PluginError if another class has that name."""
+    def register(self, name: str) -> Callable[[C], C]:
+        """Return a class decorator that registers the class as `name` and sets its attribute `name`.
 
-        def decorate(cls: Plugin) -> Plugin:
+        Raises:
+            PluginError: a name that cannot be a folder's, no title, or another class of that name.
+        """
+
+        def decorate(cls: C) -> C:
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-                raise PluginError(f"{self.kind} name {name!r} is no name for a folder: use letters, digits, _ . and -")
-            if not isinstance(getattr(cls, "title", None), str):
+                raise PluginError(
+                    f"{self.kind} name {name!r} is not a valid folder name: use letters, digits, _ . and -"
+                )
+            title = getattr(cls, "title", None)
+            if not isinstance(title, str):
                 raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
-            if why := title_problem(cls.title):
-                raise PluginError(f"{self.kind} {name!r} has the title {cls.title!r}: {why}")
-            entry = Entry(name, cls, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
+            if problem := title_problem(title):
+                raise PluginError(f"{self.kind} {name!r} has the title {title!r}: {problem}")
+            plugin = cast("type[T]", cls)
+            entry = Entry(name, plugin, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
             taken = self._entries.get(name)
             if taken and taken.place != entry.place:
                 raise PluginError(
                     f"{self.kind} {name!r} in {entry.place} is already registered by {taken.place}: rename one"
                 )
-            cls.name = name
+            plugin.name = name
             self._entries[name] = entry
             return cls
 
         return decorate
 
-    def get(self, name: str) -> Entry:
-        """The plugin called `name`. Raises UserError with the near names if there is none."""
+    def get(self, name: str) -> Entry[T]:
+        """Find the plugin called `name`. Raises UserError with similar names if it does not exist."""
         self._discover()
         if name not in self._entries:
             raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, self._entries)}")
@@ -104,24 +127,25 @@ class Registry:
         self._discover()
         return name in self._entries
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Entry[T]]:
         self._discover()
         return iter(sorted(self._entries.values()))
 
     def _discover(self) -> None:
+        """Import the built-in and the installed plugins, once and only when a plugin is needed: it takes seconds."""
         if self._discovered:
             return
-        package = importlib.import_module(f"...{self.wing}", __name__)
+        package = importlib.import_module(f"...{self.package}", __name__)
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             _import(module.name, module.name)
-        for point in entry_points(group=f"chxbench.{self.wing}"):
+        for point in entry_points(group=f"chxbench.{self.package}"):
             source = f"entry point {point.name} = {point.value} of {point.dist.name if point.dist else 'a package'}"
             _import(point.module, source)
         self._discovered = True
 
 
-METHODS = Registry("method", "methods")
-DATASETS = Registry("dataset", "datasets")
+METHODS: "Registry[Method]" = Registry("method", "methods")
+DATASETS: "Registry[Dataset]" = Registry("dataset", "datasets")
 
 
 def load_plugins(paths: Iterable[Path]) -> None:

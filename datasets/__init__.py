@@ -1,1 +1,1 @@
-"""One file a dataset; every file here is imported and registers itself (see CONTRIBUTING.md)."""
+"""Datasets, one per file; every file here is imported and registers itself (see docs/datasets.md)."""

@@ -1,7 +1,7 @@
 """The text files of the NIH ChestX-ray14 release: the lists, the label file, the box file.
 
-Each is read whole or refused with one sentence that names the file and the rows. What can only mean one thing is read:
-other line ends, a byte order mark, blank lines, more columns, columns in another order.
+Each is read completely or rejected with one sentence that names the file and the rows. Unambiguous variants are read:
+other line ends, a byte order mark, blank lines, additional columns, columns in another order.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from ..benchmark.dataset import BOX_COLUMNS, FINDINGS, MAX_AGE, TRAITS, DataErro
 from ..benchmark.utils.errors import first_few
 
 LABEL_FILES = {"Data_Entry_2017_v2020.csv": "NIH v2020", "Data_Entry_2017.csv": "NIH v2017"}  # the first is preferred
-# v2017 is missing: it circulates in several forms (ages are "58" or "058Y"), so that no one hash identifies it.
+# v2017 is missing: it circulates in several forms (ages are "58" or "058Y"), so that a hash cannot identify it.
 LABEL_VERSIONS = {"dc1d2df67fdc1c5a7601d48699cda2b13dc2c4841488b4183dcf04884dbaca11": "NIH v2020"}
 # SHA-256 of the names joined by line feeds, without a final one: of the official lists, these are the released bytes.
 LISTS = {
@@ -27,7 +27,7 @@ LISTS = {
     "test_list.txt": "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc",
 }
 OFFICIAL = "NIH official test"
-# Computed from the released label file and list (evidence.truth_sha256).
+# Computed from the released label file and list by `ground_truth_sha256` of evaluation/artifacts.py.
 TRUTHS = {
     ("NIH v2020", OFFICIAL): "a52ef9b96bdcc5c05135ce62acf01513df82995f1ab6d2f7a66c84eac04c2d0b",
 }
@@ -35,29 +35,29 @@ BOX_FILE = "BBox_List_2017.csv"
 # Boxes are given in pixels of the released images, whatever size the images on disk have now.
 BOX_PIXELS = 1024
 NEEDED = ("Image Index", "Finding Labels", "Patient ID")
-# The columns of the traits, which some copies of the label file spell otherwise or lack.
+# The columns of the traits, which some copies of the label file name differently or lack.
 SEX, AGE, VIEW = ("Patient Gender", "Patient Sex"), ("Patient Age",), ("View Position",)
-A_YEAR = {"": 1, "Y": 1, "M": 12, "D": 365.25}  # ages are "58" or "058Y", and of infants "011M" or "013D"
-MOST_BYTES = 256 * 2**20  # of a text file; the largest of the release has 8 MiB
+UNITS_PER_YEAR = {"": 1, "Y": 1, "M": 12, "D": 365.25}  # ages are "58" or "058Y", and of infants "011M" or "013D"
+MAX_BYTES = 256 * 2**20  # of a text file; the largest of the release has 8 MiB
 SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
 
 
 def patient_of(image_id: str) -> str:
-    """The first 8 digits of the file name: the one place where the release never errs about the patient."""
+    """Return the patient, the first 8 digits of the file name: the only place where the release is never wrong."""
     return image_id[:8]
 
 
 def read_lists(root: Path) -> tuple[list[str], list[str], bool]:
-    """Image names of train_val and of test, and whether both are the official lists."""
-    gone = [name for name in LISTS if not (root / name).is_file()]
-    if gone:
-        raise DataError(f"{root} has no {' and no '.join(gone)}: put the lists of the NIH release there")
+    """Read the image names of train_val and of test, and whether both are the official lists. Raises DataError."""
+    missing = [name for name in LISTS if not (root / name).is_file()]
+    if missing:
+        raise DataError(f"{root} has no {' and no '.join(missing)}: put the lists of the NIH release there")
     train_val, test = (_read_list(root / name) for name in LISTS)
     patients = ({patient_of(name) for name in names} for names in (train_val, test))
-    for what, shared in ("images", {*train_val} & {*test}), ("patients", set.intersection(*patients)):
+    for kind, shared in ("images", {*train_val} & {*test}), ("patients", set.intersection(*patients)):
         if shared:
             raise DataError(
-                f"{len(shared):,} {what} are in both {' and '.join(LISTS)} of {root} ({first_few(sorted(shared))}): "
+                f"{len(shared):,} {kind} are in both {' and '.join(LISTS)} of {root} ({first_few(sorted(shared))}): "
                 "a patient's images must all be in one list"
             )
     # The names are hashed, not the bytes: a copy with other line ends is still the official split.
@@ -67,19 +67,25 @@ def read_lists(root: Path) -> tuple[list[str], list[str], bool]:
 
 def _read_list(file: Path) -> list[str]:
     lines = [line.strip() for line in _text(file, _bytes(file)).splitlines()]
-    strange = [f"row {row} ({name!r})" for row, name in enumerate(lines, 1) if name and not re.match("[0-9]{8}", name)]
-    _refuse_rows(file, strange, "an image name does not begin with the 8 digits of a patient", "list base names only")
+    malformed = [
+        f"row {row} ({name!r})" for row, name in enumerate(lines, 1) if name and not re.match("[0-9]{8}", name)
+    ]
+    _reject_rows(file, malformed, "an image name does not begin with the 8 digits of a patient", "list base names only")
     rows = {row: name for row, name in enumerate(lines, 1) if name}
     if not rows:
-        raise DataError(f"{file} names no image: put the list of the NIH release there")
-    again = pd.Series(rows).duplicated()
-    twice = [f"row {row} ({rows[row]})" for row in again.index[again]]
-    _refuse_rows(file, twice, "the image is already in the list", "list each image once")
+        raise DataError(f"{file} lists no image: put the list of the NIH release there")
+    duplicated = pd.Series(rows).duplicated()
+    twice = [f"row {row} ({rows[row]})" for row in duplicated.index[duplicated]]
+    _reject_rows(file, twice, "the image is already in the list", "list each image once")
     return list(rows.values())
 
 
 def read_labels(file: Path) -> tuple[Labels, pd.DataFrame]:
-    """The file's identity; by image name its traits, then its findings: float32 columns in the order of FINDINGS."""
+    """Read the label file. Raises DataError with the rows that are wrong.
+
+    Returns:
+        The file's identity, and a table by image name: its traits, then float32 columns in the order of FINDINGS.
+    """
     data = _bytes(file)
     table = _table(file, data, usecols={*NEEDED, *SEX, *AGE, *VIEW}.__contains__)
     absent = [column for column in NEEDED if column not in table]
@@ -90,9 +96,9 @@ def read_labels(file: Path) -> tuple[Labels, pd.DataFrame]:
     names, stated = table["Image Index"], table["Patient ID"]
     disagree = pd.to_numeric(stated, errors="coerce") != pd.to_numeric(names.map(patient_of), errors="coerce")
     rows = [f"row {row + 2} ({names[row]}, patient {stated[row]!r})" for row in table.index[disagree]]
-    _refuse_rows(file, rows, "the patient column disagrees with the file name", "download the file again")
+    _reject_rows(file, rows, "the patient column disagrees with the file name", "download the file again")
     rows = [f"row {row + 2} ({names[row]})" for row in table.index[names.duplicated()]]
-    _refuse_rows(file, rows, "the image already has a row", "keep one row an image")
+    _reject_rows(file, rows, "the image already has a row", "keep one row per image")
     values = _parse_findings(file, table["Finding Labels"])
     digest = hashlib.sha256(data).hexdigest()
     columns = {**_read_traits(table), **dict(zip(FINDINGS, values.T, strict=True))}
@@ -100,11 +106,11 @@ def read_labels(file: Path) -> tuple[Labels, pd.DataFrame]:
 
 
 def _read_traits(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The columns of TRAITS that the label file has; what is unknown or makes no sense is missing (NaN)."""
+    """Read the columns of TRAITS that the label file has; unknown and implausible values are missing."""
     found = {}
     for trait, names, parse in zip(TRAITS, (SEX, AGE, VIEW), (_sex, _years, _view), strict=True):
         for column in [name for name in names if name in table][:1]:
-            codes, texts = pd.factorize(table[column])  # few different texts
+            codes, texts = pd.factorize(table[column])  # parse each distinct text once
             found[trait] = np.array([parse(text.strip().upper()) for text in texts])[codes]
     return found
 
@@ -118,26 +124,27 @@ def _view(text: str) -> str | None:
 
 
 def _years(text: str) -> float:
-    """`58`, `058Y` and `006M` to years. The first release has patients of 155 years and more: unknown."""
+    """Convert `58`, `058Y` or `006M` to years; NaN for the ages of 155 years and more in the first release."""
     found = re.fullmatch(r"([0-9]{1,3})([YMD]?)", text)
-    years = int(found[1]) / A_YEAR[found[2]] if found else math.nan
+    years = int(found[1]) / UNITS_PER_YEAR[found[2]] if found else math.nan
     return years if years <= MAX_AGE else math.nan
 
 
 def _parse_findings(file: Path, texts: pd.Series) -> np.ndarray:
-    """`Effusion|Mass` to zeros and ones, float32 (N, 14). Raises DataError with the row of each unknown finding."""
-    # The release has 112,120 rows but fewer than a thousand different texts.
+    """Convert `Effusion|Mass` to zeros and ones, float32 (N, 14). Raises DataError with rows of unknown findings."""
+    # The release has 112,120 rows but fewer than a thousand distinct texts.
     codes, distinct = pd.factorize(texts)
     parts = [[SPELLINGS.get(part, part) for part in text.split("|")] for text in distinct]
     parts = [[] if findings == ["No Finding"] else findings for findings in parts]
     unknown = [[part for part in findings if part not in FINDINGS] for findings in parts]
     rows = [f"row {texts.index[i] + 2} ({unknown[code][0]!r})" for i, code in enumerate(codes) if unknown[code]]
-    _refuse_rows(file, rows, "unknown finding", f"use {', '.join(FINDINGS)}, joined by |, or No Finding alone")
+    _reject_rows(file, rows, "unknown finding", f"use {', '.join(FINDINGS)}, joined by |, or No Finding alone")
     values = np.array([[finding in findings for finding in FINDINGS] for findings in parts], np.float32)
     return values.reshape(-1, len(FINDINGS))[codes]
 
 
 def _version(name: str, digest: str) -> str:
+    """Name the version of a label file by its hash; without a known hash by its file name, and marked so."""
     if digest in LABEL_VERSIONS:
         return LABEL_VERSIONS[digest]
     if name not in LABEL_FILES:
@@ -147,7 +154,7 @@ def _version(name: str, digest: str) -> str:
 
 
 def read_boxes(file: Path, listed: set[str]) -> pd.DataFrame:
-    """The box table of `Index.boxes`; empty if there is no box file. Raises DataError with the row of each bad box."""
+    """Read the table of `Index.boxes`; empty without a box file. Raises DataError with the rows that are wrong."""
     if not file.is_file():
         return pd.DataFrame(columns=list(BOX_COLUMNS))
     data = _bytes(file)
@@ -160,22 +167,22 @@ def read_boxes(file: Path, listed: set[str]) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         corners = np.stack([x, y, x + w, y + h], axis=1)
     clipped = corners.clip(0, BOX_PIXELS)
-    # Less than a pixel over the edge is rounding, more is a mistake.
+    # Less than a pixel beyond the edge is rounding, more is an error.
     fits = (np.abs(corners - clipped) < 1).all(axis=1) & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
-    for what, bad in (
+    for problem, bad in (
         ("the image is in neither list", [name not in listed for name in table["image_id"]]),
         ("unknown finding", ~table["finding"].isin(FINDINGS)),
         (f"the box is not inside the {BOX_PIXELS} x {BOX_PIXELS} image", ~fits),
     ):
         rows = [f"row {row + 2} ({table['image_id'][row]})" for row in table.index[bad]]
-        _refuse_rows(file, rows, what, "correct it, or put the box file of the NIH release there")
+        _reject_rows(file, rows, problem, "correct it, or put the box file of the NIH release there")
     table[["x", "y"]] = clipped[:, :2] / BOX_PIXELS
     table[["w", "h"]] = (clipped[:, 2:] - clipped[:, :2]) / BOX_PIXELS
     return table
 
 
 def _table(file: Path, data: bytes, **options: Any) -> pd.DataFrame:
-    """A CSV file as text, without its blank lines; label i of the table's index is line i + 2 of the file."""
+    """Parse a CSV file as text, without blank lines; label i of the table's index is line i + 2 of the file."""
     options |= {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
         # Without index_col=False, a trailing comma in the rows would turn the first column into the index.
@@ -184,7 +191,8 @@ def _table(file: Path, data: bytes, **options: Any) -> pd.DataFrame:
         raise DataError(
             f"{file} is not the table of the NIH release ({str(error).strip()}): download it again"
         ) from error
-    return table[(table != "").any(axis=1)].copy()
+    filled: pd.DataFrame = table[(table != "").any(axis=1)].copy()
+    return filled
 
 
 def _text(file: Path, data: bytes) -> str:
@@ -197,14 +205,15 @@ def _text(file: Path, data: bytes) -> str:
 def _bytes(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
-            data = opened.read(MOST_BYTES + 1)
+            data = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
-    if len(data) > MOST_BYTES:
-        raise DataError(f"{file} holds more than {MOST_BYTES >> 20} MiB: put the file of the NIH release there")
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{file} holds more than {MAX_BYTES >> 20} MiB: put the file of the NIH release there")
     return data
 
 
-def _refuse_rows(file: Path, rows: Sequence[str], what: str, mend: str) -> None:
+def _reject_rows(file: Path, rows: Sequence[str], problem: str, fix: str) -> None:
+    """Raise DataError if there are wrong rows."""
     if rows:
-        raise DataError(f"{file}, {first_few(rows)}: {what}; {mend}")
+        raise DataError(f"{file}, {first_few(rows)}: {problem}; {fix}")

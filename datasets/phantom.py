@@ -1,14 +1,14 @@
-"""`phantom`, the embedded dataset: chest radiographs drawn by the program. Nothing to download, nothing about anyone.
+"""`phantom`, the embedded dataset: chest radiographs drawn by the program. Nothing to download, no patient data.
 
-It is there so that every command, test and comparison runs anywhere, on a task that is neither trivial nor hopeless. It
-is no substitute for patients: how well a method does here says nothing about how well it reads real radiographs.
+It exists so that every command, test and comparison runs anywhere, on a task that is neither trivial nor impossible. It
+does not replace patients: a method's performance here does not predict its performance on real radiographs.
 
-This file says who has which finding and what each finding looks like; phantom_drawing.py draws. To look at one::
+This file determines who has which finding and what each finding looks like; phantom_drawing.py draws. To view one::
 
     from PIL import Image
     from chxbench.datasets.phantom import Phantom
     phantom = Phantom()
-    index = phantom.index(None)  # index.images says who has what, index.boxes where
+    index = phantom.index(None)  # index.images has the findings, index.boxes their boxes
     Image.fromarray(phantom.read("00000001_000.png", None)).save("phantom.png")
 """
 
@@ -31,16 +31,17 @@ from .phantom_drawing import RANGES, Array, Base, Ellipse, Mark, Person, Rim, Vi
 VERSION = "phantom-1"
 
 SHARES = {"train": 0.58, "val": 0.12, "test": 0.30}  # of the images
-FLOOR, MOST_RAISED = 16, 0.07  # positives in the validation split; the share beyond which no finding is raised for it
-FEWEST_IMAGES, SMALLEST = 60, 32
-CHRONIC = 0.5  # how much of what makes a finding likely belongs to the patient; the rest changes from image to image
+MIN_POSITIVES = 16  # in the validation split, for which a rare finding is made more frequent,
+MAX_RAISED_SHARE = 0.07  # up to this share of the images
+MIN_IMAGES, MIN_SIZE = 60, 32
+CHRONIC = 0.5  # share of a finding's liability that belongs to the patient; the rest varies from image to image
 
 # All 112,120 images of NIH ChestX-ray14, counted in Data_Entry_2017_v2020.csv (Wang et al., CVPR 2017).
 IMAGES = 112_120
 # Images with each finding, in the order of FINDINGS.
 POSITIVES = (11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227)
-# Tetrachoric correlation of each finding with those before it, in percent: the correlation of two normal variables
-# which, each cut off so that its finding has its count, exceed both cuts as often as the two findings occur together.
+# Tetrachoric correlation of each finding with those before it, in percent: the correlation of two normal variables that
+# exceed both thresholds as often as the two findings occur together, each threshold being fitted to a finding's count.
 CORRELATIONS = (
     (),
     (7,),
@@ -60,50 +61,56 @@ CORRELATIONS = (
 # Patients with 1, 2, ... 11 images, and with 12 or more (who have 12 here).
 SERIES = (17503, 4113, 2100, 1330, 938, 787, 608, 494, 387, 320, 281, 1944)
 
-# Every kind of chance has a stream of random numbers of its own, so that a new kind does not shift the others; row k of
-# a stream is the same however many rows are asked for.
+# Every kind of random choice has its own stream of random numbers, so that a new kind does not shift the others; row k
+# of a stream does not depend on how many rows are generated.
 KINDS = ("series", "chronic", "acute", "person", "view", "place", "strength", "noise")
 
 
 @DATASETS.register("phantom")
 @dataclass(frozen=True)
 class Phantom(Dataset):
-    """Drawn chest radiographs with the 14 findings of ChestX-ray14.
+    """Synthetic chest radiographs with the 14 findings of ChestX-ray14.
 
-    Options: `images`, how many; `size`, their side in pixels; `seed`, which ones. The pixels of an image are a function
-    of the seed, its id, its labels and the size alone.
+    The pixels of an image are a function of the seed, its id, its labels and the size only.
 
-    Findings are as frequent as in ChestX-ray14 (train, validation and test together) and occur together as they do
-    there, with one deliberate exception: a finding so rare that the validation split would hold fewer than 16 positives
-    is made frequent enough to hold 16 there, and equally frequent in the other splits. Nothing is raised beyond 7 %, so
+    Findings are as frequent as in ChestX-ray14 (train, validation and test together) and co-occur as they do there,
+    with one deliberate exception: a finding so rare that the validation split would have fewer than 16 positives is
+    made frequent enough to have 16 there, and equally frequent in the other splits. No finding is raised beyond 7 %, so
     sets of fewer than about 1,900 images have fewer than 16, but always one in each split. At the default size this
-    raises all but Atelectasis, Effusion and Infiltration, and 39 % of the images are without finding; no finding is
+    raises all except Atelectasis, Effusion and Infiltration, and 39 % of the images have no finding; no finding is
     raised from about 66,000 images on.
 
-    Patients have 1 to 12 images, in about the release's proportions, and are dealt whole to the splits: 58 % of the
-    images train, 12 % validate, 30 % test. A larger set begins with the patients and the split of a smaller one.
+    Patients have 1 to 12 images, in about the release's proportions, and the split is by patient: 58 % of the images
+    for training, 12 % for validation, 30 % for the test. A larger set begins with the patients and the split of a
+    smaller one.
 
-    Every positive, in every split, has one box: the one within which its sign is painted. Images are unlike real ones
-    in that no label is wrong.
+    Every positive, in every split, has one box: the one within which its sign is painted. Unlike in real data no label
+    is wrong.
+
+    Options:
+        images: number of images, at least 60.
+        size: side of the images in pixels, at least 32.
+        seed: of everything that is random; another seed gives other patients, labels and pixels.
     """
 
     title: ClassVar[str] = "Phantom (drawn radiographs)"
     caveat: ClassVar[str] = "the images are drawn, and nothing here says how these methods compare on patients"
     default_recipe: ClassVar[str] = "quick"
     needs_folder: ClassVar[bool] = False
+    rare: ClassVar[tuple[str, ...]] = ("Hernia",)  # as in ChestX-ray14, whose tables it stands in for
 
     images: int = 2000
     size: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.images < FEWEST_IMAGES:
+        if self.images < MIN_IMAGES:
             raise DataError(
-                f"phantom cannot have {self.images} images: with fewer than {FEWEST_IMAGES} "
-                "not every split would show every finding"
+                f"phantom cannot have {self.images} images: use {MIN_IMAGES} or more, "
+                "so that every split has every finding"
             )
-        if self.size < SMALLEST:
-            raise DataError(f"phantom cannot be drawn {self.size} pixels wide: the least is {SMALLEST}")
+        if self.size < MIN_SIZE:
+            raise DataError(f"phantom cannot be drawn {self.size} pixels wide: use {MIN_SIZE} or more")
         if self.seed < 0:
             raise DataError(f"phantom cannot have the seed {self.seed}: use 0 or more")
 
@@ -129,7 +136,7 @@ class Phantom(Dataset):
 
 
 class Chance(NamedTuple):
-    """How one finding of a patient differs from the same finding of another: uniform numbers of [0, 1), (n, 1) each."""
+    """Variation of a finding between patients: uniform random numbers of [0, 1), (n, 1) each."""
 
     side: Array
     lateral: Array
@@ -137,55 +144,57 @@ class Chance(NamedTuple):
     size: Array
     shape: Array
     turn: Array
-    strength: Array  # changes from image to image
+    strength: Array  # varies from image to image
 
 
-PLACES = len(Chance._fields) - 1
+LASTING = len(Chance._fields) - 1  # the numbers that a patient keeps
 
 
 @dataclass(frozen=True)
 class Population:
-    """Everything that is drawn by lot, for all n images; `patient` (n,) says whose image each is."""
+    """Everything that is random, for all n images."""
 
     images: pd.DataFrame  # as in Index
-    row: dict[str, int]  # of an image id
-    patient: Array
+    row: dict[str, int]  # image id to row number
+    patient: Array  # (n,) the number of each image's patient
     labels: Array  # bool (n, findings)
-    person: Person  # one row a patient
-    view: View
-    place: Array  # of the findings a patient has or might have, (patients, findings, PLACES)
+    person: Person  # one row per patient
+    view: View  # one row per image
+    lasting: Array  # all but `strength` of each finding's Chance, (patients, findings, LASTING)
     strength: Array  # (n, findings)
     seed: int
 
     def picture(self, row: int, size: int) -> Array:
-        """One image, uint8 (size, size)."""
+        """Draw one image, uint8 (size, size)."""
         body, view = self.bodies([row])
         present = [finding for finding, positive in zip(FINDINGS, self.labels[row], strict=True) if positive]
         signs = [self.sign(finding, body, [row]) for finding in present]
         return drawing.draw(body, view, signs, size, np.random.default_rng([self.seed, KINDS.index("noise"), row]))
 
     def bodies(self, which: Sequence[int] | Array) -> tuple[Person, View]:
-        """The bodies in some images, bent by what they have, and the views of them."""
+        """Return the bodies in some images, changed by their findings, and the views of them."""
         view = drawing.rows(self.view, which)
         person = drawing.rows(self.person, self.patient[which])
         large_heart, trapped_air = (self._bending(finding, which) for finding in ("Cardiomegaly", "Emphysema"))
         return drawing.bend(person, view, large_heart, trapped_air), view
 
     def sign(self, finding: str, bodies: Person, which: Sequence[int] | Array) -> list[Mark]:
-        """The marks of a finding in some images, whether or not they have it."""
+        """Return the marks of a finding in some images, whether or not they have it."""
         k = FINDINGS.index(finding)
-        place = self.place[self.patient[which], k]
-        chance = Chance(*(place[:, j : j + 1] for j in range(PLACES)), strength=self.strength[which, k : k + 1])
-        return SIGNS[finding](bodies, chance)
+        lasting = self.lasting[self.patient[which], k]
+        values = [lasting[:, j : j + 1] for j in range(LASTING)]
+        return SIGNS[finding](bodies, Chance._make([*values, self.strength[which, k : k + 1]]))
 
     def _bending(self, finding: str, which: Sequence[int] | Array) -> Array:
+        """Compute how much a finding changes the bodies in some images: (n, 1), 0 where it is absent."""
         k = FINDINGS.index(finding)
-        return self.labels[which, k : k + 1] * mix(0.3, 1.0, self.strength[which, k : k + 1])
+        strength: Array = self.labels[which, k : k + 1] * mix(0.3, 1.0, self.strength[which, k : k + 1])
+        return strength
 
 
 @lru_cache(maxsize=4)
 def _population(images: int, seed: int) -> Population:
-    """Kept, because images are read one by one: it costs a process a moment, once."""
+    """Generate the population; cached, because images are read one by one."""
     patient, number = _series(images, seed)
     patients = patient[-1] + 1
     split = _deal(np.bincount(patient))[patient]
@@ -199,7 +208,7 @@ def _population(images: int, seed: int) -> Population:
         labels=labels,
         person=drawing.sample(Person, _stream(seed, "person").random((patients, len(RANGES[Person])))),
         view=drawing.sample(View, _stream(seed, "view").random((images, len(RANGES[View])))),
-        place=_stream(seed, "place").random((patients, len(FINDINGS), PLACES), dtype=np.float32),
+        lasting=_stream(seed, "place").random((patients, len(FINDINGS), LASTING), dtype=np.float32),
         strength=_stream(seed, "strength").random((images, len(FINDINGS)), dtype=np.float32),
         seed=seed,
     )
@@ -210,7 +219,7 @@ def _stream(seed: int, kind: str) -> np.random.Generator:
 
 
 def _series(images: int, seed: int) -> tuple[Array, Array]:
-    """Whose each image is, and which of that patient's: two int arrays (images,), patients from 0 and in order."""
+    """Return each image's patient and its number among that patient's images: two int (images,), patients ascending."""
     up_to = np.cumsum(SERIES) / sum(SERIES)
     lengths = 1 + np.searchsorted(up_to, _stream(seed, "series").random(images), side="right")
     patient = np.repeat(np.arange(images), lengths)
@@ -219,7 +228,7 @@ def _series(images: int, seed: int) -> tuple[Array, Array]:
 
 
 def _deal(lengths: Array) -> Array:
-    """The split of each patient: in order, each to the split that is furthest behind its share of the images so far."""
+    """Assign each patient, in order, to the split that is furthest behind its share of the images so far."""
     behind = dict.fromkeys(SPLITS, 0.0)
     dealt = []
     for length in lengths.tolist():
@@ -230,17 +239,17 @@ def _deal(lengths: Array) -> Array:
 
 
 def _labels(patient: Array, split: Array, seed: int) -> Array:
-    """Who has what, bool (images, findings): per split and finding, as many as there should be, the likeliest ones."""
+    """Generate labels, bool (images, findings): per split and finding, the images of highest liability are positive."""
     root = np.linalg.cholesky(_correlations())
     chronic = _stream(seed, "chronic").standard_normal((patient[-1] + 1, len(FINDINGS)))[patient]
     acute = _stream(seed, "acute").standard_normal((len(patient), len(FINDINGS)))
-    likely = (np.sqrt(CHRONIC) * chronic + np.sqrt(1 - CHRONIC) * acute) @ root.T
-    least = min(MOST_RAISED, FLOOR / np.count_nonzero(split == "val"))
-    labels = np.zeros(likely.shape, dtype=bool)
+    liability = (np.sqrt(CHRONIC) * chronic + np.sqrt(1 - CHRONIC) * acute) @ root.T
+    min_share = min(MAX_RAISED_SHARE, MIN_POSITIVES / np.count_nonzero(split == "val"))
+    labels = np.zeros(liability.shape, dtype=bool)
     for rows_of_split in (np.flatnonzero(split == name) for name in SPLITS):
         for k, positives in enumerate(POSITIVES):
-            count = max(1, round(max(positives / IMAGES, least) * len(rows_of_split)))
-            order = np.argsort(-likely[rows_of_split, k], kind="stable")
+            count = max(1, round(max(positives / IMAGES, min_share) * len(rows_of_split)))
+            order = np.argsort(-liability[rows_of_split, k], kind="stable")
             labels[rows_of_split[order[:count]], k] = True
     return labels
 
@@ -253,7 +262,7 @@ def _correlations() -> Array:
 
 
 def _boxes(people: Population) -> pd.DataFrame:
-    """One box for each positive, in the order of the images."""
+    """Compute one box for each positive, in the order of the images."""
     tables = []
     for k, finding in enumerate(FINDINGS):
         which = np.flatnonzero(people.labels[:, k])
@@ -274,7 +283,7 @@ def _side(chance: Chance) -> Array:
 
 
 def _atelectasis(body: Person, chance: Chance) -> list[Mark]:
-    """A plate, or a wedge that is a plate grown thick at one end, in the lower lung."""
+    """Draw a plate, or a wedge, which is a plate with one thick end, in the lower lung."""
     side = _side(chance)
     x, y = spot(body, side, mix(-0.3, 0.45, chance.lateral), mix(0.55, 0.82, chance.height))
     length, girth, taper = mix(0.07, 0.13, chance.size), mix(0.011, 0.028, chance.shape), mix(0, 0.8, chance.shape)
@@ -283,18 +292,18 @@ def _atelectasis(body: Person, chance: Chance) -> list[Mark]:
 
 
 def _cardiomegaly(body: Person, chance: Chance) -> list[Mark]:
-    """Nothing to paint: the body has been bent."""
+    """Draw nothing: `bend` has enlarged the heart."""
     return [Mark(drawing.heart_outline(body), 0 * chance.strength)]
 
 
 def _effusion(body: Person, chance: Chance) -> list[Mark]:
-    """Fluid over the diaphragm, higher at the chest wall."""
+    """Draw fluid over the diaphragm, higher at the chest wall."""
     pool = Base(_side(chance), mix(0.95, 0.62, chance.size), mix(0.08, 0.2, chance.shape))
     return [Mark(pool, mix(0.28, 0.42, chance.strength), soft=0.3, hide=1)]
 
 
 def _infiltration(body: Person, chance: Chance) -> list[Mark]:
-    """A patchy haze without an edge."""
+    """Draw a patchy haze without an edge."""
     side = _side(chance)
     x, y = spot(body, side, mix(-0.4, 0.5, chance.lateral), mix(0.25, 0.75, chance.height))
     length, height = mix(0.08, 0.13, chance.size), mix(0.08, 0.14, chance.shape)
@@ -303,7 +312,7 @@ def _infiltration(body: Person, chance: Chance) -> list[Mark]:
 
 
 def _mass(body: Person, chance: Chance) -> list[Mark]:
-    """A round shadow of more than three centimetres, if the chest is taken to be thirty wide."""
+    """Draw a round shadow of more than three centimeters, for a chest width of thirty."""
     x, y = spot(body, _side(chance), mix(-0.4, 0.6, chance.lateral), mix(0.15, 0.75, chance.height))
     length = mix(0.05, 0.085, chance.size)
     lump = Ellipse(x, y, length, length * mix(0.75, 1, chance.shape), angle=mix(0, 3, chance.turn))
@@ -311,14 +320,14 @@ def _mass(body: Person, chance: Chance) -> list[Mark]:
 
 
 def _nodule(body: Person, chance: Chance) -> list[Mark]:
-    """A round shadow of less than three centimetres."""
+    """Draw a round shadow of less than three centimeters."""
     x, y = spot(body, _side(chance), mix(-0.5, 0.7, chance.lateral), mix(0.15, 0.8, chance.height))
     radius = mix(0.022, 0.036, chance.size)
     return [Mark(Ellipse(x, y, radius, radius), mix(0.24, 0.48, chance.strength), soft=0.3, hide=0.6)]
 
 
 def _pneumonia(body: Person, chance: Chance) -> list[Mark]:
-    """A patchy opacity with a denser core, in the middle or lower lung."""
+    """Draw a patchy opacity with a denser core, in the middle or lower lung."""
     side = _side(chance)
     x, y = spot(body, side, mix(-0.3, 0.4, chance.lateral), mix(0.5, 0.85, chance.height))
     length, height, angle = mix(0.08, 0.12, chance.size), mix(0.07, 0.11, chance.shape), mix(-0.8, 0.8, chance.turn)
@@ -331,14 +340,14 @@ def _pneumonia(body: Person, chance: Chance) -> list[Mark]:
 
 
 def _pneumothorax(body: Person, chance: Chance) -> list[Mark]:
-    """A rim of air without vessels at apex and chest wall, bounded by the fine line of the pleura."""
+    """Draw a rim of air without vessels at apex and chest wall, bounded by the fine line of the pleura."""
     rim = Rim(_side(chance), 0 * chance.size, mix(0.5, 0.95, chance.shape), mix(0.35, 0.9, chance.size))
     air = mix(0.035, 0.12, chance.strength)
     return [Mark(rim, -air, soft=0.1, hide=1), Mark(rim, 1.5 * air, soft=0.08, line=True)]
 
 
 def _consolidation(body: Person, chance: Chance) -> list[Mark]:
-    """A dense even opacity that ends at a fissure, with air-filled bronchi in it."""
+    """Draw a dense even opacity that ends at a fissure, with air-filled bronchi in it."""
     side = _side(chance)
     x, y = spot(body, side, mix(-0.3, 0.4, chance.lateral), mix(0.3, 0.75, chance.height))
     length, height = mix(0.09, 0.14, chance.size), mix(0.08, 0.13, chance.shape)
@@ -347,7 +356,7 @@ def _consolidation(body: Person, chance: Chance) -> list[Mark]:
 
 
 def _edema(body: Person, chance: Chance) -> list[Mark]:
-    """Wings of haze on both sides of the heart, and short lines at the lung bases."""
+    """Draw wings of haze on both sides of the heart, and short lines at the lung bases."""
     amount, marks = mix(0.06, 0.19, chance.strength), []
     for side in (np.float32(-1), np.float32(1)):
         x, y = spot(body, side, mix(-0.45, -0.15, chance.lateral), mix(0.42, 0.55, chance.height))
@@ -359,27 +368,27 @@ def _edema(body: Person, chance: Chance) -> list[Mark]:
 
 
 def _emphysema(body: Person, chance: Chance) -> list[Mark]:
-    """The body has been bent; the lungs are a little darker still."""
+    """Darken the lungs a little more, after `bend`."""
     lungs = (Base(np.float32(side), np.float32(0), np.float32(0)) for side in (-1, 1))
     return [Mark(lung, mix(-0.01, -0.03, chance.strength)) for lung in lungs]
 
 
 def _fibrosis(body: Person, chance: Chance) -> list[Mark]:
-    """A coarse net in the outer lower parts of both lungs."""
+    """Draw a coarse net in the outer lower parts of both lungs."""
     length, girth, amount = mix(0.35, 0.7, chance.size), mix(0.8, 1.7, chance.shape), mix(0.16, 0.32, chance.strength)
     nets = (Rim(np.float32(side), np.float32(0.9), length, girth) for side in (-1, 1))
     return [Mark(net, amount, soft=0.6, texture="net", rough=1) for net in nets]
 
 
 def _pleural_thickening(body: Person, chance: Chance) -> list[Mark]:
-    """A band along the chest wall or over the apex, brighter than the wall itself."""
+    """Draw a band along the chest wall or over the apex, brighter than the wall itself."""
     length, girth = mix(0.3, 0.6, chance.size), mix(0.35, 0.65, chance.shape)
     band = Rim(_side(chance), mix(0, 0.9, chance.height), length, girth)
     return [Mark(band, mix(0.42, 0.65, chance.strength), soft=0.35, hide=0.7)]
 
 
 def _hernia(body: Person, chance: Chance) -> list[Mark]:
-    """A round shadow behind the heart, with air over a level of fluid."""
+    """Draw a round shadow behind the heart, with air over a fluid level."""
     x, y = mix(-0.04, 0.09, chance.lateral), body.dome - mix(0.02, 0.07, chance.height)
     radius, amount = mix(0.065, 0.1, chance.size), mix(0.2, 0.45, chance.strength)
     sac, air = Ellipse(x, y, radius, radius), Ellipse(x, y, 0.8 * radius, 0.8 * radius, bottom=0.1)

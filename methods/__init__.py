@@ -1,1 +1,1 @@
-"""One file a method; every file here is imported and registers itself (see CONTRIBUTING.md)."""
+"""Methods, one per file; every file here is imported and registers itself (see docs/contributing-a-method.md)."""

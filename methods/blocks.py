@@ -1,7 +1,7 @@
-"""What methods share: heads that turn features into maps, poolings that turn maps into logits.
+"""Building blocks of methods: heads (features to maps) and poolings (maps to logits).
 
-A network of this wing is a backbone (images -> features, backbones.py), a head (features -> log-odds at each place) and
-a pooling (places -> image), so that classification and localisation come out of one forward pass.
+Networks here are a backbone (images to features, backbones.py), a head (features to log-odds at each location) and a
+pooling (locations to image), so that one forward pass both classifies and localizes.
 """
 
 import math
@@ -14,52 +14,58 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..benchmark.method import Output
+from .backbones import Backbone
 
-PARSENET_SCALE = 10.0  # initial length of the normalised features: of the order of unnormalised ones
+PARSENET_SCALE = 10.0  # initial length of the normalized features, of the order of unnormalized ones
 
 Pool = Literal["mean_probability", "mean_logit", "lse", "max"]
 
 
 class MapClassifier(nn.Module):
-    """Backbone, head and pooling in a row: images (B, 3, H, W) to Output with logits (B, C) and maps (B, C, h, w).
+    """Network of backbone, head and pooling: images (B, 3, H, W) to Output with logits (B, C) and maps (B, C, h, w).
 
     Args:
-        backbone: gives features (B, D, h, w).
-        head: features to log-odds at each place.
-        pool: places to image.
-        cam: show the head's `activation_map` in place of the maps that are pooled; the logits stay the same.
+        backbone: its `forward_features` returns features (B, D, h, w).
+        head: features to log-odds at each location.
+        pool: maps to image-level log-odds.
+        cam: return the head's `activation_map` instead of the maps that are pooled; the logits are the same.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, pool: Callable[[Tensor], Tensor], cam: bool = False
+        self, backbone: Backbone, head: nn.Module, pool: Callable[[Tensor], Tensor], cam: bool = False
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self.pool, self.cam = backbone, head, pool, cam
+        self.backbone: Backbone = backbone
+        self.head: nn.Module = head
+        self.pool, self.cam = pool, cam
 
     def forward(self, images: Tensor) -> Output:
         features = self.backbone.forward_features(images)
         with full_precision(features):
             features = features.float()
             maps = self.head(features)
-            return Output(self.pool(maps), self.head.activation_map(features) if self.cam else maps)
+            if self.cam:
+                assert isinstance(self.head, GlobalLocalHead)
+                return Output(self.pool(maps), self.head.activation_map(features))
+            return Output(self.pool(maps), maps)
 
 
 def full_precision(features: Tensor) -> torch.autocast:
-    """No autocast for what follows the features: scores rounded to bfloat16 tie, in some heads more than in others."""
+    """Disable autocast after the features: scores rounded to bfloat16 tie, in some heads more than in others."""
     return torch.autocast(features.device.type, enabled=False)
 
 
 class GlobalLocalHead(nn.Module):
-    """The space attention module: every place sees its own features and their mean over the image.
+    """Space attention module: every location sees its own features and their mean over the image.
 
-    The mean is broadcast back, without a convolution, and concatenated (Ma et al. 2019, section 2.2): features
-    (B, D, h, w) to log-odds (B, C, h, w) by one linear classifier for all places.
+    The mean is broadcast, without a convolution, and concatenated (Ma et al. 2019, section 2.2): features (B, D, h, w)
+    to log-odds (B, C, h, w) by one linear classifier for all locations.
 
     Args:
         features: D.
         findings: C.
-        normalize: bring both halves to length 1 at each place and scale each channel by a learned factor before the
-            concatenation, as ParseNet does (Liu et al. 2015, section 3.3), so that neither half drowns the other.
+        normalize: scale both halves to length 1 at each location and multiply each channel by a learned factor, as
+            ParseNet does (Liu et al. 2015, section 3.3), so that neither half dominates the other.
     """
 
     def __init__(self, features: int, findings: int, normalize: bool = False) -> None:
@@ -71,18 +77,20 @@ class GlobalLocalHead(nn.Module):
         return self._classify(features, features.mean((2, 3), keepdim=True).expand_as(features))
 
     def activation_map(self, features: Tensor) -> Tensor:
-        """The class activation map: what the classifier would say of a place if the whole image were like it.
+        """Compute the class activation map: each location's log-odds as if the whole image looked like it.
 
-        With the concatenation as written and log-odds averaged, its mean over the places is the image's log-odds: it
+        With the concatenation as written and log-odds averaged, its mean over the locations is the image's log-odds: it
         is the map of "average pooling between the last stage and the classifier" (Ma et al. 2019, Fig. 4).
         """
         return self._classify(features, features)
 
-    def _classify(self, local: Tensor, everywhere: Tensor) -> Tensor:
+    def _classify(self, local: Tensor, image: Tensor) -> Tensor:
         if self.scale is None:
-            return self.classifier(torch.cat([local, everywhere], dim=1))
-        both = torch.cat([F.normalize(local, dim=1), F.normalize(everywhere, dim=1)], dim=1)
-        return self.classifier(both * self.scale)
+            plain: Tensor = self.classifier(torch.cat([local, image], dim=1))
+            return plain
+        both = torch.cat([F.normalize(local, dim=1), F.normalize(image, dim=1)], dim=1)
+        logits: Tensor = self.classifier(both * self.scale)
+        return logits
 
 
 def mean_logit(maps: Tensor) -> Tensor:
@@ -91,28 +99,32 @@ def mean_logit(maps: Tensor) -> Tensor:
 
 
 def mean_probability(maps: Tensor) -> Tensor:
-    """Log-odds of the places' mean probability: (B, C, h, w) to (B, C), in log space and float32.
+    """Compute the log-odds of the mean probability: (B, C, h, w) to (B, C), in log space and float32.
 
     With p the mean of sigmoid(z): log p - log(1 - p), each a logsumexp of log-sigmoids, their log(h w) cancelling.
     Binary cross-entropy on the result is binary cross-entropy on p.
     """
-    places = maps.float().flatten(2)
-    return F.logsigmoid(places).logsumexp(2) - F.logsigmoid(-places).logsumexp(2)
+    logits = maps.float().flatten(2)
+    return F.logsigmoid(logits).logsumexp(2) - F.logsigmoid(-logits).logsumexp(2)
 
 
 def log_sum_exp(maps: Tensor, sharpness: float) -> Tensor:
-    """Between mean (sharpness -> 0) and maximum (-> infinity), (B, D, h, w) to (B, D) (Wang et al. 2017, sec. 4.1)."""
-    places = maps.float().flatten(2)
-    return ((sharpness * places).logsumexp(2) - math.log(places.shape[2])) / sharpness
+    """Pool between mean (sharpness near 0) and maximum (infinite): (B, D, h, w) to (B, D).
+
+    Wang et al. 2017, section 4.1.
+    """
+    values = maps.float().flatten(2)
+    pooled: Tensor = ((sharpness * values).logsumexp(2) - math.log(values.shape[2])) / sharpness
+    return pooled
 
 
 def maximum(maps: Tensor) -> Tensor:
-    """The highest log-odds: (B, C, h, w) to (B, C)."""
+    """Take the highest log-odds: (B, C, h, w) to (B, C)."""
     return maps.float().amax((2, 3))
 
 
 def pooling(name: Pool, sharpness: float) -> Callable[[Tensor], Tensor]:
-    """The pooling that a user names with `--option pool=NAME`; sharpness is that of "lse"."""
+    """Return the pooling that `--option pool=NAME` names; sharpness is that of "lse"."""
     if name == "lse":
         return partial(log_sum_exp, sharpness=sharpness)
     return {"mean_probability": mean_probability, "mean_logit": mean_logit, "max": maximum}[name]

@@ -1,7 +1,7 @@
 """BSL: the plain ResNet-101 baseline of Ma et al. 2019, Table 1.
 
-Global average pooling between the last stage and a linear classifier. Written as a classifier at each place whose
-log-odds are averaged, which is the same function and gives the class activation maps with it.
+Global average pooling between the last stage and a linear classifier. Written as a classifier at each location whose
+log-odds are averaged, which is the same function and also gives the class activation maps.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,14 @@ from .blocks import MapClassifier, mean_logit
 @METHODS.register("bsl")
 @dataclass(frozen=True)
 class Baseline(Method):
-    """Options:
+    """Plain ResNet with global average pooling.
 
-    backbone: any convolutional network of timm's, with the tag of its weights; resnet101.tv_in1k are the weights
-        nearest to those of 2018.
-    output_stride: pixels of the image per place of the maps. 32 (the paper's: 7x7 places of a 224-pixel crop), or 16
-        or 8, where the last stages dilate their convolutions instead of shrinking. The recipe's model.output_stride
-        unless it is given.
+    Options:
+        backbone: any convolutional network of timm, with the tag of its weights; those of resnet101.tv_in1k are the
+            closest to the weights available in 2018.
+        output_stride: pixels of the image per location of the maps, 32 (the paper's, 7x7 locations of a 224-pixel
+            crop), 16 or 8, where the last stages dilate their convolutions instead of downsampling; by default the
+            recipe's model.output_stride.
     """
 
     title: ClassVar[str] = "BSL"

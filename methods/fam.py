@@ -1,7 +1,7 @@
 """BSL + FAM: a squeeze-and-excitation block in every residual block of the baseline (Ma et al. 2019, section 2.1).
 
-Channel c of a branch is multiplied by s_c, s = sigmoid(W2 relu(W1 z)), z the branch's mean over its places; reduction
-16, after the last normalisation, before the residual addition (Hu et al., CVPR 2018).
+Channel c of a branch is multiplied by s_c, s = sigmoid(W2 relu(W1 z)), z the branch's mean over locations;
+reduction 16, after the last normalization, before the residual addition (Hu et al., CVPR 2018).
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,21 @@ from torch import nn
 
 from ..benchmark.method import Method
 from ..benchmark.registry import METHODS
-from .backbones import OutputStride, build_backbone
+from .backbones import Backbone, OutputStride, build_backbone
 from .blocks import MapClassifier, mean_logit
 
 
 @METHODS.register("fam")
 @dataclass(frozen=True)
 class FeatureAttention(Method):
-    """Options:
+    """Baseline with channel attention in every residual block.
 
-    backbone: a ResNet of timm's, into which the blocks are put, or one that has them and their ImageNet weights:
-        legacy_seresnet101.in1k, the only such SE-ResNet-101 of timm's (it takes no output_stride but 32).
-    gates: how the attention blocks begin; not stated in the paper. "open" (0.982) keeps pretrained features whole,
-        "random" multiplies each residual branch by about 0.5. Weights that hold the blocks win.
-    output_stride: as in `bsl`.
+    Options:
+        backbone: a ResNet of timm, into which the blocks are inserted, or one that has them and ImageNet weights for
+            them, legacy_seresnet101.in1k, the only SE-ResNet-101 of timm with such weights (its output_stride is 32).
+        gates: how the attention blocks start, not stated in the paper; "open" (0.982) preserves pretrained features,
+            "random" multiplies each residual branch by about 0.5. Loaded weights of the blocks replace either.
+        output_stride: as in `bsl`; by default the recipe's model.output_stride.
     """
 
     title: ClassVar[str] = "BSL + FAM"
@@ -41,6 +42,6 @@ class FeatureAttention(Method):
         backbone = self.build_backbone(weights)
         return MapClassifier(backbone, nn.Conv2d(backbone.num_features, len(findings), 1), mean_logit)
 
-    def build_backbone(self, weights: str) -> nn.Module:
-        """The ResNet with its attention blocks: the same in every method above this one."""
+    def build_backbone(self, weights: str) -> Backbone:
+        """Build the ResNet with its attention blocks, for this method and those that extend it."""
         return build_backbone(self.backbone, weights, True, self.gates, self.output_stride)

@@ -1,6 +1,6 @@
-"""MA's second control: stage 2 sees the training set A again, as many images as MA's C = A + B, none for its labels.
+"""MA's second control: stage 2 sees as many images as MA's C = A + B, but repeats images of A regardless of labels.
 
-What MA and `ma_random` gain over this control is not the second stage's longer training: it comes from the positives.
+A gain of MA and `ma_random` over this control is not due to longer training: it comes from repeating positives.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from .ma import MultiAttention, generator_for
 @METHODS.register("ma_again")
 @dataclass(frozen=True)
 class TrainAgain(MultiAttention):
-    """Options:
+    """Control for MA whose second stage repeats images regardless of their labels.
 
-    backbone, gates, output_stride, pool, sharpness, fuse, heatmap, threshold, count, restart: as in `ma`, whose set B
-        tells how many images to add.
-    budget: "equal" adds |B| images of A drawn at random; "plain" trains on A alone, |B| fewer than `ma`.
+    Options:
+        budget: "equal" adds |B| random images of A, B being the set of hard positives in `ma`; "plain" trains on A
+            alone, |B| fewer images than `ma`.
     """
 
     title: ClassVar[str] = "MA control: A again"
@@ -36,7 +36,7 @@ class TrainAgain(MultiAttention):
         return (Stage("all"), Stage("all again", self.add_any, self.restart))
 
     def add_any(self, scores: np.ndarray, labels: np.ndarray) -> Selection:
-        """Every row once, then |B| rows of any kind, none twice before all have come; log-odds and labels (N, C)."""
-        wanted = len(self.rows_of(self.missed(scores, labels))) if self.budget == "equal" else 0
-        everything = np.arange(len(labels))
-        return Selection(np.append(everything, np.resize(generator_for(scores).permutation(everything), wanted)))
+        """Select every row once, then |B| random rows, none twice before all are used; log-odds and labels (N, C)."""
+        count = len(self.rows_of(self.missed(scores, labels))) if self.budget == "equal" else 0
+        rows = np.arange(len(labels))
+        return Selection(np.append(rows, np.resize(generator_for(scores).permutation(rows), count)))

@@ -1,6 +1,6 @@
-"""MA's first control: stage 2 sees as many positives again as MA's would, drawn at random instead of hard ones.
+"""MA's first control: stage 2 repeats as many positives as MA's, random ones instead of hard ones.
 
-What MA gains over this control it gains by choosing hard examples; what both gain over `ma_again` comes from seeing
+A gain of MA over this control comes from selecting hard examples; a gain of both over `ma_again` comes from seeing
 positives more often.
 """
 
@@ -18,10 +18,9 @@ from .ma import MultiAttention, generator_for
 @METHODS.register("ma_random")
 @dataclass(frozen=True)
 class RandomPositives(MultiAttention):
-    """Options:
+    """Control for MA whose second stage repeats random positives.
 
-    backbone, gates, output_stride, pool, sharpness, fuse, heatmap, threshold, count, restart: as in `ma`, whose set B
-        tells how many to draw.
+    The options are those of `ma`, whose set B determines how many positives are drawn.
     """
 
     title: ClassVar[str] = "MA control: random positives"
@@ -34,14 +33,14 @@ class RandomPositives(MultiAttention):
         return (Stage("all"), Stage("all + random positives", self.add_random_positives, self.restart))
 
     def add_random_positives(self, scores: np.ndarray, labels: np.ndarray) -> Selection:
-        """Every row once, then |B| rows with a positive, drawn without replacement; log-odds and labels (N, C)."""
+        """Select every row once, then |B| rows with a positive, without replacement; log-odds and labels (N, C)."""
         positive = labels == 1
-        wanted = len(self.rows_of(self.missed(scores, labels)))
+        count = len(self.rows_of(self.missed(scores, labels)))
         if self.count == "image":
-            rows = generator_for(scores).choice(np.flatnonzero(positive.any(axis=1)), wanted, replace=False)
-            drawn = positive & np.isin(np.arange(len(labels)), rows)[:, None]
+            rows = generator_for(scores).choice(np.flatnonzero(positive.any(axis=1)), count, replace=False)
+            sampled = positive & np.isin(np.arange(len(labels)), rows)[:, None]
         else:
-            pairs = generator_for(scores).choice(np.flatnonzero(positive), wanted, replace=False)
-            drawn = np.zeros_like(positive)
-            drawn.flat[pairs] = True
-        return Selection(np.append(np.arange(len(labels)), self.rows_of(drawn)), drawn)
+            pairs = generator_for(scores).choice(np.flatnonzero(positive), count, replace=False)
+            sampled = np.zeros_like(positive)
+            sampled.flat[pairs] = True
+        return Selection(np.append(np.arange(len(labels)), self.rows_of(sampled)), sampled)

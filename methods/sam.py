@@ -1,7 +1,7 @@
-"""BSL + FAM + SAM: every place is classified from its own and the global features (Ma et al. 2019, section 2.2).
+"""BSL + FAM + SAM: every location is classified from its own and the global features (Ma et al. 2019, section 2.2).
 
-As written (linear classifier, then the average) the paper's module is the baseline again with a double head: the
-average of linear functions is the linear function of the average. Here each place gives a probability first.
+As written (linear classifier, then the average) the paper's module is the baseline with a redundant head: the average
+of linear functions is the linear function of the average. Here each location gives a probability first.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,17 @@ from .fam import FeatureAttention
 @METHODS.register("sam")
 @dataclass(frozen=True)
 class SpaceAttention(FeatureAttention):
-    """Options:
+    """FAM with a classifier at every location that also sees the global features.
 
-    backbone, gates, output_stride: as in `fam`.
-    pool: how places become an image. The paper averages and does not say what: "mean_probability" averages
-        probabilities; "mean_logit" averages log-odds (the degenerate reading); "lse" and "max" do not average.
-    sharpness: r of pool=lse, between the mean (small) and the maximum (large); 10 in Wang et al. 2017.
-    fuse: how a place's own and the global features meet: "concat" as the paper writes it; "parsenet" normalises both
-        and learns a scale for each channel first, as the ParseNet that the paper cites.
-    heatmap: which maps to show; it changes no score. "score" are the score maps before the last average (as
-        probabilities, where these are averaged), "cam" the class activation map: the two sides of the paper's Fig. 4.
+    Options:
+        pool: how locations become an image. The paper averages without saying what; "mean_probability" averages
+            probabilities, "mean_logit" log-odds (the degenerate reading); "lse" and "max" do not average.
+        sharpness: r of pool=lse, between the mean (small) and the maximum (large); 10 in Wang et al. 2017.
+        fuse: how local and global features are joined, "concat" as the paper writes it, or "parsenet", which first
+            normalizes both and learns a scale per channel, as the ParseNet that the paper cites.
+        heatmap: which maps to show, without effect on scores; "score" shows the maps before the last average (as
+            probabilities, where these are averaged), "cam" the class activation map, the two sides of the paper's
+            Fig. 4.
     """
 
     title: ClassVar[str] = "BSL + FAM + SAM"

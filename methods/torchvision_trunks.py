@@ -1,6 +1,7 @@
 """The two backbones of Wang et al. 2017 that timm lacks, from torchvision, without their classifiers.
 
-Both give features of 32 pixels a place; their tensors keep torchvision's names, so that its weight files fit.
+Both have 32 pixels of the image per location of the features; tensors keep torchvision's names, so that its weight
+files fit.
 """
 
 from torch import Tensor, nn
@@ -17,13 +18,14 @@ class AlexNetTrunk(AlexNet):
         del self.avgpool, self.classifier
 
     def forward_features(self, images: Tensor) -> Tensor:
-        return self.features(images)
+        features: Tensor = self.features(images)
+        return features
 
 
 class GoogLeNetTrunk(GoogLeNet):
-    """Images (B, 3, H, W), normalised as ImageNet, to features (B, 1024, h, w).
+    """Images (B, 3, H, W), normalized as ImageNet, to features (B, 1024, h, w).
 
-    torchvision's weights expect another normalisation; its own transformation to that one is kept, whatever the
+    torchvision's weights expect another normalization; its own transformation to that one is applied whatever the
     weights, so that a network with trained weights is the same wherever these came from.
     """
 
@@ -44,6 +46,7 @@ TRUNKS: dict[str, type[nn.Module]] = {"torchvision/alexnet": AlexNetTrunk, "torc
 
 
 def imagenet_weights(name: str) -> tuple[dict[str, Tensor], str]:
-    """torchvision's own weights of a trunk, downloaded once, and the name they are pinned by."""
+    """Download torchvision's weights of a trunk once; returns them and the name that pins them."""
     weights = get_model_weights(name.removeprefix("torchvision/")).DEFAULT
-    return weights.get_state_dict(progress=True, check_hash=True), f"torchvision/{weights}"
+    # weights_only: the download is a pickle, which torchvision would otherwise load without restrictions.
+    return weights.get_state_dict(progress=True, check_hash=True, weights_only=True), f"torchvision/{weights}"

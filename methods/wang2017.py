@@ -1,7 +1,7 @@
 """Wang et al. 2017: the baseline that came with the dataset (ChestX-ray8, CVPR 2017, section 4).
 
-ImageNet backbone, a transition layer, log-sum-exp pooling, a prediction layer, and a cross-entropy that weighs the rare
-positives up. Its heatmap applies the prediction's weights to the transition's activations before pooling.
+ImageNet backbone, a transition layer, log-sum-exp pooling, a prediction layer, and a cross-entropy that gives rare
+positives more weight. Its heatmap applies the prediction's weights to the transition's activations before pooling.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,24 @@ from torch import Tensor, nn
 
 from ..benchmark.method import Method, Output
 from ..benchmark.registry import METHODS
-from .backbones import OutputStride, build_backbone
+from .backbones import Backbone, OutputStride, build_backbone
 from .blocks import full_precision, log_sum_exp
 
 
 @METHODS.register("wang2017")
 @dataclass(frozen=True)
 class Wang2017(Method):
-    """Options:
+    """Transition layer, log-sum-exp pooling and a class-balanced cross-entropy.
 
-    backbone: ResNet-50 was the best of the paper's four. The others, with output_stride=32: vgg16.tv_in1k, and
-        torchvision/alexnet and torchvision/googlenet, which timm lacks.
-    output_stride: as in `bsl`.
-    transition: channels of the transition layer, a 1x1 convolution with ReLU; kernel and width are not stated.
-    sharpness: r of the log-sum-exp pooling, 10 in the paper.
-    reduction: the paper sums the weighted cross-entropy over batch and findings; "mean" divides by their number, so
-        that the learning rate means the same as for the other methods.
+    Options:
+        backbone: resnet50 was the best of the paper's four. The others, with output_stride=32, are vgg16.tv_in1k, and
+            torchvision/alexnet and torchvision/googlenet, which timm lacks.
+        output_stride: as in `bsl`; by default the recipe's model.output_stride.
+        transition: channels of the transition layer, a 1x1 convolution with ReLU; kernel and width are not stated in
+            the paper.
+        sharpness: r of the log-sum-exp pooling, 10 in the paper.
+        reduction: "sum" adds the weighted cross-entropy over batch and findings, as in the paper; "mean" divides it by
+            the number of labels, so that the learning rate means the same as for the other methods.
     """
 
     title: ClassVar[str] = "Wang et al. 2017"
@@ -50,9 +52,10 @@ class Wang2017(Method):
 
 
 class _TransitionNet(nn.Module):
-    def __init__(self, backbone: nn.Module, width: int, findings: int, sharpness: float) -> None:
+    def __init__(self, backbone: Backbone, width: int, findings: int, sharpness: float) -> None:
         super().__init__()
-        self.backbone, self.sharpness = backbone, sharpness
+        self.backbone: Backbone = backbone
+        self.sharpness = sharpness
         self.transition = nn.Sequential(nn.Conv2d(backbone.num_features, width, 1), nn.ReLU())
         self.prediction = nn.Conv2d(width, findings, 1)
 
@@ -64,14 +67,14 @@ class _TransitionNet(nn.Module):
 
 
 def balanced_weights(targets: Tensor, reduction: str = "mean") -> Tensor:
-    """W-CEL: positives weigh (|P|+|N|)/|P|, negatives (|P|+|N|)/|N|, counted over the batch's label matrix.
+    """Compute the weights of W-CEL: positives (|P|+|N|)/|P|, negatives (|P|+|N|)/|N|, counted over the label matrix.
 
     Args:
-        targets: (B, C) 1, 0 or NaN for unknown, which counts nowhere.
+        targets: (B, C) 1, 0 or NaN for unknown, which is not counted.
         reduction: "sum" as in the paper, or "mean", over the known labels.
 
     Returns:
-        (B, C) float32; a class without members gets nothing.
+        (B, C) float32; unknown labels have weight 0, and so does a class without members.
     """
     positive, negative = (targets == 1).float(), (targets == 0).float()
     known = positive.sum() + negative.sum()

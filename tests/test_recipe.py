@@ -2,7 +2,7 @@
 
 import pytest
 
-from chxbench.benchmark.recipe import ADDITIONS, load_recipe, recipe_identity, recipe_names, recipe_table
+from chxbench.benchmark.recipe import load_recipe, recipe_identity, recipe_names, recipe_table, setting_keys
 from chxbench.benchmark.utils.errors import UserError, did_you_mean
 from chxbench.benchmark.utils.options import parse_pairs
 
@@ -98,16 +98,13 @@ def test_pairs_hold_toml_values_or_plain_words():
 
 def test_the_nearest_name_is_meant():
     assert did_you_mean("mma", ["bsl", "fam", "sam", "ma", "wang2017"]) == "did you mean ma?"
-    assert did_you_mean("zzz", ["b", "a"]) == "there is: a, b"
+    assert did_you_mean("zzz", ["b", "a"]) == "choose from: a, b"
 
 
-def test_settings_that_came_later_leave_older_records_what_they_are():
+@pytest.mark.parametrize("key", setting_keys())
+def test_every_setting_is_part_of_the_identity(key):
     table = recipe_table(load_recipe("quick", {}))
-    older = {
-        section: {key: value for key, value in part.items() if f"{section}.{key}" not in ADDITIONS}
-        for section, part in table.items()
-        if isinstance(part, dict)
-    }
-    assert recipe_identity(older) == recipe_identity(table)
-    for key, value in (("train.micro_batch", 8), ("train.batch_norm", "frozen"), ("compute.compile", True)):
-        assert recipe_identity(recipe_table(load_recipe("quick", {key: value}))) != recipe_identity(table)
+    section, field = key.split(".")
+    changed = {**table, section: {**table[section], field: "other"}}
+    assert recipe_identity(changed) != recipe_identity(table)
+    assert recipe_identity({**table, "name": "other", "changed": {key: 1}}) == recipe_identity(table)

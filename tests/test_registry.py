@@ -44,7 +44,7 @@ def registry():
     METHODS._entries = before
 
 
-def test_every_file_of_the_wings_is_there():
+def test_every_built_in_plugin_is_found():
     assert {"bsl", "fam", "sam", "ma", "wang2017"} <= {entry.name for entry in METHODS}
     assert {"phantom", "chestxray14"} <= {entry.name for entry in DATASETS}
     assert Path(METHODS.get("ma").file).name == "ma.py"
@@ -55,7 +55,7 @@ def test_a_near_name_is_suggested():
         METHODS.get("mma")
 
 
-def test_a_name_taken_is_refused_with_both_places():
+def test_a_name_taken_is_rejected_with_both_places():
     registry = Registry("method", "methods")
 
     class One:
@@ -69,8 +69,8 @@ def test_a_name_taken_is_refused_with_both_places():
         registry.register("x")(Two)
 
 
-@pytest.mark.parametrize(("name", "message"), [("my method", "no name for a folder"), ("fine", "has no title")])
-def test_a_name_or_class_that_could_not_be_recorded_is_refused(name, message):
+@pytest.mark.parametrize(("name", "message"), [("my method", "is not a valid folder name"), ("fine", "has no title")])
+def test_a_name_or_class_that_could_not_be_recorded_is_rejected(name, message):
     class Nameless: ...
 
     with pytest.raises(PluginError, match=message):
@@ -94,7 +94,7 @@ def test_a_file_is_a_plugin(registry, tmp_path):
         pytest.param("twice.py", METHOD.format(name="ma"), r"'ma' in .*twice\.py:\d+ is already", id="name taken"),
     ],
 )
-def test_a_file_that_is_no_plugin_is_named(registry, tmp_path, name, text, message):
+def test_a_file_that_is_not_a_plugin_is_reported(registry, tmp_path, name, text, message):
     METHODS.get("ma")
     if text is not None:
         (tmp_path / name).write_text(text)

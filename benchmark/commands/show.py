@@ -1,8 +1,6 @@
 """`chxbench show NAME`: what a method, dataset or recipe is, its options, and the numbers that papers report."""
 
-import inspect
 import json
-import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -21,8 +19,8 @@ from ..leaderboard.literature import literature
 from ..recipe import RECIPES, SECTIONS, load_recipe, recipe_names, recipe_summary
 from ..registry import DATASETS, METHODS, Entry, load_plugins
 from ..utils.errors import UserError, did_you_mean
-from ..utils.options import format_value, to_dict
-from ..utils.text import plain
+from ..utils.options import field_help, format_value, to_dict
+from ..utils.text import display_name, plain
 
 WIDTH = 80  # columns
 LABEL = 14  # columns of the names of facts
@@ -94,7 +92,7 @@ def _describe_method(entry: Entry) -> Description:
 def _describe_dataset(entry: Entry) -> Description:
     cls = entry.cls
     rows = literature()
-    skip = "Leave out images that cannot be read, in a leaderboard section of its own; every dataset has this option."
+    skip = "leave out images that cannot be read, in a leaderboard section of its own; every dataset has this option."
     return {
         "kind": "dataset",
         "name": entry.name,
@@ -147,18 +145,6 @@ def _options(cls: type, prefix: str = "") -> Iterator[dict[str, str]]:
             "default": _default(field),
             "help": texts.get(field.name, ""),
         }
-
-
-def field_help(cls: type) -> dict[str, str]:
-    """Return the explanation of each field from the `Options:` or `Attributes:` sections of a class and its bases."""
-    texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        section = re.search(r"^(?:Options|Attributes):\s*\n(.*)", inspect.cleandoc(base.__doc__ or ""), re.M | re.S)
-        lines = textwrap.dedent(section[1]) if section else ""
-        for names, text in re.findall(r"^([a-z_]+(?:, [a-z_]+)*): (.*(?:\n[ \t]+.*)*)", lines, re.M):
-            for name in names.split(", ") if not text.startswith("as in ") else ():
-                texts[name] = " ".join(text.split())
-    return texts
 
 
 def _default(option: Field[Any]) -> str:
@@ -229,7 +215,7 @@ def _print_reported(console: Console, row: Mapping[str, Any], details: bool) -> 
         console.print(
             _wrap(f"{row['source']}; {row['dataset']}, {row['split']}, labels {row['labels']}"), soft_wrap=True
         )
-        cells = ", ".join(f"{finding.replace('_', ' ')} {value:.3f}" for finding, value in row["auc"].items())
+        cells = ", ".join(f"{display_name(finding)} {value:.3f}" for finding, value in row["auc"].items())
         console.print(_wrap(cells), soft_wrap=True)
 
 

@@ -44,8 +44,7 @@ def load_trained_run(place: Path, options: Mapping[str, Any]) -> TrainedRun:
         UserError: no record there, its method not registered, an option that was trained, weights absent or not those
             that the record names.
     """
-    if not (place / "run.json").is_file():
-        raise UserError(f"{place} is no finished run: {_finished_runs(place)}")
+    records.require_record(place, _finished_runs(place))
     record = records.read(place)
     if record.method.name not in METHODS and not record.method.built_in:
         raise UserError(f"the run's method {record.method.name!r} is a plugin: name its file with --plugin FILE.py")
@@ -64,9 +63,8 @@ def load_trained_run(place: Path, options: Mapping[str, Any]) -> TrainedRun:
         raise UserError(
             f"the weights in {place} do not fit {record.method.name} with these options: {error}"
         ) from error
-    device = Device(record.recipe["compute"]["precision"])
-    pixels = build(Pixels, record.recipe["pixels"], "pixels.")
-    return TrainedRun(record, method, device.place(network), device, pixels)
+    device = Device(record.recipe.compute.precision)
+    return TrainedRun(record, method, device.place(network), device, record.recipe.pixels)
 
 
 def _finished_runs(place: Path) -> str:

@@ -13,7 +13,6 @@ from rich.text import Text
 from ..evaluation.scores import resamples_of
 from ..records import record as records
 from ..records.checks import check_maps, check_rows, check_scores
-from ..records.figures.reliability import calibration_sha256
 from ..records.figures.style import drawn_from
 from ..records.provenance import origin
 from ..records.record import RecordError
@@ -78,12 +77,11 @@ def verify_run(folder: Path, data_dir: Path | None = None, plugins: tuple[Path, 
     Raises:
         UserError: no record in `folder`, or no such dataset in `data_dir`.
     """
-    if not (folder / "run.json").is_file():
-        raise UserError(f"{folder} has no run.json: name the folder of a record, in results/ or runs/")
+    records.require_record(folder)
     load_plugins(plugins)
     folder = folder.resolve()
     try:
-        record = records.read(folder, unchanged=False)
+        record = records.read(folder, verify_checksum=False)
     except RecordError as error:
         return Verdict(None, [Check("record", "fails", str(error))])
     return Verdict(record, list(_checks(folder, record, data_dir)))
@@ -162,7 +160,7 @@ def _origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | 
 
 
 def _figures(folder: Path, record: Record) -> Iterator[Check]:
-    expected = {"roc.png": record.scores.sha256, "reliability.png": calibration_sha256(record)}
+    expected = {"roc.png": record.scores.sha256}
     if record.localization:
         expected["heatmaps.png"] = record.localization.sha256
     for name, sha256 in expected.items():
@@ -178,10 +176,10 @@ def _figures(folder: Path, record: Record) -> Iterator[Check]:
 def _code(record: Record) -> Check:
     code = record.environment.code
     version = f"chxbench {record.environment.versions.get('chxbench', '?')}"
-    if code.get("commit") is None:
+    if code.commit is None:
         return Check("code", "not checked", f"{version}, no commit recorded")
-    state = "with uncommitted changes" if code.get("dirty") else "unchanged"
-    return Check("code", "not checked", f"{version}, commit {str(code['commit'])[:10]}, {state}")
+    state = "with uncommitted changes" if code.dirty else "unchanged"
+    return Check("code", "not checked", f"{version}, commit {code.commit[:10]}, {state}")
 
 
 def report_verdict(verdict: Verdict) -> None:

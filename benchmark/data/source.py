@@ -11,7 +11,7 @@ from ..recipe import Recipe, load_recipe, setting_keys
 from ..registry import DATASETS, load_plugins
 from ..utils.environment import cache_folder
 from ..utils.errors import UserError, did_you_mean
-from ..utils.options import build, field_names, format_value, to_dict
+from ..utils.options import build, field_names, format_value
 
 DATASET_PREFIX = "dataset."
 SKIP = "dataset.skip_unreadable"  # of any dataset, and no option of its plugin: readable.py does what it says
@@ -82,40 +82,8 @@ def load_listed_index(dataset: Dataset, data_dir: Path | None) -> Index:
     return datasets.check(dataset.listed(data_dir))
 
 
-def dataset_fields(dataset: Dataset, index: Index, splits: Sequence[str], pixels: str | None) -> dict[str, Any]:
-    """The record's `dataset`.
-
-    Args:
-        dataset, index: what was scored.
-        splits: which splits of the index are counted.
-        pixels: SHA-256 of the decoded images; None where none was decoded.
-    """
-    return {
-        "name": dataset.name,
-        "title": dataset.title,
-        "caveat": dataset.caveat,
-        "options": to_dict(dataset),
-        "labels": index.labels._asdict(),
-        "split": index.split._asdict(),
-        "pixels_sha256": pixels,
-        "counts": {split: _count(index, split) for split in splits},
-        **({"skipped": list(index.skipped)} if index.skipped else {}),
-    }
-
-
 def _check_folder(dataset: Dataset, data_dir: Path | None) -> None:
     if dataset.needs_folder and data_dir is None:
         raise DataError(f"dataset {dataset.name} needs its files: say where they lie with --data-dir FOLDER")
     if data_dir is not None and not dataset.needs_folder:
         raise DataError(f"dataset {dataset.name} reads no files: name the one in {data_dir} with --dataset NAME")
-
-
-def _count(index: Index, split: str) -> dict[str, Any]:
-    images = index.images.iloc[index.rows(split)]
-    return {
-        "images": len(images),
-        "patients": int(images["patient_id"].nunique()),
-        "positives": {finding: int((images[finding] == 1).sum()) for finding in index.findings},
-        "with_finding": int((images[list(index.findings)] == 1).any(axis=1).sum()),
-        "absent": index.absent.get(split, 0),
-    }

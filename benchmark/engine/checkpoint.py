@@ -6,7 +6,6 @@ dropout draws. A network that is no longer made of numbers is never kept.
 """
 
 import hashlib
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from ..utils import signals
 from ..utils.errors import UserError
-from ..utils.files import CorruptFile, check_seal, write_atomic
+from ..utils.files import CorruptFile, check_seal, json_bytes, write_atomic
 from ..utils.progress import say
 from .device import Device
 from .step import Learner
@@ -198,7 +197,7 @@ def check_finite(device: Device, learner: Learner, passed: EpochProgress, with_w
 
 def training_identity(counts: dict[str, Any], rows: np.ndarray) -> str:
     """SHA-256 over what a training follows from: plain values, and the examples."""
-    digest = hashlib.sha256(json.dumps(counts, sort_keys=True).encode())
+    digest = hashlib.sha256(json_bytes(counts))
     digest.update(np.ascontiguousarray(rows, np.int64).tobytes())
     return digest.hexdigest()
 
@@ -228,7 +227,7 @@ def _all_finite(learner: Learner) -> bool:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write the state; the one that was there stays beside it as `previous(path)`. Raises UserError: no room."""
-    write_atomic(path, lambda sink: torch.save(state, sink), kept=previous_path(path), sealed=True)
+    write_atomic(path, lambda sink: torch.save(state, sink), previous=previous_path(path), sealed=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

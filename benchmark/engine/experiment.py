@@ -1,7 +1,6 @@
 """What the user asked for, made definite: names into plugins, texts into options, a folder into an index, a run id."""
 
 import hashlib
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from ..dataset import Dataset, Index
 from ..method import Method
 from ..recipe import Recipe, recipe_identity, recipe_table
 from ..registry import DATASETS, METHODS, Entry, load_plugins
+from ..utils.files import json_sha256
 from ..utils.options import build, field_names, to_dict
 from ..utils.workspace import Workspace
 
@@ -107,6 +107,6 @@ def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: 
         "plugins": list(foreign),
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
     }
-    digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    digest = json_sha256(everything)
     name = re.sub(r"[^A-Za-z0-9_]+", "-", Path(recipe.name).stem).strip("-") or "recipe"
     return f"{name[:40]}-seed{seed}-{digest[:10]}"

@@ -103,7 +103,7 @@ def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | Non
         set_random_state(device, passed.random)
     learner.train()
     pace = StepLogger(device, learner, epoch.count, len(epoch.spans), passed.steps)
-    with progress(epoch.title, len(epoch.rows) - epoch.images(passed.steps), noted=False) as advance:
+    with progress(epoch.title, len(epoch.rows) - epoch.images(passed.steps), logged=False) as advance:
         for batch in batches:
             loss = _train_step(epoch.context, learner, batch)
             passed.add(loss, len(batch.targets))

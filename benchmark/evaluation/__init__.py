@@ -1,1 +1,1 @@
-"""From model outputs to numbers: scores and heatmaps to metrics. No torch."""
+"""From model outputs to numbers: metrics of scores and heatmaps. No torch."""

@@ -1,6 +1,7 @@
-"""What a record's numbers are computed from: the scores in `scores.parquet`, the heatmaps and boxes in `maps.npz`.
+"""Artifacts of a record: the score table (`scores.parquet`), and the heatmaps and boxes (`maps.npz`).
 
-judge_scores.py and judge_maps.py compute the numbers, when a record is made and when it is checked.
+Every number in a record follows from these two files: scores.py and heatmaps.py compute them when a record is written
+and again when it is verified.
 """
 
 import hashlib
@@ -15,23 +16,25 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ..dataset import TRAITS, Index
+from ..dataset import Index
 from ..metrics.localization import Boxes, normalize
 from ..utils.files import write_atomic
 
-# All images of ChestX-ray14 with scores and labels are 4 million cells and 35 MB, the heatmaps of its boxed ones 2 MB.
+# The score table of all images of ChestX-ray14 has 4 million cells and 35 MB; the heatmaps of its boxed images 2 MB.
 MAX_CELLS, MAX_BYTES = 100_000_000, 512 * 2**20
+ID_COLUMNS = ("image_id", "patient_id", "split")
+LABEL, SCORE = "label ", "score "
 
 
 class HeatmapSet(NamedTuple):
-    """Heatmaps of the test images that have boxes, and these boxes: all that localisation is computed from.
+    """Heatmaps of the N test images that have boxes, and their M boxes: the input of the localization metrics.
 
     Attributes:
-        kind: whose maps they are, in words.
-        maps: float16 (N, C, h, w), of the centre crop, each from 0 at its lowest to 1 at its highest place.
-        image_id, patient_id: (N,) texts.
-        box_image, box_finding: int32 (M,), which of the N images and C findings.
-        boxes: float64 (M, 4), x, y, w, h as fractions of the whole image.
+        kind: which maps they are, as text: the method's own, or Grad-CAM.
+        maps: float16 (N, C, h, w), of the center crop, each normalized to 0..1.
+        image_id, patient_id: text (N,).
+        box_image, box_finding: int32 (M,), indices into the N images and C findings.
+        boxes: float64 (M, 4): x, y, w, h as fractions of the full image.
     """
 
     kind: str
@@ -43,28 +46,53 @@ class HeatmapSet(NamedTuple):
     boxes: np.ndarray
 
     def truth(self) -> Boxes:
+        """Return the true boxes, as the localization metrics take them."""
         return Boxes(self.box_image, self.box_finding, self.boxes, self.patient_id)
 
 
-def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    """The table behind every AUC: image_id, patient_id, split, `label <finding>` and `score <finding>` (log-odds).
+def label_column(finding: str) -> str:
+    """Return the name of a finding's label column in the score table."""
+    return f"{LABEL}{finding}"
 
-    What else the index tells of the images (`TRAITS`) stands behind the split.
+
+def score_column(finding: str) -> str:
+    """Return the name of a finding's score column in the score table."""
+    return f"{SCORE}{finding}"
+
+
+def findings_of(table: pd.DataFrame) -> list[str]:
+    """Return the findings that a score table has labels of, in order."""
+    return [name.removeprefix(LABEL) for name in map(str, table.columns) if name.startswith(LABEL)]
+
+
+def traits_of(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a score table that describe patients or images: sex, age, view, ..."""
+    names = map(str, table.columns)
+    return [name for name in names if name not in ID_COLUMNS and not name.startswith((LABEL, SCORE))]
+
+
+def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    """Build the table that every AUC is computed from.
 
     Args:
-        index: where the images, patients and labels stand.
+        index: images, patients, splits and labels.
         rows: row numbers of the scored images (n,).
         scores: log-odds (n, C), finite.
+
+    Returns:
+        One row per image: the ID_COLUMNS, the traits of the index, a label column (1, 0 or NaN) per finding, a score
+        column per finding. Other columns of the index are not published: they may identify patients.
     """
     images = index.images.iloc[rows]
-    names = images[["image_id", "patient_id", "split"]].astype(str).reset_index(drop=True)
-    names = names.join(images[[trait for trait in TRAITS if trait in images]].reset_index(drop=True))
-    labels = pd.DataFrame(index.targets()[rows], columns=[f"label {finding}" for finding in index.findings])
-    return pd.concat([names, labels, pd.DataFrame(scores, columns=[f"score {f}" for f in index.findings])], axis=1)
+    names = images[list(ID_COLUMNS)].astype(str).reset_index(drop=True)
+    names = names.join(images[list(index.traits)].reset_index(drop=True))
+    labels = pd.DataFrame(index.targets()[rows], columns=[label_column(finding) for finding in index.findings])
+    logits = pd.DataFrame(scores, columns=[score_column(finding) for finding in index.findings])
+    return pd.concat([names, labels, logits], axis=1)
 
 
 def boxed_rows(index: Index) -> np.ndarray:
-    """Row numbers of the test images that have a box."""
+    """Return the row numbers of the test images that have a box."""
     rows = index.rows("test")
     if index.boxes.empty:
         return rows[:0]
@@ -72,13 +100,13 @@ def boxed_rows(index: Index) -> np.ndarray:
 
 
 def build_heatmap_set(index: Index, rows: np.ndarray, maps: np.ndarray, kind: str) -> HeatmapSet:
-    """Heatmaps (n, C, h, w), on any scale, of the images `rows` (n,), and the boxes on them."""
+    """Combine heatmaps (n, C, h, w), on any scale, of the images `rows` (n,) with the boxes of these images."""
     images = index.images.iloc[rows]
     position = {name: k for k, name in enumerate(images["image_id"])}
     boxes = index.boxes[index.boxes["image_id"].isin(position)]
     return HeatmapSet(
         kind,
-        _scaled(maps).astype(np.float16),  # scaled first: a rare finding's probabilities are too small for 16 bits
+        _normalize(maps).astype(np.float16),  # first: probabilities of a rare finding are too small for 16 bits
         images["image_id"].to_numpy(str),
         images["patient_id"].to_numpy(str),
         boxes["image_id"].map(position).to_numpy(np.int32),
@@ -88,14 +116,19 @@ def build_heatmap_set(index: Index, rows: np.ndarray, maps: np.ndarray, kind: st
 
 
 def save_heatmaps(maps: HeatmapSet, path: Path) -> None:
-    """Write them as a compressed .npz of plain arrays. Raises UserError: no room."""
+    """Write a compressed .npz of plain arrays. Raises UserError if it cannot be written."""
     packed = BytesIO()
     np.savez_compressed(packed, **maps._asdict())
     write_atomic(path, packed.getvalue())
 
 
 def load_heatmaps(path: Path) -> HeatmapSet:
-    """Read them; nothing is unpickled. Raises whatever zipfile and numpy do for a file that is something else."""
+    """Read `maps.npz`; nothing is unpickled.
+
+    Raises:
+        ValueError: too large, or an array claims to be larger than it is.
+        Exception: whatever zipfile and numpy raise for another kind of file.
+    """
     _check_size(path)
     with np.load(path, allow_pickle=False) as file:
         parts = {name: file[name] for name in HeatmapSet._fields}
@@ -103,7 +136,7 @@ def load_heatmaps(path: Path) -> HeatmapSet:
 
 
 def _check_size(path: Path) -> None:
-    """Before anything is allocated: what the file claims to hold, and its arrays to be. Raises ValueError."""
+    """Check the claimed sizes before anything is allocated. Raises ValueError."""
     with ZipFile(path) as file:
         entries = [file.getinfo(f"{name}.npy") for name in HeatmapSet._fields]
         for entry in entries:
@@ -118,17 +151,22 @@ def _check_size(path: Path) -> None:
 
 
 def load_scores(path: Path) -> pd.DataFrame:
-    """The score table. Raises whatever pyarrow and pandas do for a file that is something else."""
+    """Read `scores.parquet`.
+
+    Raises:
+        ValueError: too large.
+        Exception: whatever pyarrow and pandas raise for another kind of file.
+    """
     with pq.ParquetFile(path) as file:
-        held = file.metadata
-        size = sum(held.row_group(k).total_byte_size for k in range(held.num_row_groups))
-        if held.num_rows * held.num_columns > MAX_CELLS or size > MAX_BYTES:
+        metadata = file.metadata
+        size = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
+        if metadata.num_rows * metadata.num_columns > MAX_CELLS or size > MAX_BYTES:
             raise ValueError(f"it holds more than {MAX_CELLS:,} cells or {MAX_BYTES >> 20} MiB")
     return pd.read_parquet(path)
 
 
 def heatmaps_sha256(maps: HeatmapSet) -> str:
-    """SHA-256 over all arrays: equal for equal heatmaps and boxes, however they were compressed."""
+    """Return the SHA-256 over all arrays: equal for equal heatmaps and boxes, however they were compressed."""
     digest = hashlib.sha256(maps.kind.encode())
     for name, part in maps._asdict().items():
         if isinstance(part, np.ndarray):
@@ -138,25 +176,25 @@ def heatmaps_sha256(maps: HeatmapSet) -> str:
 
 
 def image_list_sha256(images: Iterable[str]) -> str:
-    """SHA-256 over the sorted ids of the test images, joined by line feeds: which list of images it is."""
+    """Return the SHA-256 over the sorted image ids, joined by line feeds: the identity of a list of images."""
     return hashlib.sha256("\n".join(sorted(images)).encode()).hexdigest()
 
 
 def ground_truth_sha256(table: pd.DataFrame) -> str:
-    """SHA-256 over images with patient, split and labels: equal where two runs were asked the same."""
-    asked = table[["image_id", "patient_id", "split", *(name for name in table if name.startswith("label "))]]
-    return hashlib.sha256(asked.sort_values("image_id").to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+    """Return the SHA-256 over images, patients, splits and labels: equal where two runs were scored on the same."""
+    truth = table[[*ID_COLUMNS, *map(label_column, findings_of(table))]]
+    return hashlib.sha256(truth.sort_values("image_id").to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def boxes_sha256(maps: HeatmapSet) -> str:
-    """SHA-256 over the boxes, whatever was found on the heatmaps: equal where two runs were asked the same."""
+    """Return the SHA-256 over the true boxes alone: equal where two runs were localized against the same boxes."""
     boxes = zip(maps.image_id[maps.box_image], maps.box_finding.tolist(), maps.boxes.tolist(), strict=True)
     return hashlib.sha256(
         "\n".join(sorted(f"{image} {finding} {box}" for image, finding, box in boxes)).encode()
     ).hexdigest()
 
 
-def _scaled(maps: np.ndarray) -> np.ndarray:
-    """Each map from 0 to 1, which changes no score; one without contrast is 0."""
+def _normalize(maps: np.ndarray) -> np.ndarray:
+    """Scale each map to 0..1, which changes no metric; a map without contrast becomes 0."""
     flat = maps.astype(np.float64).reshape(-1, *maps.shape[2:])
     return (normalize(flat) / 255).reshape(maps.shape)

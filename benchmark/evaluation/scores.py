@@ -1,33 +1,46 @@
-"""Scores to the record's numbers: AUC, and what else they say about the test split.
+"""Metrics of scores: AUC, average precision, calibration, operating points and subgroups of the test split.
 
-The same functions make a record and check it afterwards.
+A record is written and verified with these functions, and `chxbench.evaluate_scores` is `evaluate_arrays`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from ..dataset import TRAITS
 from ..metrics import auc as auc_metrics
 from ..metrics import calibration, operating_point
-from ..metrics.auc import Evaluation, Interval
-from ..recipe import Evaluate
-from ..utils.options import build
+from ..metrics.bootstrap import Interval
+from ..recipe import Evaluate, Recipe
+from ..utils.errors import UserError, first_few
+from .artifacts import findings_of, label_column, score_column, traits_of
+from .results import (
+    FindingAuc,
+    FindingMetrics,
+    GroupPart,
+    IntervalPart,
+    MeanInterval,
+    MeanMetrics,
+    ScoreMetrics,
+    SecondaryMetrics,
+)
 
-LEFT_OUT = "Hernia"  # 86 official test images of 32 patients: one class must not move a mean
-SPECIFICITY = 0.9  # that thresholds leave on the validation split
+TARGET_SPECIFICITY = 0.9  # of the thresholds, on the validation split
+AGE = "age"  # the trait that is binned; others are grouped by value
+AGES = ((0, 20), (20, 40), (40, 60), (60, 80), (80, 121))  # years, lower bound included, upper bound not
+MAX_GROUPS = 20  # values of a trait; one with more identifies images rather than groups them
 
 
 class SplitScores(NamedTuple):
-    """One split of a score table.
+    """Scores and labels of one split.
 
     Attributes:
         findings: the C findings, in order.
-        scores, labels: log-odds and 1, 0 or NaN, float64 (N, C).
-        patients: (N,) texts.
+        scores: log-odds, float64 (N, C).
+        labels: 1, 0 or NaN for unknown, float64 (N, C).
+        patients: text (N,), the patient of each image.
     """
 
     findings: list[str]
@@ -35,132 +48,207 @@ class SplitScores(NamedTuple):
     labels: np.ndarray
     patients: np.ndarray
 
-    @property
-    def left_out(self) -> int | None:
-        """The column of the finding that the second mean leaves out."""
-        return self.findings.index(LEFT_OUT) if LEFT_OUT in self.findings else None
+
+class ScoreEvaluation(NamedTuple):
+    """AUC of a test split.
+
+    Attributes:
+        metrics: AUC by finding and as means, with intervals.
+        replicates: mean AUC in each bootstrap resample (R,), NaN where undefined; runs are paired by them.
+    """
+
+    metrics: ScoreMetrics
+    replicates: np.ndarray
 
 
 def split_scores(table: pd.DataFrame, split: str = "test") -> SplitScores:
-    """The rows of one split, as arrays; in the order of the image ids, so that runs can be paired."""
-    findings = [name.removeprefix("label ") for name in table.columns if name.startswith("label ")]
+    """Return one split of a score table as arrays, sorted by image id so that runs can be paired."""
+    findings = findings_of(table)
     part = table[table["split"] == split].sort_values("image_id")
-    labels, scores = (part[[f"{kind} {f}" for f in findings]].to_numpy(np.float64) for kind in ("label", "score"))
+    labels, scores = (
+        part[[column(finding) for finding in findings]].to_numpy(np.float64) for column in (label_column, score_column)
+    )
     return SplitScores(findings, scores, labels, part["patient_id"].to_numpy(str))
 
 
-class ScoreEvaluation(NamedTuple):
-    """What follows from a score table.
+def evaluate_scores(table: pd.DataFrame, resamples: int, rare: Sequence[str] = ()) -> ScoreEvaluation:
+    """Compute AUC on the test split of a score table.
 
-    Attributes:
-        keys: the record's keys auc, mean_auc and mean_auc_without_rare.
-        draws: the mean AUC in each draw of patients (R,), NaN where undefined; runs are paired by it.
+    Args:
+        table: as `artifacts.score_table` builds it.
+        resamples: number of bootstrap resamples of patients.
+        rare: findings that the second mean leaves out.
     """
-
-    keys: dict[str, Any]
-    draws: np.ndarray
+    return _evaluate_auc(split_scores(table), resamples, rare)
 
 
-def evaluate_scores(table: pd.DataFrame, resamples: int) -> ScoreEvaluation:
-    """AUC and its means of the test split, with intervals from so many draws of patients."""
-    test = split_scores(table)
-    drawn = auc_metrics.bootstrap(test.scores, test.labels, test.patients, resamples)
-    judged = auc_metrics.summarize(test.scores, test.labels, drawn, test.left_out)
-    each = zip(test.findings, judged.each, judged.positives, strict=True)
-    keys = {
-        "auc": {finding: {**value._asdict(), "positives": positives} for finding, value, positives in each},
-        "mean_auc": _mean_of(judged.mean),
-        "mean_auc_without_rare": _mean_of(judged.mean_without),
-    }
-    return ScoreEvaluation(keys, auc_metrics.mean_defined(drawn))
+def evaluate_secondary_metrics(table: pd.DataFrame, resamples: int) -> SecondaryMetrics:
+    """Compute average precision, calibration, operating points and subgroups; arguments as for `evaluate_scores`."""
+    metrics = _evaluate_secondary(split_scores(table), split_scores(table, "val"), resamples)
+    test = table[table["split"] == "test"]
+    subgroups = {trait: _evaluate_groups(test, trait, resamples) for trait in traits_of(table)}
+    return metrics.model_copy(update={"subgroups": subgroups})
 
 
-def evaluate_secondary_metrics(table: pd.DataFrame, resamples: int) -> dict[str, Any]:
-    """The record's key statistics: average precision, calibration, rates at thresholds fixed on validation, groups."""
-    test = split_scores(table)
-    arrays = test.scores, test.labels, test.patients
-    precision = auc_metrics.evaluate(*arrays, resamples, test.left_out, measure=auc_metrics.measure_precision)
-    findings = _each_finding(test, split_scores(table, "val"), precision, resamples)
-    return {
-        "specificity": SPECIFICITY,
-        "mean": {
-            "average_precision": _mean_of(precision.mean),
-            "brier": _mean(each["brier"] for each in findings.values()),
-            "calibration_error": _mean(each["calibration_error"] for each in findings.values()),
-            "sensitivity": _mean(each["sensitivity"]["value"] for each in findings.values()),
-            "specificity": _mean(each["specificity"]["value"] for each in findings.values()),
-        },
-        "findings": findings,
-        "subgroups": {trait: _groups(table, trait, resamples) for trait in TRAITS if trait in table},
-    }
+def evaluate_arrays(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    patients: Sequence[object] | np.ndarray,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    findings: Sequence[str] | None = None,
+    rare: Sequence[str] = (),
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """Evaluate arrays of scores by the protocol of the leaderboard.
+
+    Args:
+        scores: log-odds (N, C), finite.
+        labels: (N, C): 1, 0, or NaN for unknown.
+        patients: (N,), the patient of each image; intervals resample patients.
+        validation: (scores, labels) of the validation split, each (M, C), on which thresholds are fixed; without it,
+            sensitivity and specificity are None.
+        findings: names of the C findings, by default "finding_0", "finding_1", ...
+        rare: findings that `mean_auc_without_rare` leaves out.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        The keys auc, mean_auc, mean_auc_without_rare and secondary_metrics of a record (docs/records.md), without
+        subgroups; None where a value is undefined.
+
+    Raises:
+        UserError: shapes that do not fit, scores that are not finite, labels other than 0, 1 and NaN, findings that are
+            listed twice, or a rare finding that is not among the findings.
+    """
+    test = _check_arrays("", scores, labels, findings)
+    names = np.asarray(patients)
+    if names.shape != (len(test.labels),):
+        raise UserError(f"patients have the shape {names.shape}: pass one patient per image, ({len(test.labels)},)")
+    if resamples < 1:
+        raise UserError(f"resamples = {resamples}: pass at least 1")
+    unlisted = sorted(set(rare) - set(test.findings))
+    if unlisted:
+        raise UserError(f"rare findings are not among the findings ({first_few(unlisted)}): correct rare or findings")
+    test = test._replace(patients=names.astype(str))
+    val = _check_arrays("validation ", *(validation or (test.scores[:0], test.labels[:0])), test.findings)
+    auc = _evaluate_auc(test, resamples, rare).metrics
+    return {**auc.model_dump(), "secondary_metrics": _evaluate_secondary(test, val, resamples).model_dump()}
+
+
+def resamples_of(recipe: Recipe | None) -> int:
+    """Return the number of bootstrap resamples: the recipe's, or the default for external predictions."""
+    return Evaluate.resamples if recipe is None else recipe.evaluate.resamples
+
+
+def _check_arrays(what: str, scores: np.ndarray, labels: np.ndarray, findings: Sequence[str] | None) -> SplitScores:
+    """Convert arrays of a caller to a split without patients. Raises UserError; `what` names the split in it."""
+    try:
+        scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what}scores or labels are not numbers ({error}): pass two arrays (N, C)") from error
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise UserError(
+            f"{what}scores have the shape {scores.shape}, labels {labels.shape}: pass two arrays of one shape (N, C)"
+        )
+    names = [f"finding_{c}" for c in range(scores.shape[1])] if findings is None else list(findings)
+    if len(names) != scores.shape[1] or len(set(names)) != len(names) or not names:
+        raise UserError(f"{len(names)} findings for {scores.shape[1]} columns of {what}scores: name each column once")
+    if not np.isfinite(scores).all():
+        raise UserError(f"{int((~np.isfinite(scores)).sum()):,} {what}scores are not finite: pass log-odds")
+    if not (np.isnan(labels) | (labels == 0) | (labels == 1)).all():
+        raise UserError(f"{what}labels other than 0, 1 and NaN: use NaN where a label is unknown")
+    return SplitScores(names, scores, labels, np.array([], str))
+
+
+def _evaluate_auc(test: SplitScores, resamples: int, rare: Sequence[str]) -> ScoreEvaluation:
+    replicates = auc_metrics.bootstrap(test.scores, test.labels, test.patients, resamples)
+    leave_out = [c for c, finding in enumerate(test.findings) if finding in rare]
+    found = auc_metrics.summarize(test.scores, test.labels, replicates, leave_out)
+    each = zip(test.findings, found.each, found.positives, strict=True)
+    metrics = ScoreMetrics(
+        auc={name: FindingAuc(**interval._asdict(), positives=positives) for name, interval, positives in each},
+        mean_auc=_mean_interval(found.mean),
+        mean_auc_without_rare=_mean_interval(found.mean_without),
+    )
+    return ScoreEvaluation(metrics, auc_metrics.mean_defined(replicates))
+
+
+def _evaluate_secondary(test: SplitScores, val: SplitScores, resamples: int) -> SecondaryMetrics:
+    """Compute the secondary metrics, without subgroups."""
+    precision = auc_metrics.evaluate(
+        test.scores, test.labels, test.patients, resamples, measure=auc_metrics.measure_precision
+    )
+    findings = dict(zip(test.findings, _each_finding(test, val, precision.each, resamples), strict=True))
+    each = list(findings.values())
+    return SecondaryMetrics(
+        target_specificity=TARGET_SPECIFICITY,
+        mean=MeanMetrics(
+            average_precision=_mean_interval(precision.mean),
+            brier=_mean(one.brier for one in each),
+            calibration_error=_mean(one.calibration_error for one in each),
+            sensitivity=_mean(one.sensitivity.value for one in each),
+            specificity=_mean(one.specificity.value for one in each),
+        ),
+        findings=findings,
+        subgroups={},
+    )
 
 
 def _each_finding(
-    test: SplitScores, val: SplitScores, precision: Evaluation, resamples: int
-) -> dict[str, dict[str, Any]]:
+    test: SplitScores, val: SplitScores, precision: Sequence[Interval], resamples: int
+) -> Iterator[FindingMetrics]:
     columns = range(len(test.findings))
-    thresholds = [operating_point.threshold(val.scores[:, c], val.labels[:, c], SPECIFICITY) for c in columns]
+    # Thresholds are fixed before the test split is looked at: on validation, or not at all.
+    thresholds = [operating_point.threshold(val.scores[:, c], val.labels[:, c], TARGET_SPECIFICITY) for c in columns]
     rates = operating_point.evaluate(test.scores, test.labels, test.patients, thresholds, resamples)
     probabilities = expit(test.scores)
-    return {
-        finding: {
-            "undefined": auc_metrics.undefined_reason(test.labels[:, c]),
-            "prevalence": _mean(test.labels[~np.isnan(test.labels[:, c]), c]),
-            "average_precision": precision.each[c]._asdict(),
-            "brier": calibration.brier(probabilities[:, c], test.labels[:, c]),
-            "calibration_error": calibration.expected_calibration_error(probabilities[:, c], test.labels[:, c]),
-            "threshold": thresholds[c],
-            "sensitivity": rates[c].sensitivity._asdict(),
-            "specificity": rates[c].specificity._asdict(),
-        }
-        for c, finding in enumerate(test.findings)
-    }
+    for c in columns:
+        labels = test.labels[:, c]
+        yield FindingMetrics(
+            undefined_reason=auc_metrics.undefined_reason(labels),
+            prevalence=_mean(labels[~np.isnan(labels)].tolist()),
+            average_precision=_interval(precision[c]),
+            brier=calibration.brier(probabilities[:, c], labels),
+            calibration_error=calibration.expected_calibration_error(probabilities[:, c], labels),
+            threshold=thresholds[c],
+            sensitivity=_interval(rates[c].sensitivity),
+            specificity=_interval(rates[c].specificity),
+        )
 
 
-def _groups(table: pd.DataFrame, trait: str, resamples: int) -> dict[str, dict[str, Any]]:
-    """Mean AUC within each group of the test images; groups without an image are left out."""
+def _evaluate_groups(test: pd.DataFrame, trait: str, resamples: int) -> dict[str, GroupPart]:
+    """Compute the mean AUC within each group of the test images; empty groups are left out."""
     found = {}
-    for group, belongs in GROUPS[trait].items():
-        part = table[belongs(table[trait]) & (table["split"] == "test")]
-        if part.empty:
-            continue
-        test = split_scores(part)
-        judged = auc_metrics.evaluate(test.scores, test.labels, test.patients, resamples, test.left_out)
-        counts = {"images": len(part), "patients": int(part["patient_id"].nunique())}
-        found[group] = {**counts, "mean_auc": _mean_of(judged.mean)}
+    for group, belongs in _groups(test[trait]):
+        part = test[belongs]
+        if len(part):
+            scored = split_scores(part)
+            mean = auc_metrics.evaluate(scored.scores, scored.labels, scored.patients, resamples).mean
+            patients = int(part["patient_id"].nunique())
+            found[group] = GroupPart(images=len(part), patients=patients, mean_auc=_mean_interval(mean))
     return found
 
 
-def _mean_of(mean: tuple[Interval, int]) -> dict[str, Any]:
-    return {**mean[0]._asdict(), "findings": mean[1]}
+def _groups(trait: pd.Series) -> Iterator[tuple[str, pd.Series]]:
+    """Yield the groups of a trait (N,) and which images belong to each; an unknown (missing) value belongs to none."""
+    if trait.name == AGE and pd.api.types.is_numeric_dtype(trait):
+        for low, high in AGES:
+            yield f"{low} to {high - 1}", trait.between(low, high, inclusive="left")
+        return
+    values = sorted(trait.dropna().unique())
+    for value in values if len(values) <= MAX_GROUPS else ():
+        yield str(value), trait == value
 
 
-def _mean(values: Iterable[float | None] | Sequence[float]) -> float | None:
-    """Over those that are defined; None without any."""
+def _interval(interval: Interval) -> IntervalPart:
+    return IntervalPart(**interval._asdict())
+
+
+def _mean_interval(mean: tuple[Interval, int]) -> MeanInterval:
+    interval, findings = mean
+    return MeanInterval(**interval._asdict(), findings=findings)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the defined values; None without any."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None
-
-
-Belongs = Callable[[pd.Series], pd.Series]  # a trait of each image to whether it is of the group; unknown: of none
-AGES = ((0, 20), (20, 40), (40, 60), (60, 80), (80, 121))  # years, from the first up to but without the second
-
-
-def _is(value: str) -> Belongs:
-    return lambda trait: trait == value
-
-
-def _between(low: int, high: int) -> Belongs:
-    return lambda trait: trait.between(low, high, inclusive="left")
-
-
-# Trait -> group -> its images. The names are those of the record and of the leaderboard.
-GROUPS: dict[str, dict[str, Belongs]] = {
-    "sex": {"F": _is("F"), "M": _is("M")},
-    "age": {f"{low} to {high - 1}": _between(low, high) for low, high in AGES},
-    "view": {"PA": _is("PA"), "AP": _is("AP")},
-}
-
-
-def resamples_of(recipe: Mapping[str, Any] | None) -> int:
-    """How many draws of patients the intervals are from: the recipe's, or the default for scores from elsewhere."""
-    return Evaluate.resamples if recipe is None else build(Evaluate, recipe["evaluate"], "evaluate.").resamples

@@ -1,1 +1,1 @@
-"""From records to leaderboard.md: boards, tables, plots. No torch."""
+"""Records to leaderboard.md: boards, tables, figures. No torch."""

@@ -1,16 +1,29 @@
-"""What each step adds: a row against those that it claims to better, on the same draws of patients."""
+"""Paired differences between a method and those it claims to improve on, over the same bootstrap replicates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ..records.schema import Record
-from .tables import Row, make_table
+from .tables import MAX_NAMED, Row, make_table
+
+SAME_BUDGET = 0.05  # two budgets are equal if the numbers of training images differ by at most 5 %
+BUDGETS = ("equal", "more", "fewer")
+GAIN, NEITHER, LOSS = "significant gain", "no significant difference", "significant loss"
+INTERVAL = {GAIN: "95 % CI excludes 0", NEITHER: "95 % CI of the difference includes 0", LOSS: "95 % CI excludes 0"}
 
 
 class PairedDifference(NamedTuple):
-    """A row against another one that it claims to better: the paired difference of their mean AUCs."""
+    """A method compared with one that it claims to improve on: the paired difference of their mean AUCs.
+
+    Attributes:
+        upper: the method, with only the seeds that both have.
+        lower: the method it is compared with, with the same seeds.
+        by_seed: the difference of each seed.
+        low: lower bound of the 95 % interval of the mean difference, over resampled patients.
+        high: upper bound.
+    """
 
     upper: Row
     lower: Row
@@ -20,93 +33,112 @@ class PairedDifference(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """The mean over the seeds that both have."""
+        """The mean over the common seeds."""
         return float(np.mean(self.by_seed))
 
     @property
-    def work(self) -> float:
-        """How many times the other's training images the upper row had."""
+    def budget_ratio(self) -> float:
+        """Images seen in training, as a multiple of the lower method's."""
         return self.upper.images() / self.lower.images()
 
     @property
-    def effort(self) -> str:
-        """The same in words; 5 % more or less are equal."""
-        if abs(self.work - 1) <= 0.05:
-            return "at equal training"
-        return "with more training images" if self.work > 1 else "with fewer training images"
+    def budget(self) -> str:
+        """The training budget compared with the lower method's, one of `BUDGETS`."""
+        if abs(self.budget_ratio - 1) <= SAME_BUDGET:
+            return "equal"
+        return "more" if self.budget_ratio > 1 else "fewer"
 
     @property
     def outcome(self) -> str:
-        """What the interval says."""
+        """What the interval shows: `GAIN`, `NEITHER` or `LOSS`."""
         if self.low > 0:
-            return "a gain"
-        return "a loss" if self.high < 0 else "no difference that its interval shows"
+            return GAIN
+        return LOSS if self.high < 0 else NEITHER
 
 
-def paired_differences(rows: list[Row]) -> list[PairedDifference]:
-    """Every row against the rows of the methods that it names, options being equal where both have them."""
-    steps = []
+def paired_differences(rows: Sequence[Row]) -> list[PairedDifference]:
+    """Compare every row with the rows of the methods in its `compared_with`, where shared options are equal."""
+    pairs = []
     for upper in rows:
         for name in upper.first.method.compared_with:
             for lower in rows:
                 if lower.first.method.name == name and _same_options(upper.first, lower.first):
-                    steps += _paired_difference(upper, lower)
-    return steps
+                    pairs += _paired_difference(upper, lower)
+    return pairs
 
 
-def ablation_table(steps: list[PairedDifference]) -> str:
-    """The paired differences."""
+def ablation_table(pairs: Sequence[PairedDifference]) -> str:
+    """Tabulate the paired differences, one line per pair."""
     table = [
         [
-            step.upper.label,
-            step.lower.label,
-            f"{step.difference:+.3f} [{step.low:+.3f}, {step.high:+.3f}]",
-            ", ".join(f"{value:+.3f}" for value in step.by_seed),
-            f"{step.work:.2f}",
+            pair.upper.label,
+            pair.lower.label,
+            f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]",
+            ", ".join(f"{value:+.3f}" for value in pair.by_seed),
+            f"{pair.budget_ratio:.2f}",
         ]
-        for step in steps
+        for pair in pairs
     ]
-    headers = ["Method", "Against", "Difference in mean AUC", "Seed by seed", "Training images, times the other's"]
+    headers = ["Method", "Compared with", "Difference in mean AUC [95 % CI]", "By seed", "Training images (ratio)"]
     return make_table(headers, table, "llllr")
 
 
-def summarize(steps: list[PairedDifference], caveat: str, name: Callable[[Row], str] = lambda row: row.label) -> str:
-    """What the differences show, and what not, in one sentence.
+def summarize(
+    pairs: Sequence[PairedDifference], caveat: str, name: Callable[[Row], str] = lambda row: row.label
+) -> str:
+    """Summarize what the differences show, and what they cannot, in one sentence.
 
     Args:
-        steps: at least one.
-        caveat: what a result on the dataset does not show.
+        pairs: at least one.
+        caveat: what a result on the dataset does not show; may be empty.
         name: how the sentence names a row.
     """
-    told = []
-    for effort in ("at equal training", "with more training images", "with fewer training images"):
-        for outcome in ("a gain", "no difference that its interval shows", "a loss"):
-            found = [step for step in steps if (step.effort, step.outcome) == (effort, outcome)]
-            more = ", which may be all of it" if outcome == "a gain" and "more" in effort else ""
+    clauses = []
+    for budget in BUDGETS:
+        for outcome in (GAIN, NEITHER, LOSS):
+            found = [pair for pair in pairs if (pair.budget, pair.outcome) == (budget, outcome)]
             if found:
-                pairs = ", ".join(f"{name(s.upper)} over {name(s.lower)} ({s.difference:+.3f})" for s in found)
-                told.append(f"{pairs} {'is' if len(found) == 1 else 'are each'} {outcome} {effort}{more}")
-    few = "a difference from one seed may be the luck of its initial weights"
-    if min(len(step.by_seed) for step in steps) > 1:
-        few = ""
-    ends = [text for text in (few, caveat) if text]
-    return "; ".join(told) + (f"; but {', and '.join(ends)}" if ends else "") + "."
+                clauses.append(f"{_claim(budget, outcome, found)}: {_name_pairs(found, name)}")
+    single_seed = min(len(pair.by_seed) for pair in pairs) == 1
+    limits = ["a difference from one seed may be due to its initialization"] if single_seed else []
+    limits += [caveat] if caveat else []
+    sentence = "; ".join(clauses) + (f"; note that {', and that '.join(limits)}" if limits else "")
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _name_pairs(pairs: Sequence[PairedDifference], name: Callable[[Row], str]) -> str:
+    if len(pairs) > MAX_NAMED:
+        values = [pair.difference for pair in pairs]
+        return f"{len(pairs)} of the comparisons (from {min(values):+.3f} to {max(values):+.3f})"
+    return ", ".join(f"{name(pair.upper)} vs. {name(pair.lower)} ({pair.difference:+.3f})" for pair in pairs)
+
+
+def _claim(budget: str, outcome: str, pairs: Sequence[PairedDifference]) -> str:
+    if budget == "equal":
+        return f"{outcome} at equal training budget ({INTERVAL[outcome]})"
+    ratios = sorted({f"{pair.budget_ratio:.1f}x" for pair in pairs}, key=lambda text: float(text[:-1]))
+    times = ratios[0] if len(ratios) == 1 else f"{ratios[0]} to {ratios[-1]}"
+    # More training alone can raise the AUC: such a gain cannot be attributed to the method.
+    caution = ", which may explain all of it" if (budget, outcome) == ("more", GAIN) else ""
+    return f"{outcome} with {times} the training images ({INTERVAL[outcome]}){caution}"
 
 
 def _same_options(one: Record, other: Record) -> bool:
-    mine, others = one.method.options, other.method.options
-    return all(mine[key] == others[key] for key in mine.keys() & others.keys())
+    first, second = one.method.options, other.method.options
+    return all(first[key] == second[key] for key in first.keys() & second.keys())
 
 
 def _paired_difference(upper: Row, lower: Row) -> list[PairedDifference]:
-    """The difference over the seeds that both have; nothing where they have none in common."""
-    seeds = sorted({run.record.seed for run in upper.runs} & {run.record.seed for run in lower.runs})
+    """Return the difference over the common seeds in a list, which is empty without common seeds or defined AUCs."""
+    seeds = {run.record.seed for run in upper.runs} & {run.record.seed for run in lower.runs}
     if not seeds:
         return []
     upper, lower = (Row(row.label, [run for run in row.runs if run.record.seed in seeds]) for row in (upper, lower))
-    mine, other = (np.mean([run.verified.drawn() for run in row.runs], axis=0) for row in (upper, lower))
-    drawn = mine - other
-    if np.isnan(drawn).all():
+    # All records of a board resample the same patients in the same order: replicate r of one pairs with r of the other.
+    means = [np.mean([run.verified.bootstrap() for run in row.runs], axis=0) for row in (upper, lower)]
+    differences = means[0] - means[1]
+    if np.isnan(differences).all():
         return []
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return [PairedDifference(upper, lower, (upper.values("mean_auc") - lower.values("mean_auc")).tolist(), low, high)]
+    low, high = np.nanquantile(differences, [0.025, 0.975])
+    by_seed = (upper.values("mean_auc") - lower.values("mean_auc")).tolist()
+    return [PairedDifference(upper, lower, by_seed, float(low), float(high))]

@@ -22,7 +22,7 @@ from ..utils.progress import say
 from ..utils.workspace import LEADERBOARD_MARK, Workspace
 from .boards import Board, make_boards
 from .figures import FigureSpec, draw_run, required_figures
-from .markdown import board_markdown, introduction, literature_sections
+from .markdown import board_markdown, contents, introduction, literature_sections
 from .tables import Run
 from .verification import verify_cached
 
@@ -129,7 +129,7 @@ def read_speeds(workspace: Workspace) -> list[SpeedRecord]:
 def render(boards: Sequence[Board], speeds: Sequence[SpeedRecord] = ()) -> str:
     """Return the leaderboard as Markdown."""
     count = sum(len(row.runs) for board in boards for row in board.rows)
-    sections = [LEADERBOARD_MARK, "# Leaderboard", introduction(count)]
+    sections = [LEADERBOARD_MARK, "# Leaderboard", introduction(count), *contents(boards)]
     for board in boards:
         sections += board_markdown(board, speeds)
     return "\n\n".join([*sections, *literature_sections()]) + "\n"

@@ -1,4 +1,4 @@
-"""What papers report, from literature.csv: in columns of its own, never ranked with what was measured here."""
+"""Values that papers report, from literature.csv: shown in columns of their own, never ranked with measured ones."""
 
 from functools import cache
 from pathlib import Path
@@ -10,13 +10,13 @@ LITERATURE = Path(__file__).with_name("literature.csv")
 
 
 class Reported(NamedTuple):
-    """What a paper reports of a method.
+    """The mean AUC that a paper reports of a method.
 
     Attributes:
         mean_auc: over the 14 findings, computed from them where they are printed.
         source: the paper.
-        split: the list of test images: "official", or another.
-        labels: the version of the label file; "not stated" where two were to be had.
+        split: the list of test images, such as "NIH official test".
+        labels: the version of the label file; "not stated" where the paper does not name one of several.
     """
 
     mean_auc: float
@@ -26,16 +26,16 @@ class Reported(NamedTuple):
 
 
 def literature() -> pd.DataFrame:
-    """The table: one row a method, of one source, split and label version."""
+    """Read the table: one row per method, source, split and label version."""
     return pd.read_csv(LITERATURE)
 
 
 @cache
 def reported(key: str | None, dataset: str) -> Reported | None:
-    """The row of that key, where it is of that dataset; None without."""
+    """Return the value of this key on this dataset; None if no paper reports one."""
     table = literature()
     found = table[(table["key"] == key) & (table["dataset"] == dataset)]
     if found.empty:
         return None
     row = found.iloc[0]
-    return Reported(float(row["mean_auc"]), row["source"], row["split"], row["labels"])
+    return Reported(float(row["mean_auc"]), str(row["source"]), str(row["split"]), str(row["labels"]))

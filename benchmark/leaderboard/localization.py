@@ -1,92 +1,128 @@
-"""The localisation tables of a board: verified runs in, Markdown out."""
+"""Localization tables of a board: heatmaps against boxes, next to two baselines that see no image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..evaluation.results import Hits, MeanHits
 from ..metrics.localization import IOBB, IOU
-from ..records.schema import Hits
 from ..utils.text import display_name, escape
-from .tables import EMPTY, Row, make_table
+from .tables import EMPTY, MAX_NAMED, Item, Row, cross_table, make_table, short_names
 
-SHOWN_IOBB, AFP_AT, SHOWN_IOU = (0.1, 0.25, 0.5), 0.25, (0.1, 0.3, 0.5)  # levels of overlap on the board
+MAIN_IOBB = 0.25  # the level of overlap in the main table
+OTHER_IOBB, OTHER_IOU = (0.1, 0.5), (0.1, 0.3, 0.5)  # further levels; the records hold all of them
 
-
-# Floors of localisation that lie below an interval: of random maps, of the box in the middle.
-BEATEN = {
-    (True, True): "above both floors",
-    (True, False): "above random maps alone",
-    (False, True): "above the middle box alone",
-    (False, False): "above neither floor",
+# Keys: whether the lower bound of the interval is above the random baseline, and above the center-box baseline.
+ABOVE = {
+    (True, True): "above both baselines",
+    (True, False): "above the random baseline only",
+    (False, True): "above the center-box baseline only",
+    (False, False): "above neither baseline",
 }
 
 
-def localization_table(rows: list[Row]) -> str:
-    """Means over the findings: pointing game, Acc and AFP at some levels; then the floors."""
-    table = [
-        [row.label, *_of_maps(row), *_mean_hits([run.record.localization.mean.method for run in row.runs])]
-        for row in rows
+def localization_table(rows: Sequence[Row]) -> str:
+    """Tabulate pointing game, and accuracy and false positives at IoBB > 0.25; means over the findings.
+
+    Args:
+        rows: those whose runs all have localization scores.
+    """
+    table = [[row.label, *_heatmap_cells(row), *_mean_cells(_method_hits(row), _main_levels)] for row in rows]
+    for name, hits in _baselines(rows).items():
+        table.append([name, EMPTY, f"{hits.pointing_game:.3f}", *_mean_cells([hits], _main_levels)])
+    headers = [
+        "Method",
+        "Heatmap",
+        "Pointing game [95 % CI]",
+        f"Acc, IoBB > {MAIN_IOBB:g}",
+        f"AFP, IoBB > {MAIN_IOBB:g}",
     ]
-    floors = {}
+    return make_table(headers, table, "lllrr")
+
+
+def other_levels_table(rows: Sequence[Row]) -> str:
+    """Tabulate the accuracy at other levels of overlap; means over the findings."""
+    table = [[row.label, *_mean_cells(_method_hits(row), _other_levels)] for row in rows]
+    table += [[name, *_mean_cells([hits], _other_levels)] for name, hits in _baselines(rows).items()]
+    headers = [*(f"Acc, IoBB > {t:g}" for t in OTHER_IOBB), *(f"Acc, IoU > {t:g}" for t in OTHER_IOU)]
+    return make_table(["Method", *headers], table, "l" + "r" * len(headers))
+
+
+def _baselines(rows: Sequence[Row]) -> dict[str, Hits]:
+    """Return the scores of the baselines by name; random maps have as many cells as a row's heatmaps."""
+    baselines: dict[str, Hits | None] = {}
     for row in rows:
-        found = row.first.localization
-        floors[f"Floor: random maps of {found.grid[0]}x{found.grid[1]} places"] = found.mean.random
-        floors["Floor: one box in the middle of every image"] = found.mean.centre
-    table += [[name, EMPTY, f"{hits.pointing_game:.3f}", *_mean_hits([hits])] for name, hits in floors.items()]
-    headers = ["Method", "Heatmap", "Pointing game", *(f"Acc, IoBB > {t:g}" for t in SHOWN_IOBB)]
-    headers += [f"AFP, IoBB > {AFP_AT:g}", *(f"Acc, IoU > {t:g}" for t in SHOWN_IOU)]
-    return make_table(headers, table, "lll" + "r" * (len(headers) - 3))
+        first = row.localizations[0]
+        baselines[f"Baseline: random maps of {first.grid[0]}x{first.grid[1]} cells"] = first.mean.random
+        baselines["Baseline: one box in the center"] = first.mean.center
+    return {name: hits for name, hits in baselines.items() if hits is not None}
 
 
-def summarize_localization(rows: list[Row]) -> str:
-    """Which intervals lie above which floors, in one sentence."""
-    told = []
-    for name, read in (
-        ("the pointing game", lambda hits: hits.pointing_game),
-        (f"Acc at IoBB > {AFP_AT:g}", lambda hits: hits.iobb.accuracy[IOBB.index(AFP_AT)]),
-    ):
-        places: dict[tuple[bool, bool], list[str]] = {beaten: [] for beaten in BEATEN}
+def summarize_localization(rows: Sequence[Row]) -> str:
+    """Summarize which intervals lie above which baselines, in one sentence."""
+    clauses = []
+    for metric, read in (("the pointing game", _pointing), (f"Acc at IoBB > {MAIN_IOBB:g}", _main_accuracy)):
+        labels: dict[tuple[bool, bool], list[str]] = {above: [] for above in ABOVE}
         for row in rows:
-            means = [run.record.localization.mean for run in row.runs]
+            means = [part.mean for part in row.localizations]
             low = np.mean([read(mean.low) for mean in means])
-            places[bool(low > read(means[0].random)), bool(low > read(means[0].centre))].append(row.label)
-        parts = [f"{BEATEN[beaten]} for {', '.join(labels)}" for beaten, labels in places.items() if labels]
-        told.append(f"in {name} the whole interval lies {', '.join(parts)}")
-    return "**In one sentence:** " + "; ".join(told) + "."
+            labels[bool(low > read(means[0].random)), bool(low > read(means[0].center))].append(row.label)
+        parts = [f"{ABOVE[above]} for {_name_or_count(names, rows)}" for above, names in labels.items() if names]
+        clauses.append(f"in {metric} the 95 % interval lies {', '.join(parts)}")
+    return f"**Summary:** {'; '.join(clauses)}."
 
 
-def localization_by_finding(rows: list[Row]) -> str:
-    """Acc at T(IoBB) = 0.25 of each finding that has boxes, beside its floors."""
-    table = []
-    first = rows[0].first.localization
-    level = first.t_iobb.index(AFP_AT)
+def _name_or_count(names: Sequence[str], rows: Sequence[Row]) -> str:
+    return ", ".join(names) if len(names) <= MAX_NAMED else f"{len(names)} of {len(rows)} rows"
+
+
+def _pointing(hits: Hits | None) -> float:
+    return np.nan if hits is None else hits.pointing_game
+
+
+def _main_accuracy(hits: Hits | None) -> float:
+    return np.nan if hits is None else hits.iobb.accuracy[IOBB.index(MAIN_IOBB)]
+
+
+def localization_by_finding(rows: Sequence[Row]) -> str:
+    """Tabulate the accuracy at IoBB > 0.25 of each finding that has boxes, next to the baselines."""
+    first = rows[0].localizations[0]
+    short = dict(zip(first.findings, short_names(list(first.findings)), strict=True))
+    items = []
     for finding, hits in first.findings.items():
-        if not hits.boxes:
-            table.append([display_name(finding), 0, *[EMPTY] * (len(rows) + 2)])
-            continue
-        each = [[run.record.localization.findings[finding].method for run in row.runs] for row in rows]
-        means = [float(np.mean([one.iobb.accuracy[level] for one in row])) for row in each]
-        floors = [f"{floor.iobb.accuracy[level]:.3f}" for floor in (hits.random, hits.centre)]
-        table.append([display_name(finding), hits.boxes, *(f"{mean:.3f}" for mean in means), *floors])
-    headers = ["Finding", "Boxes", *(row.label for row in rows), "Floor: random", "Floor: middle"]
-    return make_table(headers, table, "lr" + "r" * (len(rows) + 2))
+        values = [
+            float(np.mean([_main_accuracy(part.findings[finding].method) for part in row.localizations]))
+            for row in rows
+        ]
+        values += [_main_accuracy(hits.random), _main_accuracy(hits.center)]
+        cells = [EMPTY if np.isnan(value) else f"{value:.3f}" for value in values]
+        title, head = (escape(display_name(name)) for name in (finding, short[finding]))
+        items.append(Item(title, head, [f"{hits.boxes:,}"], cells))
+    labels = [*(row.label for row in rows), "Baseline: random", "Baseline: center box"]
+    return cross_table(("Finding", "Boxes"), items, labels)
 
 
-def _of_maps(row: Row) -> list[str]:
-    means = [run.record.localization.mean for run in row.runs]
-    value, low, high = (
-        np.mean([hits.pointing_game for hits in three])
-        for three in zip(*[(mean.method, mean.low, mean.high) for mean in means], strict=True)
-    )
-    return [escape(row.first.localization.heatmap), f"{value:.3f} [{low:.3f}, {high:.3f}]"]
+def _method_hits(row: Row) -> list[Hits]:
+    return [part.mean.method for part in row.localizations if part.mean.method is not None]
 
 
-def _mean_hits(each: Sequence[Hits]) -> list[str]:
-    """The shown levels, averaged over seeds."""
-    return [f"{value:.3f}" for value in np.mean([_shown(hits) for hits in each], axis=0)]
+def _heatmap_cells(row: Row) -> list[str]:
+    """Return what the heatmaps are, and the pointing game with its interval, averaged over the seeds."""
+    means: list[MeanHits] = [part.mean for part in row.localizations]
+    value, low, high = np.mean([[_pointing(h) for h in (mean.method, mean.low, mean.high)] for mean in means], axis=0)
+    return [escape(row.localizations[0].heatmap), f"{value:.3f} [{low:.3f}, {high:.3f}]"]
 
 
-def _shown(hits: Hits) -> list[float]:
-    accuracy = [hits.iobb.accuracy[IOBB.index(t)] for t in SHOWN_IOBB]
-    false = hits.iobb.false_positives[IOBB.index(AFP_AT)]
-    return [*accuracy, np.nan if false is None else false, *(hits.iou.accuracy[IOU.index(t)] for t in SHOWN_IOU)]
+def _mean_cells(runs: Sequence[Hits], levels: Callable[[Hits], list[float]]) -> list[str]:
+    """Format levels, averaged over the seeds."""
+    return [f"{value:.3f}" for value in np.mean([levels(hits) for hits in runs], axis=0)]
+
+
+def _main_levels(hits: Hits) -> list[float]:
+    false_positives = hits.iobb.false_positives[IOBB.index(MAIN_IOBB)]
+    return [_main_accuracy(hits), np.nan if false_positives is None else false_positives]
+
+
+def _other_levels(hits: Hits) -> list[float]:
+    at_iobb = [hits.iobb.accuracy[IOBB.index(t)] for t in OTHER_IOBB]
+    return [*at_iobb, *(hits.iou.accuracy[IOU.index(t)] for t in OTHER_IOU)]

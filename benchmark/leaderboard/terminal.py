@@ -1,4 +1,4 @@
-"""The leaderboard in the terminal: each board's ranking and what its steps add. Text from records is only text."""
+"""The leaderboard in the terminal: each board's ranking and its paired differences, all markup in records inert."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from rich.table import Table
 from ..utils.text import plain
 from .ablation import paired_differences, summarize
 from .boards import Board, heading, make_boards, ranked_by
-from .tables import Row, Run, ranks, seeds, with_interval
+from .tables import Row, Run, ranks, rare_label, seeds, with_interval
 
-NAME = 16  # columns of a method's name at least; a longer one is folded
+MIN_NAME = 16  # width of the methods' column at least; longer names are wrapped
 
 
 def show_boards(runs: Sequence[Run]) -> None:
@@ -21,38 +21,34 @@ def show_boards(runs: Sequence[Run]) -> None:
     for board in boards:
         _show_board(console, board)
     if not boards:
-        console.print("There are no records yet: `chxbench run --method ma` makes one.")
+        console.print("No records yet: `chxbench run --method ma` creates one.")
 
 
 def _show_board(console: Console, board: Board) -> None:
     console.print(plain(heading(board)), style="bold")
     console.print(
-        f"{plain(ranked_by(board))} Brackets hold 95 % intervals from resampled patients; controls have no rank."
+        f"{plain(ranked_by(board))} Brackets: 95 % intervals over resampled patients. Controls (–) have no rank."
     )
     console.print(_ranking(board.rows), crop=False)
-    if steps := paired_differences(board.rows):
-        sentence = summarize(steps, plain(board.first.dataset.caveat), lambda row: row.name)
-        console.print(f"What each step adds: {sentence}")
+    if pairs := paired_differences(board.rows):
+        sentence = summarize(pairs, plain(board.first.dataset.caveat), lambda row: row.name)
+        console.print(f"Paired differences (ablation): {sentence}")
     console.print()
 
 
 def _ranking(rows: Sequence[Row]) -> Table:
-    """Names are folded on a narrow screen, numbers never."""
-    cells = [
-        (
-            rank.replace("control", "–"),
-            row.name,
-            with_interval(row, "mean_auc"),
-            with_interval(row, "mean_auc_without_rare").split(" ")[0],
-            "" if row.first.seed is None else seeds(row),
-        )
-        for rank, row in zip(ranks(rows), rows, strict=True)
-    ]
-    headings = ("#", "right"), ("Method", "left"), ("Mean AUC", "left"), ("without\nHernia", "right"), ("Seeds", "left")
+    """Lay out the ranking; on a narrow screen names are wrapped, numbers never."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for (title, side), column in zip(headings, zip(*cells, strict=True), strict=True):
-        least = NAME if title == "Method" else max(map(len, (*column, *title.split("\n"))))
-        table.add_column(title, justify=side, overflow="fold", min_width=least)
-    for row in cells:
-        table.add_row(*row)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("Method", overflow="fold", min_width=MIN_NAME)
+    columns = [("Mean AUC", [with_interval(row, "mean_auc") for row in rows])]
+    if rare := rare_label(rows[0].first):
+        means = [with_interval(row, "mean_auc_without_rare").split(" ")[0] for row in rows]
+        columns.append((rare.replace(" ", "\n", 1), means))
+    columns.append(("Seeds", ["" if row.first.seed is None else seeds(row) for row in rows]))
+    for title, cells in columns:
+        width = max(map(len, (*cells, *title.split("\n"))))
+        table.add_column(title, justify="right" if "\n" in title else "left", overflow="fold", min_width=width)
+    for rank, row, *cells in zip(ranks(rows), rows, *(cells for _, cells in columns), strict=True):
+        table.add_row(rank.replace("control", "–"), row.name, *cells)
     return table

@@ -1,10 +1,10 @@
-"""AUC, average precision and their intervals: pure functions of arrays. They know no file, no torch and no screen.
+"""AUC, average precision and their intervals: pure functions of arrays.
 
-A finding without positives or without negatives has neither: it is None, and it is left out of the mean, which says
-over how many findings it was taken. (Average precision without negatives would be 1 whatever the scores are.) Images of
-a patient are not independent, so intervals resample patients.
+A finding without positives or without negatives has no AUC: it is None and left out of the mean, which states over how
+many findings it was taken. The same holds for average precision, which without negatives would be 1 for any scores.
 
-Both are measures of the same counts: where the images stand among the different scores of the positive ones.
+Both are computed from the same counts: how many positive and negative images are at, and between, the distinct scores
+of the positive images. Counted by patient once, they give every bootstrap replicate by a matrix product.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +15,18 @@ from scipy.sparse import csr_array
 
 from .bootstrap import UNDEFINED, Interval, bootstrap_counts, encode_patients, percentile_interval
 
+# Counts of positives (K, R) and negatives (2K + 1, R), see `measure_auc`, to the measure in each replicate (R,).
 Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Evaluation(NamedTuple):
-    """Scores of a split, judged.
+    """A measure of the scores of one split.
 
     Attributes:
         each: the measure of each finding, in order.
         positives: number of positive images of each finding.
         mean: the mean over the defined findings, and how many they are.
-        mean_without: the same without the named finding.
+        mean_without: the same without the findings that are left out.
     """
 
     each: list[Interval]
@@ -35,15 +36,19 @@ class Evaluation(NamedTuple):
 
 
 def measure_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve in each of R draws; (R,), NaN without a class.
+    """Compute the area under the ROC curve in each of R replicates.
 
-    A positive wins against all negatives that score below it and half of those that tie: with the negatives summed
-    from the lowest score up, these are the means of two sums. Whole numbers: the order of addition changes nothing.
+    A positive wins against all negatives with lower scores and half of those with the same score. With the negatives
+    summed up from the lowest score, that is the mean of two sums. All sums are of integers, so their order does not
+    matter.
 
     Args:
-        positives: (K, R) positive images at each of the K different scores that positive images have, rising.
-        negatives: (2K + 1, R) negative images below the first of these scores, at it, between it and the second, and
-            so on.
+        positives: int (K, R), positive images at each of the K distinct scores that positive images have, ascending.
+        negatives: int (2K + 1, R), negative images below the first of these scores, at it, between it and the second,
+            and so on.
+
+    Returns:
+        (R,) in 0..1, NaN without positives or without negatives.
     """
     up_to = np.cumsum(negatives, axis=0)
     wins_twice = np.einsum("kr,kr->r", positives, up_to[:-1:2] + up_to[1::2], dtype=np.int64)
@@ -52,22 +57,22 @@ def measure_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
 
 
 def measure_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-    """Average precision in each of R draws, from the same counts as `measure_auc`; (R,), NaN without a class.
+    """Compute average precision in each of R replicates; arguments and result as for `measure_auc`.
 
     The precision among the images that score at least as high, averaged over the positive ones: the area under the
     precision-recall curve as a step function, without interpolation (scikit-learn's definition; Davis and Goadrich
-    2006 show why straight lines between its points would be too high). Recall rises at scores of positives alone.
+    2006 show why straight lines between its points would be too high). Recall rises only at scores of positives.
     """
-    found = np.cumsum(positives[::-1], axis=0)[::-1]
-    false = np.cumsum(negatives[::-1], axis=0)[::-1][1::2]
-    precision = found / np.maximum(found + false, 1)
-    count = positives.sum(axis=0, dtype=np.int64)
-    mean = np.einsum("kr,kr->r", positives, precision) / np.maximum(count, 1)
-    return np.where((count > 0) & (negatives.sum(axis=0, dtype=np.int64) > 0), mean, np.nan)
+    true_positives = np.cumsum(positives[::-1], axis=0)[::-1]
+    false_positives = np.cumsum(negatives[::-1], axis=0)[::-1][1::2]
+    precision = true_positives / np.maximum(true_positives + false_positives, 1)
+    total = positives.sum(axis=0, dtype=np.int64)
+    mean = np.einsum("kr,kr->r", positives, precision) / np.maximum(total, 1)
+    return np.where((total > 0) & (negatives.sum(axis=0, dtype=np.int64) > 0), mean, np.nan)
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Area under the ROC curve: the probability that a positive image scores above a negative one, ties counting half.
+    """Compute the area under the ROC curve: how often a positive scores above a negative, ties counting half.
 
     Args:
         scores: (N,), any monotone scale, finite.
@@ -76,27 +81,27 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
     Returns:
         A number in 0..1, or None without positives or without negatives.
     """
-    return _plain(_whole(scores, labels, measure_auc))
+    return _none_if_nan(_measure_all(scores, labels, measure_auc))
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Average precision, as `sklearn.metrics.average_precision_score`; arguments and None as for `auc`.
+    """Compute average precision, as `sklearn.metrics.average_precision_score`; arguments and None as for `auc`.
 
-    A number above 0 and up to 1. Scores that know nothing get about the share of the positives, not 0.5: compare it
-    between methods on the same images, never between findings or datasets.
+    A number above 0 and up to 1. Random scores get about the prevalence, not 0.5: compare it between methods on the
+    same images, never between findings or datasets.
     """
-    return _plain(_whole(scores, labels, measure_precision))
+    return _none_if_nan(_measure_all(scores, labels, measure_precision))
 
 
 def mean_auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Mean AUC over the findings that have one; scores and labels (N, C). None if none has."""
+    """Average the AUC over the findings that have one; scores and labels (N, C). None if none has."""
     values = [auc(scores[:, c], labels[:, c]) for c in range(labels.shape[1])]
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None
 
 
 def undefined_reason(labels: np.ndarray) -> str | None:
-    """Why labels (N,), 1, 0 or NaN, leave AUC and average precision undefined, in words; None where they do not."""
+    """Explain why labels (N,), 1, 0 or NaN, leave AUC and average precision undefined; None where they do not."""
     if not len(labels):
         return "no image"
     if np.isnan(labels).all():
@@ -109,82 +114,80 @@ def undefined_reason(labels: np.ndarray) -> str | None:
 def evaluate(
     scores: np.ndarray,
     labels: np.ndarray,
-    patients: Sequence,
+    patients: Sequence | np.ndarray,
     resamples: int,
-    leave_out: int | None = None,
+    leave_out: Sequence[int] = (),
     seed: int = 0,
     measure: Measure = measure_auc,
 ) -> Evaluation:
-    """AUC (or another measure) of every finding and of their mean, with percentile intervals from resampled patients.
+    """Compute the AUC (or another measure) of every finding and of their mean, with percentile intervals.
 
     Args:
-        scores, labels: (N, C); labels 1, 0 or NaN.
-        patients: (N,) the patient of each image; patients are drawn whole, with replacement.
-        resamples: number of draws. In a draw where a finding has one class only, it is left out of that draw's mean.
-        leave_out: column of the finding to leave out of the second mean (Hernia: 86 test images of 32 patients).
-        seed: of the draws; results that are compared use the same.
-        measure: `measure_auc` or `measure_precision`; both see the same draws.
+        scores: (N, C), any monotone scale, finite.
+        labels: (N, C), 1, 0 or NaN for unknown.
+        patients: (N,) the patient of each image; patients are resampled with all of their images.
+        resamples: number of bootstrap replicates. A finding with one class in a replicate is left out of its mean.
+        leave_out: columns of the findings to leave out of the second mean: those with too few positives.
+        seed: of the replicates; results that are compared use the same.
+        measure: `measure_auc` or `measure_precision`; both see the same replicates.
     """
-    return summarize(scores, labels, bootstrap(scores, labels, patients, resamples, seed, measure), leave_out, measure)
+    replicates = bootstrap(scores, labels, patients, resamples, seed, measure)
+    return summarize(scores, labels, replicates, leave_out, measure)
 
 
 def summarize(
     scores: np.ndarray,
     labels: np.ndarray,
-    drawn: np.ndarray,
-    leave_out: int | None = None,
+    replicates: np.ndarray,
+    leave_out: Sequence[int] = (),
     measure: Measure = measure_auc,
 ) -> Evaluation:
-    """The same where the draws (R, C) of `draws` are at hand."""
+    """Evaluate with the replicates (R, C) that `bootstrap` returned; other arguments as for `evaluate`."""
     columns = range(labels.shape[1])
-    whole = np.array([_whole(scores[:, c], labels[:, c], measure) for c in columns])
-    kept = [c for c in columns if c != leave_out]
+    values = np.array([_measure_all(scores[:, c], labels[:, c], measure) for c in columns])
+    kept = [c for c in columns if c not in leave_out]
     return Evaluation(
-        [percentile_interval(whole[c], drawn[:, c]) for c in columns],
+        [percentile_interval(values[c], replicates[:, c]) for c in columns],
         [int((labels[:, c] == 1).sum()) for c in columns],
-        _mean(whole, drawn),
-        _mean(whole[kept], drawn[:, kept]),
+        _mean(values, replicates),
+        _mean(values[kept], replicates[:, kept]),
     )
 
 
 def bootstrap(
     scores: np.ndarray,
     labels: np.ndarray,
-    patients: Sequence,
+    patients: Sequence | np.ndarray,
     resamples: int,
     seed: int = 0,
     measure: Measure = measure_auc,
 ) -> np.ndarray:
-    """A measure of each finding in each draw of patients: (resamples, C), NaN where undefined.
+    """Compute a measure of each finding in each replicate: (resamples, C), NaN where undefined.
 
-    Scores of the same images in the same order see the same draws, so that two such arrays may be subtracted: the
+    Scores of the same images in the same order see the same replicates, so that two such arrays may be subtracted: the
     quantiles of the differences are a paired interval. Arguments as for `evaluate`.
     """
-    owner = encode_patients(patients)
-    ranks = [_rank(scores[:, c], labels[:, c], owner) for c in range(labels.shape[1])]
+    patient_index = encode_patients(patients)
+    ranks = [_rank(scores[:, c], labels[:, c], patient_index) for c in range(labels.shape[1])]
     parts = [
-        np.stack([measure(finding.positives @ times, finding.negatives @ times) for finding in ranks], axis=1)
-        for times in bootstrap_counts(owner, resamples, seed)
+        np.stack([measure(finding.positives @ counts, finding.negatives @ counts) for finding in ranks], axis=1)
+        for counts in bootstrap_counts(patient_index, resamples, seed)
     ]
     return np.concatenate(parts)
 
 
 def mean_defined(values: np.ndarray) -> np.ndarray:
-    """Mean of each row of (R, C) over what is not NaN; (R,), NaN where all is."""
-    known = ~np.isnan(values)
-    sums = np.where(known, values, 0).sum(axis=1)
-    return np.where(known.any(axis=1), sums / known.sum(axis=1).clip(min=1), np.nan)
-
-
-def mean_auc_draws(
-    scores: np.ndarray, labels: np.ndarray, patients: Sequence, resamples: int, seed: int = 0
-) -> np.ndarray:
-    """Mean AUC over the findings in each draw of patients: (resamples,), NaN where none is defined."""
-    return mean_defined(bootstrap(scores, labels, patients, resamples, seed))
+    """Average each row of (R, C) over the values that are not NaN; (R,), NaN where all are."""
+    defined = ~np.isnan(values)
+    sums = np.where(defined, values, 0).sum(axis=1)
+    return np.where(defined.any(axis=1), sums / defined.sum(axis=1).clip(min=1), np.nan)
 
 
 def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ROC curve's corners: false and true positive rates, both rising from 0 to 1; unknown labels left out."""
+    """Compute the corners of the ROC curve: false and true positive rates, both ascending from 0 to 1.
+
+    Scores and labels (N,) as for `auc`, with both classes.
+    """
     known = ~np.isnan(labels)
     order = np.argsort(-scores[known], kind="stable")
     sorted_scores, positive = scores[known][order], labels[known][order] == 1
@@ -195,7 +198,7 @@ def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 class _Ranks(NamedTuple):
-    """Where one finding's images stand among the K different scores of its positives, as sparse whole numbers.
+    """One finding's images by patient and by their rank among the K distinct scores of its positives, sparse int32.
 
     Attributes:
         positives: (K, P) positive images of each of P patients at each of these scores.
@@ -206,35 +209,38 @@ class _Ranks(NamedTuple):
     negatives: csr_array
 
 
-def _rank(scores: np.ndarray, labels: np.ndarray, owner: np.ndarray) -> _Ranks:
-    """One finding's scores and labels (N,), with the number of each image's patient (N,)."""
+def _rank(scores: np.ndarray, labels: np.ndarray, patient_index: np.ndarray) -> _Ranks:
+    """Rank one finding's scores and labels (N,); `patient_index` (N,) as for `bootstrap_counts`."""
     positive, negative = labels == 1, labels == 0
     cuts, cut = np.unique(scores[positive], return_inverse=True)
+    # Both sides together number the gaps and the cuts alternately: 2k between cuts, 2k + 1 at cut k.
     segment = np.searchsorted(cuts, scores[negative], "left") + np.searchsorted(cuts, scores[negative], "right")
-    patients = owner.max(initial=0) + 1
+    patients = patient_index.max(initial=0) + 1
     return _Ranks(
-        _count(cut, owner[positive], (len(cuts), patients)),
-        _count(segment, owner[negative], (2 * len(cuts) + 1, patients)),
+        _count(cut, patient_index[positive], (len(cuts), patients)),
+        _count(segment, patient_index[negative], (2 * len(cuts) + 1, patients)),
     )
 
 
 def _count(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> csr_array:
+    """Count the pairs of row and column, which the constructor adds up where they repeat."""
     return csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape)
 
 
-def _whole(scores: np.ndarray, labels: np.ndarray, measure: Measure) -> float:
-    """A measure of one finding's scores and labels (N,), every image once; NaN where undefined."""
+def _measure_all(scores: np.ndarray, labels: np.ndarray, measure: Measure) -> float:
+    """Measure one finding's scores and labels (N,) with every image once; NaN where undefined."""
     ranks = _rank(scores, labels, np.zeros(len(labels), int))
     once = np.ones((1, 1), np.int32)
     return float(measure(ranks.positives @ once, ranks.negatives @ once)[0])
 
 
-def _plain(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _mean(whole: np.ndarray, drawn: np.ndarray) -> tuple[Interval, int]:
-    defined = ~np.isnan(whole)
+def _mean(values: np.ndarray, replicates: np.ndarray) -> tuple[Interval, int]:
+    """Average the defined ones of C values, also in the replicates (R, C), and count them."""
+    defined = ~np.isnan(values)
     if not defined.any():
         return UNDEFINED, 0
-    return percentile_interval(whole[defined].mean(), mean_defined(drawn[:, defined])), int(defined.sum())
+    return percentile_interval(values[defined].mean(), mean_defined(replicates[:, defined])), int(defined.sum())

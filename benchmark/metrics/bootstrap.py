@@ -1,8 +1,8 @@
-"""Draws of patients, and the intervals that are read off them: pure functions of arrays.
+"""Patient-level bootstrap and percentile intervals: pure functions of arrays.
 
-Images of a patient are not independent, so patients are drawn whole, with replacement (the cluster bootstrap: Field and
-Welsh 2007, JRSS B 69:369). Everything that is drawn with the same patients and the same seed sees the same draws, so
-that what was measured on them may be subtracted, draw by draw.
+Images of one patient are not independent, so patients are resampled with all of their images, with replacement (the
+cluster bootstrap: Field and Welsh 2007, JRSS B 69:369). Everything computed with the same patients and the same seed
+sees the same replicates, so that two such results may be subtracted replicate by replicate.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-CHUNK = 2_000_000  # images x draws at a time: at most 60 MB
+CHUNK = 2_000_000  # images x replicates at a time: at most 60 MB
 
 
 class Interval(NamedTuple):
     """A value with its 95 % interval.
 
-    All None where the value is undefined; the ends alone are None where it is undefined in every draw.
+    All None where the value is undefined; only the ends are None where it is undefined in every replicate.
     """
 
     value: float | None
@@ -27,36 +27,40 @@ class Interval(NamedTuple):
 UNDEFINED = Interval(None, None, None)
 
 
-def encode_patients(patients: Sequence) -> np.ndarray:
-    """The number of each image's patient, 0 to P - 1 in the order of their sorted names; (N,)."""
+def encode_patients(patients: Sequence | np.ndarray) -> np.ndarray:
+    """Return the number of each image's patient: int (N,), 0 to P - 1 in the order of the sorted names."""
     return np.unique(np.asarray(patients), return_inverse=True)[1]
 
 
-def bootstrap_counts(owner: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How many times each draw holds each of the P patients: whole numbers (P, R), `resamples` draws in several parts.
+def bootstrap_counts(patient_index: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw patients with replacement and count how often each replicate holds each patient.
 
     Args:
-        owner: (N,) the number of each image's patient.
-        resamples: number of draws, each of P patients with replacement.
-        seed: of the draws; how many are held at a time changes none of them.
+        patient_index: (N,) the number of each image's patient, from `encode_patients`.
+        resamples: number of replicates, each of P patients.
+        seed: of the random numbers. The replicates do not depend on how many are held in memory at a time.
+
+    Yields:
+        Counts int32 (P, R) of some replicates; all parts together have `resamples` columns.
     """
     generator = np.random.default_rng(seed)
-    count = owner.max(initial=0) + 1
-    step = max(1, CHUNK // max(1, len(owner)))
+    patients = patient_index.max(initial=0) + 1
+    step = max(1, CHUNK // max(1, len(patient_index)))
     for first in range(0, resamples, step):
-        drawn = [generator.integers(0, count, count) for _ in range(min(step, resamples - first))]
-        yield np.stack([np.bincount(each, minlength=count) for each in drawn], axis=1, dtype=np.int32)
+        # One call per replicate: a single call for a whole chunk would draw other numbers for other values of CHUNK.
+        samples = [generator.integers(0, patients, patients) for _ in range(min(step, resamples - first))]
+        yield np.stack([np.bincount(sample, minlength=patients) for sample in samples], axis=1, dtype=np.int32)
 
 
-def percentile_interval(value: float, drawn: np.ndarray) -> Interval:
-    """A value and the 2.5 % and 97.5 % quantiles of its draws (R,), NaN where undefined.
+def percentile_interval(value: float, replicates: np.ndarray) -> Interval:
+    """Combine a value with the 2.5 % and 97.5 % quantiles of its replicates (R,), NaN where undefined.
 
     Efron and Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 13.
     """
     if np.isnan(value):
         return UNDEFINED
-    known = drawn[~np.isnan(drawn)]
-    if not len(known):
+    defined = replicates[~np.isnan(replicates)]
+    if not len(defined):
         return Interval(float(value), None, None)
-    low, high = np.quantile(known, [0.025, 0.975])
+    low, high = np.quantile(defined, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))

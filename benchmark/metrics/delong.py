@@ -1,11 +1,11 @@
-"""Variances of AUCs without resampling, for independent images and for images of patients: pure functions of arrays.
+"""Variances of AUCs without resampling, for independent images or images grouped by patient. Pure functions of arrays.
 
 Independent images: DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837), by midranks (Sun and Xu 2014, IEEE
 Signal Processing Letters 21:1389), which need a sort where the definition compares every positive image with every
 negative one. Images of patients: Obuchowski 1997 (Biometrics 53:567), which sums the same components by patient and
-adds what a patient's positive and negative images share. With one image a patient both are the same number.
+adds the covariance of a patient's positive and negative images. With one image per patient both are the same number.
 
-Both are large-sample results: with the positives of a few patients, read the resampled interval first.
+Both are large-sample results: with positives of only a few patients, prefer the bootstrap interval.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from scipy.stats import norm, rankdata
 
 from .bootstrap import UNDEFINED, Interval, encode_patients
 
-ROUNDING = 1e-12  # a variance below this, relative to those that it was subtracted from, is none
+ROUNDING = 1e-12  # a variance below this, relative to those that it was computed from, counts as 0
 
 
 def covariance(
     scores: np.ndarray, labels: np.ndarray, clusters: Sequence | None = None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """AUCs of K scores of the same images, and the covariance of these estimates.
+    """Compute the AUCs of K scores of the same images, and the covariance of these estimates.
 
     Args:
         scores: (N, K), any monotone scale, finite.
@@ -30,29 +30,29 @@ def covariance(
         clusters: (N,) the patient of each image; None where all images are independent.
 
     Returns:
-        AUCs (K,) in 0..1 and their covariance (K, K); None without a class, and where one patient alone has positives
-        or one alone has negatives, since nothing then tells how patients differ.
+        AUCs (K,) in 0..1 and their covariance (K, K); None without a class, and where all positives or all negatives
+        are of one patient, since the variation between patients cannot be estimated then.
     """
     known = ~np.isnan(labels)
-    owner = np.arange(known.sum()) if clusters is None else encode_patients(np.asarray(clusters)[known])
+    patient_index = np.arange(known.sum()) if clusters is None else encode_patients(np.asarray(clusters)[known])
     positive = labels[known] == 1
-    classes = _Class(owner[positive]), _Class(owner[~positive])
+    classes = _Class(patient_index[positive]), _Class(patient_index[~positive])
     if any(one.patients < 2 for one in classes):
         return None
     parts = [_components(scores[known, k], positive) for k in range(scores.shape[1])]
     areas = np.array([of_positives.mean() for of_positives, _ in parts])
     excess = [
-        one.by_patient(np.stack(components, axis=1) - areas, owner.max() + 1)
+        one.by_patient(np.stack(components, axis=1) - areas, patient_index.max() + 1)
         for one, components in zip(classes, zip(*parts, strict=True), strict=True)
     ]
-    return areas, _add_up(excess, classes, len(np.unique(owner)))
+    return areas, _combine(excess, classes, len(np.unique(patient_index)))
 
 
 def interval(scores: np.ndarray, labels: np.ndarray, clusters: Sequence | None = None) -> Interval:
-    """AUC of scores (N,) with its 95 % interval, normal on the scale of the AUC and clipped to 0..1.
+    """Compute the AUC of scores (N,) with its 95 % interval, normal on the scale of the AUC and clipped to 0..1.
 
-    All None where `covariance` is None. Perfect separation has the interval 1 to 1, which says too little: read the
-    number of positives beside it.
+    All None where `covariance` is None. Perfect separation has the interval 1 to 1, which is too narrow: consider the
+    number of positives as well.
     """
     found = covariance(scores[:, None], labels, clusters)
     if found is None:
@@ -65,9 +65,9 @@ def interval(scores: np.ndarray, labels: np.ndarray, clusters: Sequence | None =
 def p_value(
     first: np.ndarray, second: np.ndarray, labels: np.ndarray, clusters: Sequence | None = None
 ) -> float | None:
-    """Two-sided p of the hypothesis that two scores (N,) of the same images have the same AUC, by the normal law.
+    """Test whether two scores (N,) of the same images have the same AUC: two-sided p, normal approximation.
 
-    1 where the AUCs are equal. None where `covariance` is None, or where their difference has no variance that can be
+    1 where the AUCs are equal. None where `covariance` is None, or where the variance of their difference cannot be
     estimated (both separate the classes perfectly, or not at all).
     """
     found = covariance(np.stack([first, second], axis=1), labels, clusters)
@@ -83,47 +83,59 @@ def p_value(
 
 
 class _Class(NamedTuple):
-    """The images of one class: (n,) the number of each one's patient."""
+    """The n images of one class.
 
-    owner: np.ndarray
+    Attributes:
+        patient_index: (n,) the number of each image's patient.
+    """
+
+    patient_index: np.ndarray
 
     @property
     def images(self) -> int:
-        return len(self.owner)
+        return len(self.patient_index)
 
     @property
     def patients(self) -> int:
-        """How many patients have an image of this class."""
-        return len(np.unique(self.owner))
+        """Number of patients with an image of this class."""
+        return len(np.unique(self.patient_index))
 
     def by_patient(self, values: np.ndarray, patients: int) -> np.ndarray:
-        """Sums of values (n, K) over the images of each patient: (patients, K)."""
+        """Sum values (n, K) over the images of each patient: (patients, K)."""
         sums = np.zeros((patients, values.shape[1]))
-        np.add.at(sums, self.owner, values)
+        np.add.at(sums, self.patient_index, values)
         return sums
 
 
 def _components(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each positive image the share of negatives below it, for each negative one that of positives above it.
+    """Compute the structural components of DeLong et al. 1988 for one score (n,).
 
-    Ties count half. These are the structural components of DeLong et al. 1988.
+    Returns:
+        For each positive image the share of negatives below it, and for each negative one that of positives above it;
+        ties count half.
     """
-    ranks = rankdata(scores)
-    below = ranks[positive] - rankdata(scores[positive])
+    ranks: np.ndarray = rankdata(scores)
+    below: np.ndarray = ranks[positive] - rankdata(scores[positive])
     above = positive.sum() - (ranks[~positive] - rankdata(scores[~positive]))
     return below / (~positive).sum(), above / positive.sum()
 
 
-def _add_up(excess: Sequence[np.ndarray], classes: Sequence[_Class], patients: int) -> np.ndarray:
-    """Covariance (K, K) from each patient's sums of components less the AUC, for positives and for negatives (P, K).
+def _combine(excess: Sequence[np.ndarray], classes: Sequence[_Class], patients: int) -> np.ndarray:
+    """Compute the covariance (K, K) of Obuchowski 1997 from sums of components by patient.
 
-    Obuchowski 1997: S10 / M + S01 / N + (S11 + its transpose) / (M N), with M positive and N negative images
-    and each S scaled by I / (I - 1) over the I patients that it is summed over. S11 is summed over all, so its factor
-    is never the largest, and no variance is negative but by rounding.
+    S10 / M + S01 / N + (S11 + its transpose) / (M N), with M positive and N negative images and each S scaled by
+    I / (I - 1) over the I patients that it is summed over. S11 is summed over all of them, so its factor is never the
+    largest, and no variance is negative except by rounding.
+
+    Args:
+        excess: for positives and for negatives (P, K), each patient's sums of components less the AUC.
+        classes: positives and negatives.
+        patients: number of patients with an image of either class.
     """
-    within = [
+    within: list[np.ndarray] = [
         part.T @ part * one.patients / (one.patients - 1) / one.images**2
         for part, one in zip(excess, classes, strict=True)
     ]
-    across = excess[0].T @ excess[1] * patients / (patients - 1) / (classes[0].images * classes[1].images)
-    return within[0] + within[1] + across + across.T
+    across: np.ndarray = excess[0].T @ excess[1] * patients / (patients - 1) / (classes[0].images * classes[1].images)
+    covariance: np.ndarray = within[0] + within[1] + across + across.T
+    return covariance

@@ -1,7 +1,7 @@
-"""Sensitivity and specificity at a threshold that was chosen before the test: pure functions of arrays.
+"""Sensitivity and specificity at a threshold that was fixed before the test: pure functions of arrays.
 
-An AUC is of all thresholds, a reader in a clinic has one. It is chosen on the validation split, for a specificity that
-is wanted, and applied to the test split unchanged: there the specificity may turn out another, and both are told.
+An AUC averages over all thresholds, while a clinic uses one. It is chosen on the validation split for a target
+specificity and applied to the test split unchanged; the specificity there may differ, so both rates are reported.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ import numpy as np
 
 from .bootstrap import UNDEFINED, Interval, bootstrap_counts, encode_patients, percentile_interval
 
-ROUNDING = 1e-9  # 0.07 of 100 images is 7 of them, whatever the product says
+ROUNDING = 1e-9  # keeps 0.07 * 100 at 7 images, although the product is 7.000000000000001
 
 
 class Rates(NamedTuple):
-    """Shares of the positive images that score at or above a threshold, and of the negative ones below it; 0..1.
+    """Share of positive images at or above a threshold, and of negative ones below it, in 0..1.
 
     None without images of that class.
     """
@@ -25,17 +25,17 @@ class Rates(NamedTuple):
 
 
 class OperatingPoint(NamedTuple):
-    """Rates with 95 % intervals from resampled patients of the test split; the threshold is taken as given."""
+    """Rates with 95 % intervals from resampled patients of the test split; the threshold counts as fixed."""
 
     sensitivity: Interval
     specificity: Interval
 
 
 def threshold(scores: np.ndarray, labels: np.ndarray, specificity: float) -> float | None:
-    """The lowest threshold that leaves at least this share of the negative images below it.
+    """Find the lowest threshold that leaves at least this share of the negative images below it.
 
-    An image is called positive when its score is at or above the threshold. It is the next number above the score of
-    the last negative image that must stay below.
+    An image is called positive when its score is at or above the threshold, which is the next float64 above the score
+    of the last negative image that must stay below.
 
     Args:
         scores: (N,), of the validation split, finite.
@@ -58,7 +58,7 @@ def threshold(scores: np.ndarray, labels: np.ndarray, specificity: float) -> flo
 
 
 def rates(scores: np.ndarray, labels: np.ndarray, threshold: float) -> Rates:
-    """What a threshold does on scores and labels (N,), 1, 0 or NaN; unknown images are left out."""
+    """Apply a threshold to scores and labels (N,), 1, 0 or NaN; unknown images are left out."""
     called = scores.astype(np.float64) >= threshold
     return Rates(_share(called[labels == 1]), _share(~called[labels == 0]))
 
@@ -66,48 +66,52 @@ def rates(scores: np.ndarray, labels: np.ndarray, threshold: float) -> Rates:
 def evaluate(
     scores: np.ndarray,
     labels: np.ndarray,
-    patients: Sequence,
+    patients: Sequence | np.ndarray,
     thresholds: Sequence[float | None],
     resamples: int,
     seed: int = 0,
 ) -> list[OperatingPoint]:
-    """Sensitivity and specificity of every finding at its threshold, with percentile intervals from resampled patients.
+    """Compute sensitivity and specificity of every finding at its threshold, with percentile intervals.
 
     Args:
-        scores, labels: (N, C), of the test split; labels 1, 0 or NaN.
-        patients: (N,) the patient of each image; patients are drawn whole, with replacement.
-        thresholds: one a finding, from `threshold` on the validation split; None leaves both undefined.
-        resamples: number of draws; those without an image of the class are left out.
-        seed: of the draws; they are those of `metrics.evaluate` with the same.
+        scores: (N, C), of the test split.
+        labels: (N, C), 1, 0 or NaN for unknown.
+        patients: (N,) the patient of each image; patients are resampled with all of their images.
+        thresholds: one per finding, from `threshold` on the validation split; None leaves both rates undefined.
+        resamples: number of bootstrap replicates; those without an image of the class are left out.
+        seed: of the replicates; with that of `auc.evaluate` they are the same.
     """
-    owner = encode_patients(patients)
-    times = np.concatenate(list(bootstrap_counts(owner, resamples, seed)), axis=1)
+    patient_index = encode_patients(patients)
+    counts = np.concatenate(list(bootstrap_counts(patient_index, resamples, seed)), axis=1)
     return [
         OperatingPoint(UNDEFINED, UNDEFINED)
         if cut is None
-        else _summarize(scores[:, c], labels[:, c], owner, cut, times)
+        else _operating_point(scores[:, c].astype(np.float64) >= cut, labels[:, c], patient_index, counts)
         for c, cut in enumerate(thresholds)
     ]
 
 
-def _summarize(
-    scores: np.ndarray, labels: np.ndarray, owner: np.ndarray, cut: float, times: np.ndarray
+def _operating_point(
+    called: np.ndarray, labels: np.ndarray, patient_index: np.ndarray, counts: np.ndarray
 ) -> OperatingPoint:
-    called = scores.astype(np.float64) >= cut
+    """Rate the images (N,) that are called positive."""
     return OperatingPoint(
-        _resampled(called, labels == 1, owner, times),
-        _resampled(~called, labels == 0, owner, times),
+        _share_interval(called, labels == 1, patient_index, counts),
+        _share_interval(~called, labels == 0, patient_index, counts),
     )
 
 
-def _resampled(right: np.ndarray, of_class: np.ndarray, owner: np.ndarray, times: np.ndarray) -> Interval:
-    """The share of a class's images (N,) that are right, also under each column of times (P, R) that patients count."""
-    images = np.bincount(owner[of_class], minlength=len(times))
-    hits = np.bincount(owner[of_class & right], minlength=len(times))
-    drawn = hits @ times / np.where(images @ times > 0, images @ times, np.nan)
-    share = _share(right[of_class])
-    return UNDEFINED if share is None else percentile_interval(share, drawn)
+def _share_interval(
+    correct: np.ndarray, of_class: np.ndarray, patient_index: np.ndarray, counts: np.ndarray
+) -> Interval:
+    """Share of a class's images (N,) that are correct, with its interval from replicates, counts (P, R) of patients."""
+    share = _share(correct[of_class])
+    if share is None:
+        return UNDEFINED
+    images = np.bincount(patient_index[of_class], minlength=len(counts)) @ counts
+    hits = np.bincount(patient_index[of_class & correct], minlength=len(counts)) @ counts
+    return percentile_interval(share, hits / np.where(images > 0, images, np.nan))
 
 
-def _share(right: np.ndarray) -> float | None:
-    return float(right.mean()) if len(right) else None
+def _share(correct: np.ndarray) -> float | None:
+    return float(correct.mean()) if len(correct) else None

@@ -1,1 +1,1 @@
-"""What a run leaves behind: the schema, reading, writing and checking records. No torch."""
+"""Records of runs: schema, reading and writing, checks, figures. No torch."""

@@ -1,12 +1,11 @@
-"""What a run leaves behind: `results/<dataset>/<method>/<run id>/` with `run.json`, its evidence and its figures.
+"""Records: read, written and published; `results/<dataset>/<method>/<run id>/` holds one.
 
-The evidence is `scores.parquet` and, where the test set has boxes, `maps.npz`; the figures are `roc.png`,
-`reliability.png` and `heatmaps.png`; schema.py says what `run.json` holds. A record is never believed: its checksum
-finds a changed character, and `verify` computes every AUC and every localisation score again from the evidence.
+A record is `run.json` (schema.py), its artifacts `scores.parquet` and, where the test split has boxes, `maps.npz`, and
+the figures `roc.png` and `heatmaps.png`. Records are not trusted: the checksum finds a changed character, and checks.py
+computes every metric again from the artifacts.
 """
 
 import filecmp
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -20,96 +19,152 @@ from ..evaluation import artifacts
 from ..evaluation.artifacts import HeatmapSet
 from ..evaluation.heatmaps import evaluate_heatmaps
 from ..evaluation.scores import evaluate_scores, evaluate_secondary_metrics, resamples_of
+from ..metrics.localization import Frame
+from ..recipe import Recipe
 from ..utils.errors import UserError, first_few
-from ..utils.files import as_user_error, file_sha256, write_atomic
-from .schema import SCHEMA, Part, Record
+from ..utils.files import as_user_error, file_sha256, json_sha256, write_atomic
+from .schema import SCHEMA, LocalizationPart, Part, Record, RunDescription, ScoresPart
 
-OF_MAPS = ("maps.npz", "heatmaps.png")
-FILES = ("run.json", "scores.parquet", "roc.png", "reliability.png", *OF_MAPS)
+RECORD_FILE, SCORES_FILE, MAPS_FILE = "run.json", "scores.parquet", "maps.npz"
+MAPS_FILES = (MAPS_FILE, "heatmaps.png")
+FILES = (RECORD_FILE, SCORES_FILE, "roc.png", *MAPS_FILES)
+MAX_BYTES = 16 * 2**20  # of a record's text; one with 14 findings has 40 KiB
+RUN_AGAIN = "rerun the command that made it, or restore the file"
 
 
-def write(folder: Path, fields: dict[str, Any], table: pd.DataFrame, maps: HeatmapSet | None) -> Record:
-    """Write evidence and record; `fields` is the record but for schema, judgement, scores and checksum.
+class RecordError(UserError):
+    """A record that cannot be read, or that does not follow from its artifacts."""
 
-    `run.json` comes last and whole: where it stands, the run is finished.
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def require_record(folder: Path, hint: str = "pass the folder of a record, in results/ or runs/") -> None:
+    """Raise UserError, which ends with the hint, if the folder holds no record."""
+    if not (folder / RECORD_FILE).is_file():
+        raise UserError(f"{folder} has no {RECORD_FILE}: {hint}")
+
+
+def read(folder: Path, verify_checksum: bool = True) -> Record:
+    """Read the record in a folder.
+
+    Args:
+        folder: holds `run.json`.
+        verify_checksum: whether to reject a record that was changed after it was written; False reads it as it is, to
+            find out what in it does not hold.
+
+    Raises:
+        RecordError: missing, too large, another schema, wrong keys or values, or changed.
     """
-    write_atomic(folder / "scores.parquet", table.to_parquet(index=False))
-    scores = {"file": "scores.parquet", "sha256": file_sha256(folder / "scores.parquet")}
-    resamples = resamples_of(fields["recipe"])
-    judged = {**evaluate_scores(table, resamples).keys, "statistics": evaluate_secondary_metrics(table, resamples)}
-    content = {"schema": SCHEMA, **fields, **judged, "localization": None, "scores": scores}
-    if maps is not None:
-        artifacts.save_heatmaps(maps, folder / "maps.npz")
-        localized = evaluate_heatmaps(maps, list(judged["auc"]), fields["recipe"]["pixels"], resamples)
-        content["localization"] = {**localized, "file": "maps.npz", "sha256": artifacts.heatmaps_sha256(maps)}
-    content["checksum"] = checksum(content)
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    record = parse_record(text, folder / "run.json", Record, SCHEMA)
-    write_atomic(folder / "run.json", text.encode())
-    return record
-
-
-def read(folder: Path, unchanged: bool = True) -> Record:
-    """The record in `folder`. Raises RecordError: not there, another schema, wrong keys or values, changed by hand.
-
-    With `unchanged` false, one that was changed by hand is read as well: to find out what in it does not hold.
-    """
-    return load_record(folder / "run.json", Record, SCHEMA, unchanged)
+    return load_record(folder / RECORD_FILE, Record, SCHEMA, verify_checksum)
 
 
 def read_scores(folder: Path, record: Record) -> pd.DataFrame:
-    """The score table of a record. Raises RecordError if it is not the file that the record names."""
+    """Read the score table of a record. Raises RecordError if it is not the file that the record names."""
     path = folder / record.scores.file
     if not path.is_file():
-        raise RecordError(f"{path} is missing: the record beside it cannot be checked without it")
+        raise RecordError(f"{path} is missing: {RUN_AGAIN}")
     if file_sha256(path) != record.scores.sha256:
-        raise RecordError(f"{path} is not the file that the record was made from: run again or restore it")
+        raise RecordError(f"{path} is not the file that the record was made from: {RUN_AGAIN}")
     return load_scores(path)
 
 
 def load_scores(path: Path) -> pd.DataFrame:
-    """The score table in a file, whoever wrote it. Raises RecordError if it cannot be read."""
+    """Read a score table, whatever the record says of it. Raises RecordError if it cannot be read."""
     try:
         return artifacts.load_scores(path)
-    except Exception as error:  # a broken file makes pyarrow and pandas raise whatever they meet
-        raise RecordError(f"{path} cannot be read ({error}): run again or restore it") from error
+    except Exception as error:  # a broken file makes pyarrow and pandas raise exceptions of any kind
+        raise RecordError(f"{path} cannot be read ({error}): {RUN_AGAIN}") from error
 
 
 def read_maps(folder: Path, record: Record) -> HeatmapSet | None:
-    """The heatmaps of a record, None if it has none. Raises RecordError if they are not those that it names."""
+    """Read the heatmaps of a record; None if it has none. Raises RecordError if they are not those that it names."""
     if record.localization is None:
         return None
     path = folder / record.localization.file
     try:
         maps = artifacts.load_heatmaps(path)
-    except Exception as error:  # a broken file makes zipfile and numpy raise whatever they meet
-        raise RecordError(f"{path} cannot be read ({error}): run again or restore it") from error
+    except Exception as error:  # a broken file makes zipfile and numpy raise exceptions of any kind
+        raise RecordError(f"{path} cannot be read ({error}): {RUN_AGAIN}") from error
     if artifacts.heatmaps_sha256(maps) != record.localization.sha256:
-        raise RecordError(f"{path} is not the file that the record was made from: run again or restore it")
+        raise RecordError(f"{path} is not the file that the record was made from: {RUN_AGAIN}")
     return maps
 
 
 def check_place(folder: Path, record: Record) -> None:
-    """Raises RecordError if a published record does not lie where its names say."""
-    named = (record.dataset.name, record.method.name, record.run_id)
-    if folder.parts[-3:] != named:
-        raise RecordError(f"{folder} holds the record of {'/'.join(named)}: move it to that folder")
+    """Raise RecordError if a published record is not in the folder that its names give."""
+    names = (record.dataset.name, record.method.name, record.run_id)
+    if folder.parts[-3:] != names:
+        raise RecordError(f"{folder} holds the record of {'/'.join(names)}: move it to that folder")
 
 
 def find(results: Path) -> list[Path]:
-    """The folders of all records under `results`, sorted: `<dataset>/<method>/<run id>` with a run.json."""
-    return sorted(path.parent for path in results.glob("*/*/*/run.json") if not path.parent.name.startswith("."))
+    """Return the folders of all records below `results`, sorted."""
+    paths = results.glob(f"*/*/*/{RECORD_FILE}")
+    return sorted(path.parent for path in paths if not path.parent.name.startswith("."))
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, run: RunDescription, table: pd.DataFrame, maps: HeatmapSet | None) -> Record:
+    """Evaluate a run, and write its artifacts and its record.
+
+    Args:
+        folder: where `scores.parquet`, `maps.npz` and `run.json` go.
+        run: what was requested and trained.
+        table: scores of the validation and test images.
+        maps: heatmaps of the test images that have boxes; None without any.
+
+    Returns:
+        The record, as it is read back from its text.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    write_atomic(folder / SCORES_FILE, table.to_parquet(index=False))
+    scores = ScoresPart(file=SCORES_FILE, sha256=file_sha256(folder / SCORES_FILE))
+    resamples = resamples_of(run.recipe)
+    metrics = evaluate_scores(table, resamples, run.dataset.rare).metrics
+    secondary = evaluate_secondary_metrics(table, resamples)
+    localization = None
+    if maps is not None and run.recipe is not None:
+        artifacts.save_heatmaps(maps, folder / MAPS_FILE)
+        localization = localize(maps, run.dataset.findings, run.recipe)
+    content = {
+        "schema": SCHEMA,
+        **run.model_dump(mode="json"),
+        **metrics.model_dump(mode="json"),
+        "secondary_metrics": secondary.model_dump(mode="json"),
+        "localization": None if localization is None else localization.model_dump(mode="json"),
+        "scores": scores.model_dump(mode="json"),
+    }
+    text = seal(content)
+    record = parse_record(text, folder / RECORD_FILE, Record, SCHEMA)
+    # Last: a folder with a run.json holds a complete run.
+    write_atomic(folder / RECORD_FILE, text.encode())
+    return record
+
+
+def localize(maps: HeatmapSet, findings: list[str], recipe: Recipe) -> LocalizationPart:
+    """Compute a record's localization from its heatmaps."""
+    found = evaluate_heatmaps(maps, findings, Frame(recipe.pixels.size, recipe.pixels.crop), resamples_of(recipe))
+    return LocalizationPart(**dict(found), file=MAPS_FILE, sha256=artifacts.heatmaps_sha256(maps))
 
 
 def publish(work: Path, record: Record, results: Path) -> tuple[Path, str]:
-    """Copy a finished run to its place under `results`, whole or not at all; the place, and what was done, in words."""
-    names = FILES if record.localization else tuple(name for name in FILES if name not in OF_MAPS)
+    """Copy a completed run to its folder below `results`, completely or not at all.
+
+    Returns:
+        The folder, and a phrase for the user that says what was done and goes before it.
+    """
+    names = FILES if record.localization else tuple(name for name in FILES if name not in MAPS_FILES)
     place = results / record.dataset.name / record.method.name / record.run_id
     if all((place / name).is_file() and filecmp.cmp(work / name, place / name, shallow=False) for name in names):
         return place, "already published in"
     part, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
-    for left_over in (part, old):
-        shutil.rmtree(left_over, ignore_errors=True)
+    for leftover in (part, old):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         with as_user_error(place):
             part.mkdir(parents=True)
@@ -125,16 +180,13 @@ def publish(work: Path, record: Record, results: Path) -> tuple[Path, str]:
     return place, "replaced the record in" if replaced else "published in"
 
 
-Kind = TypeVar("Kind", bound=Part)
-MAX_BYTES = 16 * 2**20  # of a record's text; those of 14 findings have 40 KiB
+# --- the text of a record, of a run or of speed -------------------------------------------------------------------
+
+Model = TypeVar("Model", bound=Part)
 
 
-class RecordError(UserError):
-    """A record that cannot be read, or whose numbers do not follow from its scores."""
-
-
-def load_record(path: Path, model: type[Kind], schema: int, unchanged: bool = True) -> Kind:
-    """The record in a file. Raises RecordError: not there, too large, or what `parse` refuses."""
+def load_record(path: Path, model: type[Model], schema: int, verify_checksum: bool = True) -> Model:
+    """Read the record in a file. Raises RecordError: missing, too large, or rejected by `parse_record`."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -143,48 +195,53 @@ def load_record(path: Path, model: type[Kind], schema: int, unchanged: bool = Tr
         raise RecordError(f"record {path} cannot be read: {error}") from error
     if len(data) > MAX_BYTES:
         raise RecordError(f"record {path} has more than {MAX_BYTES >> 20} MiB: restore it")
-    return parse_record(text, path, model, schema, unchanged)
+    return parse_record(text, path, model, schema, verify_checksum)
 
 
-def parse_record(text: str, path: Path, model: type[Kind], schema: int, unchanged: bool = True) -> Kind:
-    """A record from its text.
+def parse_record(text: str, path: Path, model: type[Model], schema: int, verify_checksum: bool = True) -> Model:
+    """Parse the text of a record.
 
     Args:
-        text: of the file.
+        text: content of the file.
         path: of the file, for messages.
-        model: what it holds.
+        model: the kind of record.
         schema: the version that is read.
-        unchanged: whether to refuse a record that was changed after it was written.
+        verify_checksum: whether to reject a record that was changed after it was written.
 
     Raises:
-        RecordError: no JSON, another schema, wrong keys or values, changed by hand.
+        RecordError: not JSON, another schema, wrong keys or values, or changed.
     """
     try:
         content = json.loads(text)
         found = content.get("schema") if isinstance(content, dict) else None
         if found != schema:
             raise RecordError(
-                f"{path} has schema {repr(found)[:40]}, this version reads {schema}: use the version it came from"
+                f"{path} has schema {repr(found)[:40]}, this version reads {schema}: use the version that wrote it"
             )
         record = model.model_validate_json(text, strict=True)
     except ValidationError as error:
         problems = [_problem(item) for item in error.errors()]
         raise RecordError(f"{path} is not a record: {first_few(problems)}") from error
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path} is not JSON that can be read ({error}): restore it") from error
-    if unchanged and content["checksum"] != checksum(content):
-        raise RecordError(f"{path} was changed after it was written (its checksum does not fit): restore it")
+        raise RecordError(f"{path} is not readable JSON ({error}): restore it") from error
+    if verify_checksum and content["checksum"] != checksum(content):
+        raise RecordError(f"{path} was changed after it was written (its checksum does not match): restore it")
     return record
 
 
 def _problem(item: Mapping[str, Any]) -> str:
-    """Where in the record, and what, of one of pydantic's errors."""
+    """Format one of pydantic's errors: where in the record, and what."""
     where = ".".join(str(part) for part in item["loc"])
     what = item["msg"].removeprefix("Value error, ")
     return f"{where}: {what}" if where else what
 
 
+def seal(content: dict[str, Any]) -> str:
+    """Return the text of a record with this content: JSON that ends with its checksum."""
+    return json.dumps({**content, "checksum": checksum(content)}, indent=1, allow_nan=False) + "\n"
+
+
 def checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of a record's content but for the checksum itself."""
+    """Return the SHA-256 of a record's content without the checksum itself."""
     rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json_sha256(rest)

@@ -1,19 +1,22 @@
-"""What `run.json` holds, version 1: plain numbers, null where there is no number, no key unknown."""
+"""Schema 2 of a record, `run.json`: numbers are plain, null means that there is no number, unknown keys are errors.
 
+`python -m chxbench.benchmark.records.schema` prints the JSON Schema (docs/record.schema.json). What is computed from
+scores and heatmaps is described in evaluation/results.py.
+"""
+
+import json
+import sys
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from ..recipe import SECTIONS
-from ..utils.errors import UserError
-from ..utils.options import build
+from ..dataset import SPLITS
+from ..evaluation.results import Count, Localization, Name, Number, Part, ScoreMetrics, SecondaryMetrics
+from ..recipe import Recipe
 from ..utils.text import title_problem
 
-SCHEMA = 1
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+SCHEMA = 2
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
 
 
 def _check_title(title: str) -> str:
@@ -25,124 +28,131 @@ def _check_title(title: str) -> str:
 Title = Annotated[str, AfterValidator(_check_title)]
 
 
-def _check_recipe(recipe: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A recipe has its name, what was changed, and every section with values that fit."""
-    if recipe is None:
-        return None
-    if not isinstance(recipe.get("name"), str) or not isinstance(recipe.get("changed"), dict):
-        raise ValueError("a recipe without a name, or without what was changed")
-    for section, cls in SECTIONS.items():
-        if not isinstance(recipe.get(section), dict):
-            raise ValueError(f"a recipe without the section {section}")
-        try:
-            build(cls, recipe[section], f"{section}.")
-        except UserError as error:
-            raise ValueError(str(error)) from error
-    return recipe
+# --- shared by the records of runs and of speed -------------------------------------------------------------------
 
 
-class Part(BaseModel):
-    """What every part of a record is: no unknown key, and not to be changed."""
+class RecordHeader(Part):
+    """When a record was made, and how."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class Interval(Part):
-    """A value and its 95 % interval from resampled patients."""
-
-    value: Number | None
-    low: Number | None
-    high: Number | None
+    created: str  # UTC, ISO 8601
+    command: str  # that makes it again; folders of this machine are left out
 
 
-class FindingAuc(Interval):
-    positives: Count
+class MethodIdentity(Part):
+    """What a method computes follows from these."""
 
-
-class MeanInterval(Interval):
-    findings: Count  # over how many findings the mean was taken
-
-
-class MethodPart(Part):
     name: Name
-    title: Title
-    paper: str
-    reported: str | None  # key of the paper's own numbers in literature.csv
-    built_in: bool  # whether it belongs to chxbench, whose commit or version then tells what ran
+    built_in: bool  # part of chxbench, whose commit or version then identifies its source
     source_sha256: Sha256  # of the file that defines it
     options: dict[str, Any]  # all of them
-    changed: dict[str, Any]  # those the user set
-    compared_with: list[Name]  # the methods over which a gain has to be shown
-    control: bool | None = None  # whether it is there to be beaten; null in early records, whose titles say so
+
+
+class CodePart(Part):
+    """State of the git checkout; nulls where chxbench was installed without one."""
+
+    commit: str | None
+    dirty: bool | None  # whether the code was modified since
+
+
+class Software(Part):
+    """The software that made a record."""
+
+    versions: dict[str, str]
+    code: CodePart
+
+
+# --- what was requested and trained -------------------------------------------------------------------------------
+
+
+class MethodPart(MethodIdentity):
+    """The method of a run, or the source of external predictions."""
+
+    title: Title
+    paper: str
+    reported: str | None  # key of the paper's own values in literature.csv
+    changed: dict[str, Any]  # options that the user set
+    compared_with: list[Name]  # methods over which a gain has to be shown
+    control: bool  # there to be compared with, not to be ranked
 
 
 class LabelsPart(Part):
+    """Identity of the labels."""
+
     file: str
     sha256: Sha256
     version: str
 
 
 class SplitPart(Part):
+    """Identity of the split."""
+
     name: str
     sha256: Sha256
 
 
 class Counts(Part):
+    """Size of one split."""
+
     images: Count
     patients: Count
-    positives: dict[str, Count]
+    positives: dict[Name, Count]  # images, by finding
     with_finding: Count  # images with at least one positive
-    absent: Count  # listed images that were not there and were left out on demand
+    absent: Count  # listed images without a file, left out on demand
 
 
 class DatasetPart(Part):
+    """The dataset, as the run saw it."""
+
     name: Name
     title: str
     caveat: str  # what a result on it does not show
     options: dict[str, Any]
+    findings: Annotated[list[Name], Field(min_length=1)]  # in the order of every score matrix
+    rare: list[Name]  # findings with so few positives that mean_auc_without_rare leaves them out
     labels: LabelsPart
     split: SplitPart
-    pixels_sha256: Sha256 | None  # of the decoded and shrunk images, all of them in order; null without images
-    counts: dict[Literal["train", "val", "test"], Counts]  # of scores from elsewhere: only what was scored
-    skipped: list[str] = []  # images that could not be read and were left out on demand, sorted
+    pixels_sha256: Sha256 | None  # of the decoded and resized images, in order; null for external predictions
+    counts: dict[str, Counts]  # by split; of external predictions, the scored ones only
+    skipped: list[str]  # images that could not be read, left out on demand, sorted
+
+    @model_validator(mode="after")
+    def _check_findings(self) -> Self:
+        if len(set(self.findings)) < len(self.findings):
+            raise ValueError("a finding is listed twice")
+        if not set(self.rare) <= set(self.findings):
+            raise ValueError("a rare finding is not among the findings")
+        if "test" not in self.counts or not set(self.counts) <= set(SPLITS):
+            raise ValueError(f"counts are not those of {', '.join(SPLITS)}")
+        return self
 
 
 class WeightsPart(Part):
-    init: str  # imagenet, none, or a file's name
-    source: str | None  # what was loaded: the full name of pretrained weights, or a file's name
-    untouched: list[str] | None  # tensors that were not loaded and began at their initial values; null if none was
+    """Weights before and after training."""
+
+    init: str  # imagenet, none, or the name of a file
+    source: str | None  # what was loaded: the full name of pretrained weights, or of a file; null for random weights
+    not_loaded: list[str] | None  # tensors that source does not have and that began at random; null without a source
     sha256: Sha256  # of the initial weights, all tensors in order
     final_sha256: Sha256  # of the weights that were scored
 
 
 class StagePart(Part):
+    """One stage of training."""
+
     name: str
     start: Literal["initial", "previous"]
-    examples: Count  # images an epoch, repeats counted
-    hard_positives: dict[str, Count] | None  # positives that made it repeat images: per finding, and these "images"
+    examples: Count  # images per epoch, repeats included
+    hard_positives: dict[Name, Count] | None  # positives repeated for being hard, by finding, and their "images"
     epochs: Count
-    best_epoch: Count
-    validation_auc: list[Number | None]
-    loss: list[Number]
+    best_epoch: Count  # the selected one, from 1
+    validation_auc: list[Number | None]  # mean AUC after each epoch
+    loss: list[Number]  # mean of each epoch
     seconds: Number  # of training, without validation
     images_per_second: Number
 
 
-class EnvironmentPart(Part):
-    versions: dict[str, str]
-    hardware: dict[str, str | int | float]
-    precision: Literal["bfloat16", "float32"] | None
-    layout: str | None
-    code: dict[str, str | bool | None]  # git commit, and whether the code was changed since
-
-
-class ScoresPart(Part):
-    file: Literal["scores.parquet"]
-    sha256: Sha256
-
-
-class SourcePart(Part):
-    """Where scores from elsewhere were read."""
+class SubmissionPart(Part):
+    """The file that external predictions were read from."""
 
     file: str
     sha256: Sha256
@@ -151,124 +161,97 @@ class SourcePart(Part):
     scale: Literal["probability", "logit"]
 
 
-class FindingStatistics(Part):
-    """What else the scores of one finding say; null where undefined."""
+class EnvironmentPart(Software):
+    """Software and hardware of a run."""
 
-    undefined: str | None  # why it has no AUC
-    prevalence: Number | None  # positives among the images whose label is known
-    average_precision: Interval
-    brier: Number | None
-    calibration_error: Number | None
-    threshold: Number | None  # log-odds, fixed on the validation split
-    sensitivity: Interval  # of the test split at that threshold
-    specificity: Interval
+    hardware: dict[str, str | int | float]
+    precision: Literal["bfloat16", "float32"] | None
+    layout: str | None
 
 
-class MeanStatistics(Part):
-    """Means over the findings that have the number; null where none has."""
+class RunDescription(RecordHeader):
+    """What was requested and trained: a record before its scores are evaluated.
 
-    average_precision: MeanInterval
-    brier: Number | None
-    calibration_error: Number | None
-    sensitivity: Number | None
-    specificity: Number | None
+    Runs have seed, recipe, weights and stages; external predictions have a submission instead.
+    """
 
+    run_id: Name
+    seed: int | None
+    selection: str  # the rule that picked the epoch, as text
+    method: MethodPart
+    dataset: DatasetPart
+    recipe: Recipe | None  # all settings, and in `changed` those that the user set
+    weights: WeightsPart | None
+    stages: list[StagePart]
+    submission: SubmissionPart | None  # null where chxbench trained
+    environment: EnvironmentPart
 
-class GroupPart(Part):
-    """The patients of one group."""
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.submission is None:
+            self._check_run()
+        else:
+            self._check_submission()
+        return self
 
-    images: Count
-    patients: Count
-    mean_auc: MeanInterval
+    def _training(self) -> dict[str, object]:
+        environment = self.environment
+        trained = {"seed": self.seed, "recipe": self.recipe, "weights": self.weights, "stages": self.stages or None}
+        used = {"pixels_sha256": self.dataset.pixels_sha256, "precision": environment.precision}
+        return {**trained, **used, "layout": environment.layout}
 
+    def _check_run(self) -> None:
+        missing = [key for key, part in self._training().items() if part is None]
+        missing += [split for split in ("train", "val") if split not in self.dataset.counts]
+        if missing:
+            raise ValueError(f"a run without {', '.join(missing)}")
 
-class StatisticsPart(Part):
-    """What else follows from the scores of the test split (statistics/)."""
-
-    specificity: Number  # that the thresholds leave on the validation split, at least
-    mean: MeanStatistics
-    findings: dict[str, FindingStatistics]
-    subgroups: dict[Literal["sex", "age", "view"], dict[str, GroupPart]]  # those that the label file tells of
-
-
-class Rates(Part):
-    """At each level of overlap."""
-
-    accuracy: list[Number]  # found boxes / boxes of the finding
-    false_positives: list[Number | None]  # false boxes / boxes of all findings; null in the ends of intervals
-
-
-class Hits(Part):
-    pointing_game: Number
-    iobb: Rates  # at t_iobb
-    iou: Rates  # at t_iou
-
-
-class FindingHits(Part):
-    """Null where the finding has no box."""
-
-    boxes: Count
-    method: Hits | None
-    random: Hits | None  # the floor: maps of noise on the same grid
-    centre: Hits | None  # the floor: one box in the middle of every image
+    def _check_submission(self) -> None:
+        extra = [key for key, part in self._training().items() if part is not None]
+        if extra:
+            raise ValueError(f"external predictions with {', '.join(extra)}")
 
 
-class MeanHits(FindingHits):
-    findings: Count  # over how many findings the mean was taken
-    low: Hits | None  # 95 % interval of the method's mean, from resampled patients
-    high: Hits | None
+# --- the record ---------------------------------------------------------------------------------------------------
 
 
-class LocalizationPart(Part):
-    """The boxes of the test split, found on heatmaps as Wang et al. 2017 do (statistics/localization.py)."""
+class ScoresPart(Part):
+    """The score table that all metrics of scores follow from."""
 
-    heatmap: str  # the method's maps, or Grad-CAM
-    images: Count  # test images with a box
-    grid: list[Count]  # places of a heatmap, height and width
-    thresholds: list[Count]
-    t_iobb: list[Number]
-    t_iou: list[Number]
-    findings: dict[str, FindingHits]
-    mean: MeanHits
+    file: Literal["scores.parquet"]
+    sha256: Sha256
+
+
+class LocalizationPart(Localization):
+    """Localization metrics, and the heatmaps that they follow from."""
+
     file: Literal["maps.npz"]
     sha256: Sha256  # of the arrays in it
 
 
-class Record(Part):
-    """One run, whole; or scores from elsewhere, of whose training nothing is known."""
+class Record(ScoreMetrics, RunDescription):
+    """A run or external predictions, evaluated: the content of `run.json`."""
 
-    schema_: Literal[1] = Field(alias="schema")
-    run_id: Name
-    created: str
-    command: str
-    seed: int | None
-    selection: str  # the rule that picked the epoch, in words
-    method: MethodPart
-    dataset: DatasetPart
-    recipe: Annotated[dict[str, Any] | None, AfterValidator(_check_recipe)]
-    weights: WeightsPart | None
-    stages: list[StagePart]
-    auc: Annotated[dict[str, FindingAuc], Field(min_length=1)]
-    mean_auc: MeanInterval
-    mean_auc_without_rare: MeanInterval
-    statistics: StatisticsPart | None = None  # null in early records
-    localization: LocalizationPart | None
-    speed: dict[str, Any] | None
+    schema_: Literal[2] = Field(alias="schema")
+    secondary_metrics: SecondaryMetrics
+    localization: LocalizationPart | None  # null without boxes in the test split, or without heatmaps
     scores: ScoresPart
-    source: SourcePart | None = None  # null where chxbench trained and scored
-    environment: EnvironmentPart
     checksum: Sha256  # of all of the above
 
     @model_validator(mode="after")
-    def _is_of_one_kind(self) -> Self:
-        """A run says how it was trained; scores from elsewhere do not pretend to."""
-        trained = (self.seed, self.recipe, self.weights, self.stages or None)
-        trained += (self.dataset.pixels_sha256, self.environment.precision, self.environment.layout)
-        known = [part is not None for part in trained]
-        if self.source is None and not all(known):
-            raise ValueError("a run without seed, recipe, weights, stages, pixels, precision or layout")
-        if self.source is not None and (any(known) or self.localization):
-            raise ValueError("scores from elsewhere that claim to have been trained or localised here")
-        if not {"test"} <= self.dataset.counts.keys() or (self.source is None and len(self.dataset.counts) < 3):
-            raise ValueError("dataset.counts lacks a split")
+    def _check_metrics(self) -> Self:
+        if list(self.auc) != self.dataset.findings:
+            raise ValueError("auc does not have the findings of the dataset, in their order")
+        if self.submission is not None and self.localization is not None:
+            raise ValueError("external predictions with localization")
         return self
+
+
+def json_schema(model: type[BaseModel]) -> str:
+    """Return the JSON Schema of a record, as the text of its file."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json_schema(Record))

@@ -1,66 +1,58 @@
-"""A speed record: `results/speed/<device>/<method>-<digest>.json`, one method in one setup.
+"""Speed records: `results/speed/<device>/<method>-<digest>.json` holds the speed of one method in one setup.
 
-The digest follows from the method and from all else that a speed depends on, so that measuring the same again replaces
-the record. Speed cannot be computed again from evidence, as scores can: the checksum finds a changed character, and no
-more.
+The digest follows from the method and from everything else that its speed depends on, so that a repeated measurement
+replaces the record. Speed cannot be recomputed from artifacts, as AUC can: the checksum finds a changed character, and
+no more. `python -m chxbench.benchmark.records.speed_record` prints the JSON Schema (docs/speed-record.schema.json).
 """
 
-import hashlib
-import json
 import re
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from ..utils.files import write_atomic
-from .record import RecordError, checksum, load_record, parse_record
-from .schema import Count, Name, Number, Part, Record, Sha256
+from ..utils.files import json_sha256, write_atomic
+from .record import RecordError, load_record, parse_record, seal
+from .schema import Count, MethodIdentity, Name, Number, Part, Record, RecordHeader, Sha256, Software, json_schema
 
-SPEED_SCHEMA = 1
-
-
-class MeasuredPart(Part):
-    """The method."""
-
-    name: Name
-    built_in: bool  # whether it belongs to chxbench, whose commit or version then tells what ran
-    source_sha256: Sha256  # of the file that defines it
-    options: dict[str, Any]  # all of them
+SPEED_SCHEMA = 2
 
 
 class SetupPart(Part):
-    """What a speed depends on beside the method: speeds compare where all of it is equal."""
+    """Everything besides the method that speed depends on: speeds compare where all of it is equal."""
 
     device: str
     kind: str  # cpu, cuda
     cores: Count
-    threads: Count  # of torch on the processor
+    threads: Count  # of torch on the CPU
     processes: Count
     precision: Literal["bfloat16", "float32"]
     layout: str
     compiled: bool  # by torch.compile
     torch: str
-    recipe: str  # its name, or its file's
-    size: Count  # sides in pixels: of the images in the pixel map, and of what the network sees
-    crop: Count
+    recipe: str  # its name, or the name of its file
+    size: Count  # side in pixels of the cached images
+    crop: Count  # side in pixels of what the network sees
     max_shift: Count
     batch_size: Count  # of a training step
     micro_batch: Count
     batch_norm: str
     optimizer: str
-    dataset: Name  # what the loader and end-to-end training read
+    dataset: Name  # that the loader and end-to-end training read
     images: Count  # in its training split
-    batch_sizes: tuple[Count, ...]  # of inference, as asked for
+    batch_sizes: tuple[Count, ...]  # of inference, as requested
 
 
 class NetworkPart(Part):
-    parameters: Count  # that training changes
-    operations: Count  # of one image's forward pass: convolutions and matrix products, a multiply-add being two
+    """Size of the network."""
+
+    parameters: Count  # trainable
+    flops: Count  # of one image's forward pass: convolutions and matrix products, a multiply-add counts two
 
 
 class LatencyPart(Part):
-    """Milliseconds for one image; null where the repetitions are too few for the percentile."""
+    """Milliseconds per image at batch size 1; null where there are too few repetitions for the percentile."""
 
     p50: Number | None
     p95: Number | None
@@ -70,60 +62,69 @@ class LatencyPart(Part):
 
 
 class ThroughputPart(Part):
-    asked: Count  # the batch size asked for
-    batch_size: Count | None  # smaller where the memory did not hold that; null where it was not measured
+    """Images per second at one batch size."""
+
+    requested: Count  # batch size
+    batch_size: Count | None  # measured: smaller where memory did not suffice; null where it was not measured
     images_per_second: Number | None  # null where a batch would have taken too long
     repetitions: Count
     peak_memory: Count | None  # bytes
 
 
 class FlowPart(Part):
+    """Images per second of a pipeline."""
+
     images_per_second: Number
-    images: Count  # on how many it was measured
+    images: Count  # that it was measured on
 
 
-class SpeedEnvironmentPart(Part):
-    versions: dict[str, str]
-    code: dict[str, str | bool | None]  # git commit, and whether the code was changed since
-    load: Number | None  # programs that computed at a time in the minute before: a busy machine is slow
+class SpeedEnvironment(Software):
+    """Software, and how busy the machine was."""
+
+    load_average: Number | None  # of the minute before: a busy machine measures as slow
 
 
-class SpeedRecord(Part):
-    """The speed of one method in one setup, whole."""
+class SpeedMeasurements(Part):
+    """What was measured."""
 
-    schema_: Literal[1] = Field(alias="schema")
-    created: str
-    command: str
-    method: MeasuredPart
-    setup: SetupPart
-    seconds: Number  # about how long each measurement was to take
     network: NetworkPart
     latency: LatencyPart
     inference: list[ThroughputPart]
-    training: ThroughputPart  # steps on one batch that lies on the device
-    loader: FlowPart  # batches read, nothing computed
-    end_to_end: FlowPart  # batches read and learnt from
+    training: ThroughputPart  # steps on one batch that is on the device
+    loader: FlowPart  # reading batches, nothing computed
+    end_to_end: FlowPart  # reading batches and training on them
+
+
+class SpeedDescription(SpeedMeasurements, RecordHeader):
+    """What was requested and measured: a speed record without schema and checksum."""
+
+    method: MethodIdentity
+    setup: SetupPart
+    seconds: Number  # approximate duration of each measurement
     memory: str  # what peak_memory counts
-    environment: SpeedEnvironmentPart
+    environment: SpeedEnvironment
+
+
+class SpeedRecord(SpeedDescription):
+    """The speed of one method in one setup: the content of a speed record's file."""
+
+    schema_: Literal[2] = Field(alias="schema")
     checksum: Sha256  # of all of the above
 
     @property
     def best(self) -> ThroughputPart | None:
-        """Inference at the batch size with the most images a second; None if none was measured."""
+        """Inference at the batch size with the most images per second; None if none was measured."""
         measured = [part for part in self.inference if part.images_per_second is not None]
-        return max(measured, key=lambda part: part.images_per_second, default=None)
+        return max(measured, key=lambda part: part.images_per_second or 0.0, default=None)
 
 
-def publish(fields: dict[str, Any], results: Path) -> tuple[SpeedRecord, Path, bool]:
-    """Write a record, whole or not at all: the record, its place, and whether it replaced one.
+def publish(speed: SpeedDescription, results: Path) -> tuple[SpeedRecord, Path, bool]:
+    """Write a speed record below `results`, completely or not at all.
 
-    Args:
-        fields: the record but for schema and checksum.
-        results: the folder of published records.
+    Returns:
+        The record, its path, and whether it replaced one.
     """
-    content = {"schema": SPEED_SCHEMA, **fields}
-    content["checksum"] = checksum(content)
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    text = seal({"schema": SPEED_SCHEMA, **speed.model_dump(mode="json")})
     record = parse_record(text, results, SpeedRecord, SPEED_SCHEMA)
     path = results / place(record)
     replaced = path.exists()
@@ -133,7 +134,7 @@ def publish(fields: dict[str, Any], results: Path) -> tuple[SpeedRecord, Path, b
 
 
 def read(path: Path) -> SpeedRecord:
-    """The record at `path`. Raises RecordError: cannot be read, another schema, changed by hand, in a wrong place."""
+    """Read a speed record. Raises RecordError: unreadable, another schema, changed, or not where its names say."""
     record = load_record(path, SpeedRecord, SPEED_SCHEMA)
     if path.parts[-3:] != place(record).parts:
         raise RecordError(f"{path} holds the speed record of {place(record)}: move it there")
@@ -141,18 +142,18 @@ def read(path: Path) -> SpeedRecord:
 
 
 def find(results: Path) -> list[Path]:
-    """All speed records under `results`, sorted."""
+    """Return the paths of all speed records below `results`, sorted."""
     return sorted(results.glob("speed/*/*.json"))
 
 
 def place(record: SpeedRecord) -> Path:
-    """Where a record lies, relative to `results`: the same method in the same setup has the same place."""
+    """Return the path of a record, relative to `results`: the same for the same method in the same setup."""
     method = record.method
     identity = {
         "method": [method.name, method.options, "" if method.built_in else method.source_sha256],
         "setup": record.setup.model_dump(mode="json"),
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    digest = json_sha256(identity)[:10]
     device, kind = (
         re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") for text in (record.setup.device, record.setup.kind)
     )
@@ -161,15 +162,19 @@ def place(record: SpeedRecord) -> Path:
 
 
 def matches_run(speed: SpeedRecord, run: Record) -> bool:
-    """Whether the speed is of the run's method with its options and crop; a plugin's source counts too."""
-    mine, its = speed.method, run.method
-    same = (mine.name, mine.options, mine.built_in) == (its.name, its.options, its.built_in)
-    same_source = mine.built_in or mine.source_sha256 == its.source_sha256
-    trained = run.recipe is not None
-    return trained and same and same_source and speed.setup.crop == run.recipe["pixels"]["crop"]
+    """Tell whether a speed is that of a run's method, with its options and crop; of a plugin, also with its source."""
+    one, other = speed.method, run.method
+    same_method = (one.name, one.options, one.built_in) == (other.name, other.options, other.built_in)
+    same_source = one.built_in or one.source_sha256 == other.source_sha256
+    return run.recipe is not None and same_method and same_source and speed.setup.crop == run.recipe.pixels.crop
 
 
 def setup_label(setup: SetupPart) -> str:
+    """Return a setup's label for people: device, precision, layout."""
     cores = f" ({setup.cores} cores)" if setup.kind == "cpu" else ""
     compiled = ", compiled" if setup.compiled else ""
     return f"{setup.device}{cores}, {setup.precision}, {setup.layout}{compiled}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json_schema(SpeedRecord))

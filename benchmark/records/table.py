@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ..utils.errors import UserError
+from ..utils.text import recipe_label
 from .record import find, read
 from .schema import Record
 
@@ -56,7 +57,7 @@ def _row(record: Record, folder: Path) -> dict[str, Any]:
         record.method.name,
         record.method.title,
         record.dataset.name,
-        None if record.recipe is None else Path(record.recipe["name"]).name,
+        None if record.recipe is None else recipe_label(record.recipe.name),
         record.seed,
         mean.value,
         mean.low,

@@ -26,37 +26,37 @@ PACKAGES = (
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Count the cores that this process may use, which a scheduler or container may have limited."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cache_folder() -> Path:
-    """Where caches lie: `$CHXBENCH_CACHE`, or the user's cache folder of the system."""
+    """Locate the caches: `$CHXBENCH_CACHE`, else the user's cache folder of the operating system."""
     return Path(os.environ.get("CHXBENCH_CACHE") or platformdirs.user_cache_path("chxbench"))
 
 
 def load_average() -> float | None:
-    """How many programs computed at a time in the last minute, on average; None where the system does not tell."""
+    """Read the mean number of running processes in the last minute; None where the system does not report it."""
     try:
         return os.getloadavg()[0]
-    except (OSError, AttributeError):
+    except (OSError, AttributeError):  # AttributeError: Windows
         return None
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a number depends on."""
+    """Collect the versions of Python and of the packages that a number depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """Name the processor model; its architecture where the system does not report the model."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def code_state() -> dict[str, str | bool | None]:
-    """The commit of the harness and whether its code was changed since; nulls where it is not a git checkout.
+    """Describe the harness's git checkout: `commit`, and whether it is `dirty`; both None outside of a checkout.
 
-    Records and the leaderboard are not code: publishing one run does not make the next one's code dirty.
+    Records and the leaderboard are not code: publishing one run does not make the code of the next one dirty.
     """
     if not (ROOT / ".git").exists():
         return {"commit": None, "dirty": None}
@@ -64,15 +64,18 @@ def code_state() -> dict[str, str | bool | None]:
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
 
-def _git(*words: str) -> str | None:
+def _git(*arguments: str) -> str | None:
+    """Run git in the checkout; None if git is missing or fails."""
+    command = ["git", "-C", str(ROOT), *arguments]
     try:
-        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 @cache
 def _cpuinfo(key: str) -> str:
+    """Read a field of Linux's /proc/cpuinfo; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

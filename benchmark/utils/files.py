@@ -1,30 +1,37 @@
-"""Files that are whole or not there, whatever ends the program while it writes: a kill, no power, no room.
+"""Atomic and sealed files, and hashes of files and values.
 
-A sealed file ends with the SHA-256 of the bytes before it, so that it is known later whether it is what was written.
+An atomic write leaves the old file or the new one, never a part, whatever ends the program: a kill, a power failure, a
+full disk. A sealed file ends with the SHA-256 of the bytes before it, so that damage is detected when it is read.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
-SEAL_MARK = b"chxbench sealed\n"  # between what a sealed file holds and its digest
-SEAL_BYTES = len(SEAL_MARK) + hashlib.sha256().digest_size  # bytes
+SEAL_MARK = b"chxbench sealed\n"  # between the content of a sealed file and its digest
+SEAL_BYTES = len(SEAL_MARK) + hashlib.sha256().digest_size
 CHUNK_BYTES = 1 << 22  # bytes read at a time
 
 
-class CorruptFile(Exception):
-    """A sealed file that does not hold what was written; the message says how that is seen."""
+class CorruptFile(Exception):  # noqa: N818  a state of the file, which callers report in their own words
+    """A sealed file whose content has changed; the message says how that was detected."""
 
 
 class Sink:
-    """What a file is written through. A first failure is kept, and what comes after it goes nowhere.
+    """A file-like target that hashes what it writes, remembers the first failure and discards what follows it.
 
-    torch's zip writer, which takes what it is given in order, ends the program where a write fails under it.
+    It never raises while it is written to: torch's zip writer aborts the process if a write fails under it.
+
+    Attributes:
+        digest: SHA-256 of the bytes written so far.
+        error: the first failure, for the caller to raise once the writer has returned.
     """
 
     def __init__(self, file: BufferedWriter) -> None:
@@ -41,33 +48,33 @@ class Sink:
         return memoryview(data).nbytes
 
     def flush(self) -> None:
-        """Nothing: the file is flushed once, when it is whole."""
+        """Do nothing: the file is flushed once, when it is complete."""
 
 
 Writer = Callable[[Sink], object]
 
 
-def write_atomic(path: Path, fill: Writer | bytes, kept: Path | None = None, sealed: bool = False) -> None:
-    """Write a file: a reader sees the old one or the new one, on disk, never half of one.
+def write_atomic(path: Path, content: Writer | bytes, previous: Path | None = None, sealed: bool = False) -> None:
+    """Write a file so that readers see the complete old file or the complete new one, on disk.
 
     Args:
-        path: where it lies.
-        fill: its bytes, or what writes them.
-        kept: where the old one goes, once the new one is whole.
-        sealed: whether to end it with a seal.
+        path: the file.
+        content: its bytes, or a function that writes them to a `Sink`.
+        previous: where to move the old file once the new one is complete; None replaces it.
+        sealed: whether to append a seal, see `check_seal`.
 
     Raises:
-        UserError: it cannot be written. The old one is still there then, and nothing else.
+        UserError: the file cannot be written. The old one is unchanged then, and no partial file remains.
     """
     part = path.with_name(f"{path.name}.part")
     try:
         with as_user_error(path):
-            _write(part, fill, sealed)
-            if kept is not None and path.exists():
-                path.replace(kept)
+            _write(part, content, sealed)
+            if previous is not None and path.exists():
+                path.replace(previous)
             part.replace(path)
             _sync(path.parent)
-    except BaseException:
+    except BaseException:  # also KeyboardInterrupt: a partial file must not remain
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
@@ -75,16 +82,23 @@ def write_atomic(path: Path, fill: Writer | bytes, kept: Path | None = None, sea
 
 @contextmanager
 def as_user_error(path: Path) -> Iterator[None]:
-    """What the system refuses inside becomes a UserError that names `path`."""
+    """Turn an OSError inside the block into a UserError that names `path`."""
     try:
         yield
     except OSError as error:
-        why = error.strerror or error
-        raise UserError(f"{path} cannot be written ({why}): make room, then the same command goes on") from error
+        reason = error.strerror or error
+        raise UserError(
+            f"{path} cannot be written ({reason}): free disk space, then rerun the same command to resume"
+        ) from error
 
 
 def check_seal(path: Path) -> None:
-    """Raises Damaged if a sealed file does not hold the bytes that were written, OSError if it cannot be read."""
+    """Check that a sealed file holds the bytes that were written.
+
+    Raises:
+        CorruptFile: it has no seal, or another checksum.
+        OSError: it cannot be read.
+    """
     digest, left = hashlib.sha256(), path.stat().st_size - SEAL_BYTES
     with path.open("rb") as file:
         while left > 0:
@@ -97,16 +111,32 @@ def check_seal(path: Path) -> None:
     if len(seal) != SEAL_BYTES or not seal.startswith(SEAL_MARK):
         raise CorruptFile("it has no seal")
     if seal != SEAL_MARK + digest.digest():
-        raise CorruptFile("its checksum does not fit")
+        raise CorruptFile("its checksum does not match")
 
 
-def _write(part: Path, fill: Writer | bytes, sealed: bool) -> None:
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes without holding them in memory. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """Hash a value that JSON can hold; the order of its keys does not matter."""
+    return hashlib.sha256(json_bytes(value)).hexdigest()
+
+
+def json_bytes(value: Any) -> bytes:
+    """Encode a value as JSON with sorted keys, so that equal values have equal bytes."""
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _write(part: Path, content: Writer | bytes, sealed: bool) -> None:
     with part.open("wb") as file:
         sink = Sink(file)
-        if isinstance(fill, bytes):
-            sink.write(fill)
+        if isinstance(content, bytes):
+            sink.write(content)
         else:
-            fill(sink)
+            content(sink)
         if sealed:
             sink.write(SEAL_MARK + sink.digest.digest())
         if sink.error is not None:
@@ -116,16 +146,10 @@ def _write(part: Path, fill: Writer | bytes, sealed: bool) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Wait until the names in the folder are on disk, where the system can do that."""
-    with suppress(PermissionError):  # Windows opens no folders
+    """Wait until the folder's entries are on disk: until then a rename can be lost in a power failure."""
+    with suppress(PermissionError):  # Windows cannot open folders
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Image files that Pillow reads, as gray bytes, row 0 at the top; what is no image, or too large, is refused."""
+"""Image files (PNG, JPEG and others of Pillow's, DICOM) as 8-bit grayscale; anything else or too large is rejected."""
 
 import math
 import warnings
@@ -12,16 +12,47 @@ from PIL import Image
 
 from .errors import DataError, first_few
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # both packages take a moment to import, and most commands read no image
     from monai.data.image_reader import PILReader
+    from pydicom import Dataset
+
+MAX_PIXELS = 64_000_000  # of an image, by its header; radiographs have up to 20 million
+MAX_DICOM_BYTES = 512 * 2**20  # of a DICOM file
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # all that run no external program
+PICTURE_SUFFIXES, DICOM_SUFFIXES = (".png", ".jpg", ".jpeg"), (".dcm", ".dicom")
+TOO_LARGE = f"it has more than {MAX_PIXELS // 10**6} million pixels"
 
 
-MAX_PIXELS = 64_000_000  # of an image, by its header: a radiograph has up to 20 million
-FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # none of them is run as a program
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """List the files named and the image files directly in the folders named, sorted within each folder.
+
+    Raises:
+        DataError: a path does not exist, or a folder has no image.
+    """
+    found, absent = [], []
+    for path in paths:
+        inside = sorted(file for file in path.iterdir() if _is_image(file)) if path.is_dir() else [path]
+        if not inside or not path.exists():
+            absent.append(path)
+        found += inside
+    if absent:
+        suffixes = ", ".join(PICTURE_SUFFIXES + DICOM_SUFFIXES)
+        raise DataError(
+            f"no image found: {first_few(absent)}; name existing files, folders with images that end in {suffixes}, "
+            "or image ids of the run's dataset"
+        )
+    return found
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a picture or DICOM file: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return _read_dicom(path)
+    return read_gray(str(path))
 
 
 def read_gray(path: str) -> np.ndarray:
-    """Pixels of a file that Pillow reads: uint8 gray (H, W), row 0 at the top. Raises DataError if it does not."""
+    """Read a file with Pillow: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -29,13 +60,13 @@ def read_gray(path: str) -> np.ndarray:
             pixels, _ = _gray_reader().get_data(_gray_reader().read(path))
         return np.asarray(pixels)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be read ({too_large()}): replace the file") from error
-    except Exception as error:  # Pillow's decoders raise whatever they meet
+        raise DataError(f"image {path} cannot be read ({TOO_LARGE}): replace the file") from error
+    except Exception as error:  # Pillow's decoders raise exceptions of many kinds
         raise DataError(f"image {path} cannot be read ({error}): replace the file") from error
 
 
 def image_size(path: str) -> tuple[int, int] | None:
-    """Width and height by the file's header; None where it has none, which is told when the file is decoded."""
+    """Read width and height from a file's header; None if it has none, which decoding will report."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -45,66 +76,36 @@ def image_size(path: str) -> tuple[int, int] | None:
         return None
 
 
-def too_large() -> str:
-    return f"it has more than {MAX_PIXELS // 10**6} million pixels"
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES + DICOM_SUFFIXES
+
+
+# Pillow --------------------------------------------------------------------------------------------------------------
 
 
 @cache
 def _gray_reader() -> "PILReader":
-    """MONAI's Pillow reader, as gray, in the orientation Pillow shows: its default swaps the two image axes."""
+    """Build MONAI's Pillow reader for grayscale, in Pillow's orientation: its default swaps the two image axes."""
     from monai.data.image_reader import PILReader
 
     return PILReader(reverse_indexing=False, converter=_to_gray, formats=FORMATS)
 
 
 def _to_gray(image: Image.Image) -> Image.Image:
-    """8-bit gray. Deeper images are refused: Pillow would clip them to white."""
+    """Convert to 8-bit gray. Raises ValueError for deeper images, which Pillow would clip to white."""
     with image:
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(too_large())
+            raise ValueError(TOO_LARGE)
         if image.mode.startswith(("I", "F")):
-            raise ValueError(f"it has more than 8 bits a pixel (mode {image.mode}): scale it to 8")
+            raise ValueError(f"it has more than 8 bits per pixel (mode {image.mode}): scale it to 8")
         return image.convert("L")
 
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
-
-
-MAX_DICOM_BYTES = 512 * 2**20  # of a DICOM file
-PICTURE_SUFFIXES, DICOM_SUFFIXES = (".png", ".jpg", ".jpeg"), (".dcm", ".dicom")
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The image files named, and those directly in the folders named, sorted. Raises DataError where there are none."""
-    found, absent = [], []
-    for path in paths:
-        inside = sorted(file for file in path.iterdir() if _is_image(file)) if path.is_dir() else [path]
-        if not inside or not path.exists():
-            absent.append(path)
-        found += inside
-    if absent:
-        known = ", ".join(PICTURE_SUFFIXES + DICOM_SUFFIXES)
-        raise DataError(
-            f"no image there: {first_few(absent)}; name files or folders that exist, with images that end in {known}, "
-            "or image ids of the run's dataset"
-        )
-    return found
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Pixels of one file, uint8 (H, W). Raises DataError if it cannot be decoded."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return _read_dicom(path)
-    return read_gray(str(path))
-
-
-def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES + DICOM_SUFFIXES
+# DICOM ---------------------------------------------------------------------------------------------------------------
 
 
 def _read_dicom(path: Path) -> np.ndarray:
-    """The stored window where there is one; else 8 bits as they are, more from the lowest to the highest value."""
+    """Read one DICOM image, scaled to 8 bits by `_window` and inverted if it is MONOCHROME1 (low values are white)."""
     from pydicom import dcmread
     from pydicom.pixels import apply_modality_lut
 
@@ -115,8 +116,8 @@ def _read_dicom(path: Path) -> np.ndarray:
         values = np.asarray(apply_modality_lut(data.pixel_array, data), np.float64)
         low, high = _window(data, values)
         if not np.isfinite([low, high]).all():
-            raise ValueError("its window is no number")
-    except Exception as error:  # pydicom's own, and those of the decoders that it calls
+            raise ValueError("its window is not finite")
+    except Exception as error:  # pydicom raises its own exceptions, and those of the decoders that it calls
         raise DataError(f"image {path} cannot be read ({error}): convert it to PNG, or replace it") from error
     if values.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise DataError(f"image {path} is {kind} {values.shape}, not one gray image: give a single radiograph")
@@ -125,7 +126,7 @@ def _read_dicom(path: Path) -> np.ndarray:
 
 
 def _check_size(path: Path) -> None:
-    """By the header, before any pixel is read or anything is inflated. Raises ValueError."""
+    """Check the size that the header claims, before any pixel is read or inflated. Raises ValueError."""
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -133,16 +134,16 @@ def _check_size(path: Path) -> None:
     if path.stat().st_size > MAX_DICOM_BYTES:
         raise ValueError(f"it has more than {MAX_DICOM_BYTES >> 20} MiB")
     if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise ValueError("it is deflated as a whole")
+        raise ValueError("all of it is deflated, so that its size is unknown")
     data = dcmread(path, stop_before_pixels=True)
     sides = (data.Rows, data.Columns, data.get("NumberOfFrames") or 1, data.get("SamplesPerPixel") or 1)
     if math.prod(map(int, sides)) > MAX_PIXELS:
-        raise ValueError(too_large())
+        raise ValueError(TOO_LARGE)
 
 
 def _window(data: "Dataset", values: np.ndarray) -> tuple[float, float]:
-    """The values that become black and white."""
+    """Choose the values that become black and white: the stored window, else 0..255 of 8 bits, else the extremes."""
     if "WindowCenter" in data and "WindowWidth" in data:
-        centre, width = (np.atleast_1d(data[tag].value)[0] for tag in ("WindowCenter", "WindowWidth"))
-        return float(centre) - float(width) / 2, float(centre) + float(width) / 2
-    return (0.0, 255.0) if data.BitsStored == 8 else (values.min(), values.max())
+        center, width = (np.atleast_1d(data[tag].value)[0] for tag in ("WindowCenter", "WindowWidth"))
+        return float(center) - float(width) / 2, float(center) + float(width) / 2
+    return (0.0, 255.0) if data.BitsStored == 8 else (float(values.min()), float(values.max()))

@@ -1,44 +1,63 @@
-"""`key=value` texts and TOML tables into frozen dataclasses, with an answer to every mistake.
+"""`key=value` texts and TOML tables to frozen dataclasses, with an answer to every mistake.
 
-Recipes, methods and datasets are all frozen dataclasses; this is the one place where a user's words become their
-fields. Checking the values is pydantic's work; naming the wrong key is ours.
+Recipes, methods and datasets are frozen dataclasses whose fields are options; only here do the user's texts become
+their values. pydantic checks the values.
 """
 
+import inspect
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import UserError, did_you_mean
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
-    """`["a=1", "b=x"]` to `{"a": 1, "b": "x"}`: values as in TOML, anything else is a string; the last of a key wins.
+    """Parse `["a=1", "b=x"]` to `{"a": 1, "b": "x"}`.
 
-    Raises UserError, naming the flag, where there is no `=`.
+    Args:
+        pairs: `key=value` texts; of a repeated key the last value counts.
+        flag: the command-line option that they were passed with, for messages.
+
+    Returns:
+        Values as TOML reads them; what is not TOML is a string.
+
+    Raises:
+        UserError: a pair without `=` or without a key.
     """
     parsed = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise UserError(f"{flag} {pair!r} is not key=value: write for example {flag} key=1")
-        parsed[key.strip()] = _value(value.strip())
+        parsed[key.strip()] = _parse_value(value.strip())
     return parsed
 
 
 def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
-    """An instance of the dataclass with these field values; `prefix` ("train.") is how the user wrote the keys.
+    """Build an instance of a dataclass from field values.
 
-    Raises UserError for an unknown key (with the near ones), a missing key, or a value that does not fit.
+    Args:
+        cls: the dataclass; its annotations are the types and ranges that are checked.
+        values: by field name; a field without a value takes its default.
+        prefix: what the user writes before the names ("train."), for messages.
+
+    Raises:
+        UserError: an unknown key (with similar ones), a missing key, or a value that does not fit.
     """
-    known = {field.name for field in fields(cls)}
+    names = {field.name for field in fields(cls)}
     for key in values:
-        if key not in known:
+        if key not in names:
             raise UserError(f"unknown setting {prefix + key!r}: {did_you_mean(prefix + key, field_names(cls, prefix))}")
     try:
         return TypeAdapter(cls).validate_python(dict(values))
@@ -46,22 +65,58 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         raise UserError("; ".join(_problem(item, prefix) for item in error.errors())) from error
 
 
-def field_names(cls: type, prefix: str) -> list[str]:
-    """The dataclass's fields as the user writes them: `train.epochs`, `train.lr`, …"""
+def field_names(cls: "type[DataclassInstance]", prefix: str) -> list[str]:
+    """List a dataclass's fields as the user writes them: `train.epochs`, `train.lr`, ..."""
     return [prefix + field.name for field in fields(cls)]
 
 
-def to_dict(instance: Any) -> dict[str, Any]:
-    """The fields as plain values that JSON can hold (tuples become lists)."""
+def field_help(cls: "type[DataclassInstance]") -> dict[str, str]:
+    """Read the explanations of a dataclass's fields from its docstring.
+
+    They are in a section of this form, where continuation lines are indented further. A subclass inherits the
+    explanations of its bases and may replace them::
+
+        Options:
+            name: explanation, which may
+                continue on further lines
+
+    Returns:
+        The explanations, on one line each, in the order of the fields; fields without one are left out.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= _options_section(inspect.cleandoc(base.__doc__ or ""))
+    return {field.name: found[field.name] for field in fields(cls) if field.name in found}
+
+
+def to_dict(instance: "DataclassInstance") -> dict[str, Any]:
+    """Convert the fields to plain values that JSON can hold (tuples become lists)."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(instance).items()}
 
 
 def format_value(value: Any) -> str:
-    """A value as the user would write it behind `key=`."""
+    """Format a value as the user would write it after `key=`."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _value(text: str) -> Any:
+def _options_section(docstring: str) -> dict[str, str]:
+    lines = docstring.splitlines()
+    if "Options:" not in lines:
+        return {}
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines[lines.index("Options:") + 1 :]:
+        if line and not line.startswith(" "):
+            break
+        if entry := re.fullmatch(r" {4}(\w+): (.+)", line):
+            name = entry[1]
+            found[name] = entry[2].strip()
+        elif name and line.strip():
+            found[name] += " " + line.strip()
+    return found
+
+
+def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -69,10 +124,11 @@ def _value(text: str) -> Any:
 
 
 def _problem(item: Any, prefix: str) -> str:
+    """Phrase one of pydantic's errors as a sentence with the user's key."""
     key = prefix + ".".join(str(part) for part in item["loc"])
-    message = item["msg"].removeprefix("Value error, ")
+    message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"{key} is missing: add it"
     if item["type"] == "value_error" and not item["loc"]:
-        return message
+        return message  # of the dataclass's own check, which names the keys
     return f"{key} = {item['input']!r} does not fit: {message[0].lower() + message[1:]}"

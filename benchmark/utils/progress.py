@@ -1,4 +1,4 @@
-"""What long work shows, on standard error: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""Progress of long work on standard error: a bar with rate and time left on a terminal, plain lines otherwise."""
 
 import os
 import time
@@ -16,33 +16,33 @@ PLAIN_INTERVAL = 10.0  # seconds between two plain lines
 Advance = Callable[[int], None]
 
 
-def speaks() -> bool:
-    """Whether this process is the one, of several on the same work, that tells the user anything."""
+def is_reporting() -> bool:
+    """Whether this process writes messages: of several that share the work only the first one (rank 0) does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def console() -> Console:
-    """Standard error as it is now (tests and notebooks replace it)."""
-    return Console(stderr=True, highlight=False, quiet=not speaks())
+    """Open a console on the current standard error, which tests and notebooks replace."""
+    return Console(stderr=True, highlight=False, quiet=not is_reporting())
 
 
 def say(text: str) -> None:
-    """One line for the user, never wrapped or marked up: paths stay whole, without control characters."""
+    """Print one line for the user, without control characters, markup or wrapping: paths can be copied from it."""
     console().print(plain(text), markup=False, soft_wrap=True)
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str = "images", noted: bool = True) -> Iterator[Advance]:
-    """Show how far `total` units of work have come, and note it in the run's log; yields `advance(count)`.
+def progress(title: str, total: int, unit: str = "images", logged: bool = True) -> Iterator[Advance]:
+    """Show how much of `total` units of work is done; yields `advance(count)`.
 
     Args:
         title: what is being done.
-        total: units of work in all.
+        total: units of work.
         unit: what is counted, in the plural.
-        noted: whether the log hears of it.
+        logged: whether to add "progress" events to the run's log, too.
     """
     with _shown(title, total, unit) as show:
-        yield _noting(show, title, total, unit) if noted and has_listeners() else show
+        yield _logging(show, title, total, unit) if logged and has_listeners() else show
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def _shown(title: str, total: int, unit: str) -> Iterator[Advance]:
             task = bar.add_task(title, total=total)
             yield lambda count: bar.update(task, advance=count)
     else:
-        yield _plain(title, total, unit)
+        yield _plain_lines(title, total, unit)
 
 
 def _bar(screen: Console) -> Progress:
@@ -69,6 +69,8 @@ def _bar(screen: Console) -> Progress:
 
 
 class _Rate(ProgressColumn):
+    """Column with the mean rate in units per second."""
+
     def render(self, task: Task) -> Text:
         if not task.completed or not task.elapsed:
             return Text("-/s")
@@ -76,8 +78,8 @@ class _Rate(ProgressColumn):
         return Text(f"{rate:.0f}/s" if rate < 10_000 else f"{rate / 1000:.0f}k/s")
 
 
-def _plain(title: str, total: int, unit: str) -> Advance:
-    begun = last = time.monotonic()
+def _plain_lines(title: str, total: int, unit: str) -> Advance:
+    started = last = time.monotonic()
     done = 0
 
     def advance(count: int) -> None:
@@ -87,14 +89,15 @@ def _plain(title: str, total: int, unit: str) -> Advance:
         if done < total and now - last < PLAIN_INTERVAL:
             return
         last = now
-        rate = done / max(now - begun, 1e-9)
-        left = f"{(total - done) / rate:,.0f} s left" if done < total else f"took {now - begun:,.1f} s"
+        rate = done / max(now - started, 1e-9)
+        left = f"{(total - done) / rate:,.0f} s left" if done < total else f"took {now - started:,.1f} s"
         say(f"{title}: {done:,}/{total:,} {unit}, {rate:,.0f} {unit}/s, {left}")
 
     return advance
 
 
-def _noting(show: Advance, title: str, total: int, unit: str) -> Advance:
+def _logging(show: Advance, title: str, total: int, unit: str) -> Advance:
+    """Wrap `advance` so that the run's log also gets an event every INTERVAL seconds."""
     last = time.monotonic()
     done = 0
 

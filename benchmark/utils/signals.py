@@ -1,8 +1,8 @@
-"""Being asked to stop: SIGTERM, as schedulers send it, and SIGINT, which is Ctrl-C.
+"""Requests to stop: SIGTERM, which schedulers send, and SIGINT, which is Ctrl-C.
 
-Inside `held()` the first signal is noted, and the work that goes on there stops where it can go on later; anywhere else
-it stops at once. A second one ends the program as the system does. Where a launcher started several processes, more
-signals change nothing: it sends each a second one by itself.
+Inside `defer_signals()` the first signal is only remembered, so that the work can stop at a point from which it can
+resume; anywhere else it stops the program at once. A second one ends the program as the system does. Where a launcher
+started several processes, further signals are ignored: it sends each process a second one by itself.
 """
 
 import os
@@ -16,64 +16,74 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The program was asked to stop, and did; the message says where it stands.
+    """The program was asked to stop, and did; the message says how to resume.
 
     Attributes:
-        status: what it exits with, as a shell counts: 130 after SIGINT, 143 after SIGTERM.
+        status: the exit status by the convention of shells: 130 after SIGINT, 143 after SIGTERM.
     """
 
-    def __init__(self, number: int, where: str = "stopped: the same command goes on from the last checkpoint") -> None:
-        super().__init__(where)
+    def __init__(
+        self, number: int, message: str = "stopped: the same command resumes from the last checkpoint"
+    ) -> None:
+        super().__init__(message)
         self.status = 128 + number
 
 
 class _State:
-    """Signals come to the process, so there is one of these."""
+    """The process's state; signals are sent to processes, so one is enough.
 
-    asked: int | None = None
-    held = False
+    Attributes:
+        pending: number of the first signal that was received; None before.
+        deferred: whether the program is inside `defer_signals`.
+    """
+
+    pending: int | None = None
+    deferred = False
 
 
 @contextmanager
 def handle_signals() -> Iterator[None]:
-    """Hear the signals inside, where the program may (the main thread); afterwards all is as it was."""
+    """Handle both signals inside the block; afterwards the handlers are what they were.
+
+    Outside of the main thread nothing changes: Python allows handlers there only.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _State.asked, before = None, {number: signal.signal(number, _on_signal) for number in SIGNALS}
+    _State.pending, before = None, {number: signal.signal(number, _on_signal) for number in SIGNALS}
     try:
         yield
     finally:
-        _State.asked = None
+        _State.pending = None
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """A signal that comes inside is noted, and nothing else: `asked` tells, `stop_if_asked` follows it."""
-    _State.held = True
+    """Remember a signal that arrives inside the block: see `pending_signal` and `raise_if_signalled`."""
+    _State.deferred = True
     try:
         yield
     finally:
-        _State.held = False
+        _State.deferred = False
 
 
 def raise_if_signalled() -> None:
-    """Raises Stopped if a signal was noted."""
-    if _State.asked is not None:
-        raise Interrupted(_State.asked)
+    """Raise Interrupted if a signal is pending."""
+    if _State.pending is not None:
+        raise Interrupted(_State.pending)
 
 
 def pending_signal() -> int | None:
-    """The number of the signal that asks to stop, if one came."""
-    return _State.asked
+    """Return the number of the pending signal, or None."""
+    return _State.pending
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    if _State.asked is not None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        signal.signal(number, signal.SIG_DFL)
+    if _State.pending is not None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        signal.signal(number, signal.SIG_DFL)  # the second one: what the system does without a handler
         os.kill(os.getpid(), number)
-    _State.asked = _State.asked or number
-    if not _State.held:
+    _State.pending = _State.pending or number
+    if not _State.deferred:
         raise Interrupted(number)

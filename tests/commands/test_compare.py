@@ -21,17 +21,19 @@ from chxbench.benchmark.metrics.paired import holm
 from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records import speed_record
 from chxbench.benchmark.records.figures.style import drawn_from
+from chxbench.benchmark.records.schema import RunDescription
 
 RESULTS = Path(__file__).parents[2] / "results"
 MA, SAM = RESULTS / "phantom/ma/quick-seed0-b3a573c617", RESULTS / "phantom/sam/quick-seed0-79183fa3f4"
-JUDGED = ("schema", "checksum", "scores", "auc", "mean_auc", "mean_auc_without_rare", "statistics", "localization")
 
 
 @cache
 def committed(folder):
     """A committed run: what its record says of it, and its scores."""
     content = json.loads((folder / "run.json").read_text())
-    return {key: content[key] for key in content if key not in JUDGED}, pd.read_parquet(folder / "scores.parquet")
+    return {key: content[key] for key in content if key in RunDescription.model_fields}, pd.read_parquet(
+        folder / "scores.parquet"
+    )
 
 
 def make_run(folder, source=MA, table=None, change=lambda fields: None):
@@ -45,9 +47,11 @@ def make_run(folder, source=MA, table=None, change=lambda fields: None):
         counts = {"images": len(part), "patients": part["patient_id"].nunique()}
         counts["positives"] = {finding: int((part[f"label {finding}"] == 1).sum()) for finding in findings}
         fields["dataset"]["counts"][split].update(counts)
+    fields["dataset"]["findings"] = findings
+    fields["dataset"]["rare"] = [finding for finding in fields["dataset"]["rare"] if finding in findings]
     change(fields)
     folder.mkdir(parents=True)
-    records.write(folder, fields, table, None)
+    records.write(folder, RunDescription.model_validate(fields), table, None)
     return folder
 
 
@@ -219,7 +223,7 @@ def test_findings_are_matched_by_name_and_images_by_id(two, tmp_path):
 def test_only_what_differs_is_listed(tmp_path):
     def change(fields):
         fields["seed"] = 3
-        fields["recipe"]["train"] |= {"lr": 0.5, "batch_norm": "auto"}  # the second is what early records mean
+        fields["recipe"]["train"] |= {"lr": 0.5, "batch_norm": "auto"}
         fields["environment"]["code"] = {"commit": "f" * 40, "dirty": True}
 
     a, b = make_run(tmp_path / "a", SAM), make_run(tmp_path / "b", SAM, change=change)
@@ -227,7 +231,7 @@ def test_only_what_differs_is_listed(tmp_path):
     assert facts == [
         ("train.lr", "0.001", "0.5"),
         ("seed", "0", "3"),
-        ("code", records.read(SAM).environment.code["commit"][:10], "ffffffffff + changes"),
+        ("code", records.read(SAM).environment.code.commit[:10], "ffffffffff + changes"),
     ]
 
 
@@ -237,7 +241,7 @@ def make_elsewhere(fields):
     fields["dataset"]["pixels_sha256"] = None
     fields["environment"] |= {"precision": None, "layout": None, "hardware": {}}
     about = {"file": "theirs.csv", "sha256": "0" * 64, "image_column": "image", "columns": "{finding}"}
-    fields["source"] = {**about, "scale": "probability"}
+    fields["submission"] = {**about, "scale": "probability"}
     table = records.read_scores(SAM, records.read(SAM))
     fields["dataset"]["split"]["sha256"] = split_sha256(table[table["split"] == "test"])
 
@@ -325,7 +329,7 @@ def damage(folder):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        pytest.param(lambda folder: (folder / "run.json").unlink(), "has no run.json: name the folder", id="none"),
+        pytest.param(lambda folder: (folder / "run.json").unlink(), "has no run.json: pass the folder", id="none"),
         pytest.param(lambda folder: (folder / "scores.parquet").unlink(), "scores.parquet is missing", id="no scores"),
         pytest.param(damage, "was changed after it was written", id="changed"),
     ],

@@ -209,8 +209,8 @@ def test_many_images_go_through_worker_processes_in_order(done, folder, tmp_path
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        pytest.param("nowhere.png", "no image there: nowhere.png", id="no file"),
-        pytest.param(".", "no image there", id="folder without images"),
+        pytest.param("nowhere.png", "no image found: nowhere.png", id="no file"),
+        pytest.param(".", "no image found", id="folder without images"),
     ],
 )
 def test_paths_without_images_are_told_before_anything_is_written(done, tmp_path, monkeypatch, asked, message):
@@ -223,7 +223,7 @@ def test_paths_without_images_are_told_before_anything_is_written(done, tmp_path
 
 def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
     experiment, *_ = done
-    with pytest.raises(UserError, match="is no finished run"):
+    with pytest.raises(UserError, match=r"has no run\.json"):
         load_trained_run(tmp_path, {})
     shutil.copy(experiment.work / "run.json", tmp_path / "run.json")
     with pytest.raises(UserError, match="weights of this run are not here"):

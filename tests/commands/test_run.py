@@ -41,7 +41,7 @@ def test_ma_runs_both_stages_to_a_record(done):
     assert second.examples == first.examples + second.hard_positives["images"] > first.examples
     assert (second.start, second.epochs, len(second.validation_auc)) == ("initial", 2, 2)
     assert list(record.auc) == list(FINDINGS)
-    assert record.recipe["changed"]["train.epochs"] == 2
+    assert record.recipe.changed["train.epochs"] == 2
     assert record.method.changed == {"backbone": "test_resnet"}
 
 
@@ -357,7 +357,7 @@ def test_without_boxes_or_maps_a_run_says_that_nothing_is_localised(small_config
     record, place = run(config)
     assert record.localization is None
     assert "the test split has no boxes" in capsys.readouterr().err
-    assert sorted(path.name for path in place.iterdir()) == ["reliability.png", "roc.png", "run.json", "scores.parquet"]
+    assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
 
 
 def test_a_method_without_maps_or_places_is_scored_all_the_same(small_config, monkeypatch, capsys):
@@ -397,7 +397,7 @@ def test_a_loaded_file_is_told_in_the_record(small_config, tmp_path, capsys):
     settings = {"train.epochs": 1, "model.weights": str(tmp_path / "plain.safetensors")}
     record, _ = run(small_config(method="fam", settings=settings, options={"backbone": "resnet18"}))
     assert (record.weights.init, record.weights.source) == ("plain.safetensors", "plain.safetensors")
-    assert len(record.weights.untouched) == 8 * 4 + 2
+    assert len(record.weights.not_loaded) == 8 * 4 + 2
     assert "34 tensors keep their initial values" in capsys.readouterr().err
 
 

@@ -86,8 +86,8 @@ def test_a_file_becomes_a_verified_record_and_a_row(ask, published, tmp_path, im
         assert found.value == pytest.approx(expected, abs=1e-12)
         assert found.positives == test[finding].sum()
     assert (record.recipe, record.seed, record.stages, record.localization) == (None, None, [], None)
-    assert (record.source.columns, record.source.scale) == ("prob_{finding}", "probability")
-    assert (record.source.file, record.source.image_column) == ("theirs.csv", "image")
+    assert (record.submission.columns, record.submission.scale) == ("prob_{finding}", "probability")
+    assert (record.submission.file, record.submission.image_column) == ("theirs.csv", "image")
     assert record.dataset.counts.keys() == {"test"} and record.dataset.split.name == "phantom, by patient"
     assert (tmp_path / "results" / place / "roc.png").is_file()
     assert "Theirs, 5 models" in (tmp_path / "leaderboard.md").read_text()
@@ -139,7 +139,7 @@ def test_images_of_other_splits_are_left_out_or_fix_thresholds(ask, published, i
     assert set(record.dataset.counts) == counted
     assert record.dataset.counts["test"].images == len(of(images, "test"))
     assert record.dataset.split.sha256 == split_sha256(of(images, "test"))
-    thresholds = [each.threshold for each in record.statistics.findings.values()]
+    thresholds = [each.threshold for each in record.secondary_metrics.findings.values()]
     assert any(value is not None for value in thresholds) == ("val" in counted)
 
 
@@ -162,12 +162,12 @@ def test_missing_test_images_are_refused_until_they_are_named_a_split(ask, publi
     assert "--split NAME" in refused.output and not (tmp_path / "results").exists()
     assert ask().exit_code == 0
     assert ask("--split", "our random split", table=few, file="few.csv").exit_code == 0
-    own, official = sorted(published().values(), key=lambda record: record.source.file)
+    own, official = sorted(published().values(), key=lambda record: record.submission.file)
     assert own.dataset.split.name == "our random split"
     assert own.dataset.counts["test"].images == len(few) and own.dataset.split.sha256 != official.dataset.split.sha256
     headings = [line for line in (tmp_path / "leaderboard.md").read_text().splitlines() if line.startswith("## ")]
-    assert sum("scores from elsewhere" in line for line in headings) == 2
-    assert any("our random split: scores from elsewhere" in line for line in headings)
+    assert sum("external predictions" in line for line in headings) == 2
+    assert any("our random split: external predictions" in line for line in headings)
 
 
 def test_two_submissions_of_the_same_images_share_a_board(ask, published, tmp_path, images):
@@ -178,7 +178,7 @@ def test_two_submissions_of_the_same_images_share_a_board(ask, published, tmp_pa
     assert ask(name="again").exit_code == 0  # the same bytes under another name
     assert len({record.run_id for record in published().values()}) == 3
     text = (tmp_path / "leaderboard.md").read_text()
-    assert text.count("scores from elsewhere\n") == 1
+    assert text.count("external predictions\n") == 1
     assert "|   1 | better" in text and text.index("| better") < text.index("| theirs")
 
 
@@ -273,7 +273,7 @@ def test_labels_and_lists_are_enough_and_names_need_no_extension(ask, published,
     ((place, record),) = published().items()
     assert place.startswith("chestxray14/theirs/")
     assert record.dataset.split.name == "own lists, validation by patient (seed 0, 12.5 %)"
-    assert record.statistics.subgroups["view"].keys() == {"PA"}
+    assert record.secondary_metrics.subgroups["view"].keys() == {"PA"}
 
 
 def test_a_list_that_is_known_gives_its_name_whatever_the_user_calls_it(ask, published, nih, monkeypatch):
@@ -291,7 +291,7 @@ def test_options_that_leave_the_test_images_alone_leave_the_board_alone(ask, pub
     seeded = ["--data-dir", nih, "--set", "dataset.split_seed=1"]
     assert ask(table=table, name="other", dataset=seeded).exit_code == 0
     assert len({record.dataset.options["split_seed"] for record in published().values()}) == 2
-    assert (tmp_path / "leaderboard.md").read_text().count(": scores from elsewhere\n") == 1
+    assert (tmp_path / "leaderboard.md").read_text().count(": external predictions\n") == 1
 
 
 def test_no_torch_is_loaded(tmp_path, images):

@@ -108,10 +108,10 @@ def test_calls_are_repeated_for_the_time_given_after_those_that_warm_up():
 
 def test_a_batch_is_halved_until_it_fits_the_memory(subject):
     found = speed.measure_inference(subject, limited(5), 32, 0)
-    assert (found.asked, found.batch_size) == (32, 4)
+    assert (found.requested, found.batch_size) == (32, 4)
     assert found.repetitions >= speed.MIN_REPETITIONS
     trained, _ = speed.measure_training(subject, limited(5))
-    assert (trained.asked, trained.batch_size) == (8, 4)
+    assert (trained.requested, trained.batch_size) == (8, 4)
     with pytest.raises(UserError, match="does not fit the memory"):
         speed.measure_inference(subject, limited(0), 2, 0)
     with pytest.raises(UserError, match="a batch of 2 does not fit"):
@@ -145,29 +145,30 @@ def test_the_peak_is_of_what_happened_since():
 
 # The record of a speed that never was measured.
 def speed_fields(name="ma", crop=64, images_per_second=100.0, **changes):
-    part = {"asked": 32, "batch_size": 32, "repetitions": 9, "peak_memory": 10**9}
+    part = {"requested": 32, "batch_size": 32, "repetitions": 9, "peak_memory": 10**9}
     rates = [{**part, "images_per_second": images_per_second}, {**part, "batch_size": None, "images_per_second": None}]
     setup = {"device": "a CPU", "kind": "cpu", "cores": 2, "threads": 2, "processes": 1, "precision": "float32"}
     setup |= {"layout": "channels_last", "compiled": False, "torch": "2.8", "recipe": "quick", "size": 72, "crop": crop}
     setup |= {"max_shift": 4, "batch_size": 32, "micro_batch": 0, "batch_norm": "auto", "optimizer": "adamw"}
     setup |= {"dataset": "phantom", "images": 1000, "batch_sizes": [32, 999], **changes.pop("setup", {})}
     method = {"name": name, "built_in": True, "source_sha256": "0" * 64, "options": {}, **changes.pop("method", {})}
-    return {
+    content = {
         "created": "2026-01-01T00:00:00+00:00",
         "command": f"chxbench speed --method {name}",
         "method": method,
         "setup": setup,
         "seconds": 5.0,
-        "network": {"parameters": 42_500_000, "operations": 1_270_000_000},
+        "network": {"parameters": 42_500_000, "flops": 1_270_000_000},
         "latency": {"p50": 12.3, "p95": 14.5, "p99": None, "repetitions": 50, "peak_memory": None},
         "inference": rates,
         "training": {**part, "images_per_second": 31.4},
         "loader": {"images_per_second": 50_000.0, "images": 10_000},
         "end_to_end": {"images_per_second": 30.1, "images": 640},
         "memory": "resident set of the process",
-        "environment": {"versions": {"torch": "2.8"}, "code": {"commit": None, "dirty": None}, "load": 0.1},
+        "environment": {"versions": {"torch": "2.8"}, "code": {"commit": None, "dirty": None}, "load_average": 0.1},
         **changes,
     }
+    return speed_record.SpeedDescription.model_validate(content)
 
 
 def test_a_record_is_read_as_it_was_written_and_replaced_by_the_same_setup(tmp_path):
@@ -259,7 +260,7 @@ def test_the_board_shows_the_speed_beside_the_auc(results):
     text = board(results)
     wanted = ["42.5", "1.27", "12.3", "14.5", "–", "100", "32", "1.00", "31.4", "50,000", "30.1", "32", "1.00"]
     assert speed_rows(text) == [["Strong", f"{run.record.mean_auc.value:.3f}", *wanted]]
-    assert "### Speed on a CPU (2 cores), float32" in text
+    assert "Speed on a CPU (2 cores), float32" in text
     assert "cannot be computed again" in text
 
 
@@ -289,14 +290,15 @@ def test_each_setup_has_a_section_and_a_figure(results):
     speed_record.publish(speed_fields(setup={"compiled": True}), results)
     write_leaderboard(Workspace(results))
     text = (results.parent / "leaderboard.md").read_text()
-    assert text.count("### Speed on a CPU (2 cores), float32") == 2
+    assert text.count("Speed on a CPU (2 cores), float32") == 2
     assert text.count("channels\\_last, compiled\n") == 1
     assert len(list((results / "made").glob("speed-*.png"))) == 2
 
 
 def test_a_board_without_speeds_is_as_it_was(results):
-    before, _, rest = board(results).partition("### Speed")
-    assert render(make_boards(read_runs(Workspace(results)))) == before + rest[rest.index("### Runs") :]
+    before, _, rest = board(results).partition("<details><summary>Speed")
+    runs = rest[rest.index("<details><summary>Runs") :]
+    assert render(make_boards(read_runs(Workspace(results)))) == before + runs
 
 
 EVIL = "<script>x</script> | [a](b) ![c](d) `e` \x1b[31m\u202e**f**\n# g"

@@ -294,9 +294,7 @@ def test_two_patterns_that_cover_all_findings_are_refused_and_the_user_decides(t
         pytest.param(list(THREE), "{finding}{finding}", "does not contain {finding} exactly once", id="two holes"),
         pytest.param([*THREE, "mass"], None, "1 findings have two columns (Mass: Mass, mass)", id="two of a finding"),
         pytest.param([*THREE, "Infiltrate"], None, "(Infiltration: Infiltration, Infiltrate)", id="two spellings"),
-        pytest.param(
-            [f"label_{f}" for f in THREE], None, "named like labels ('label_{finding}')", id="labels alone"
-        ),
+        pytest.param([f"label_{f}" for f in THREE], None, "named like labels ('label_{finding}')", id="labels alone"),
     ],
 )
 def test_names_that_do_not_say_what_is_what_are_refused(names, pattern, told):

@@ -18,7 +18,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 def refusal(root: Path | None, **options: object) -> str:
-    """What the user is told: always one line."""
+    """Return the error message, which is always one line."""
     with pytest.raises(DataError) as caught:
         ChestXray14(**options).index(root)
     message = str(caught.value)
@@ -100,14 +100,14 @@ def test_without_any_image_the_lists_alone_make_an_index(tmp_path):
     assert (listed.labels, listed.split, listed.absent) == (whole.labels, whole.split, {})
 
 
-def traits(tmp_path: Path, header: str, *told: str) -> pd.DataFrame:
+def traits(tmp_path: Path, header: str, *cells: str) -> pd.DataFrame:
     """The traits of a release whose label file has this header, and these three fields for its first rows."""
     root = release(tmp_path)
     lines = [row(*item) for item in LABELS.items()]
-    rows = [line.replace("58,M,PA", text) for line, text in zip(lines, told, strict=False)]
+    rows = [line.replace("58,M,PA", text) for line, text in zip(lines, cells, strict=False)]
     (root / V2020).write_text("\n".join([header, *rows, *lines[len(rows) :]]) + "\n")
     images = check(ChestXray14().index(root)).images.set_index("image_id").loc[list(LABELS)]
-    return images[[trait for trait in TRAITS if trait in images]].iloc[: len(told)]
+    return images[[trait for trait in TRAITS if trait in images]].iloc[: len(cells)]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_the_traits_change_no_identity_of_the_split(tmp_path):
     assert ChestXray14().index(one).split == ChestXray14().index(other).split
 
 
-def test_where_both_label_files_lie_v2020_is_taken_unless_the_user_names_the_other(tmp_path):
+def test_of_two_label_files_v2020_is_used_unless_the_user_names_the_other(tmp_path):
     root = release(tmp_path)
     (root / V2017).write_text(plain(HEADER + ",").replace("Pneumonia", "Pneumothorax"))
     assert ChestXray14().index(root).labels.file == V2020
@@ -165,11 +165,11 @@ def test_older_spellings_of_findings_are_understood(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("findings", "told"), [("Mass|Massiv", "Massiv"), ("No Finding|Mass", "No Finding"), ("", ""), ("Mass|", "")]
+    ("findings", "unknown"), [("Mass|Massiv", "Massiv"), ("No Finding|Mass", "No Finding"), ("", ""), ("Mass|", "")]
 )
-def test_an_unknown_finding_is_refused_with_its_row(tmp_path, findings, told):
+def test_an_unknown_finding_is_rejected_with_its_row(tmp_path, findings, unknown):
     labels = LABELS | {"00000002_000.png": findings, "00000004_000.png": findings}
-    assert f"{V2020}, row 4 ({told!r}), row 6 ({told!r}): unknown finding" in refusal(release(tmp_path, labels))
+    assert f"{V2020}, row 4 ({unknown!r}), row 6 ({unknown!r}): unknown finding" in refusal(release(tmp_path, labels))
 
 
 def test_rows_are_those_an_editor_shows(tmp_path):
@@ -179,14 +179,14 @@ def test_rows_are_those_an_editor_shows(tmp_path):
 
 
 @pytest.mark.parametrize("patient", ["3", "x", "00000003"])
-def test_a_patient_column_that_disagrees_with_the_name_is_refused_with_its_row(tmp_path, patient):
+def test_a_patient_column_that_disagrees_with_the_name_is_rejected_with_its_row(tmp_path, patient):
     root = release(tmp_path)
     good, bad = row("00000002_000.png", "Pleural_Thickening"), row("00000002_000.png", "Pleural_Thickening", patient)
     (root / V2020).write_text(plain(HEADER).replace(good, bad))
     assert f"row 4 (00000002_000.png, patient {patient!r}): the patient column disagrees" in refusal(root)
 
 
-def test_an_image_with_two_rows_is_refused(tmp_path):
+def test_an_image_with_two_rows_is_rejected(tmp_path):
     root = release(tmp_path)
     (root / V2020).write_text(plain(HEADER) + row("00000004_000.png", "Mass") + "\n")
     assert "row 9 (00000004_000.png): the image already has a row" in refusal(root)
@@ -201,7 +201,7 @@ def test_an_image_with_two_rows_is_refused(tmp_path):
         pytest.param(HEADER.encode() + b'\n"' + b"x,y\n" * 3, id="open quote"),
     ],
 )
-def test_a_label_file_that_is_something_else_is_refused(tmp_path, data):
+def test_a_label_file_that_is_something_else_is_rejected(tmp_path, data):
     root = release(tmp_path)
     (root / V2020).write_bytes(data)
     message = refusal(root)
@@ -217,7 +217,7 @@ def test_lists_may_have_other_line_ends_blank_lines_and_a_byte_order_mark(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("train_val", "test", "told"),
+    ("train_val", "test", "message"),
     [
         pytest.param([*TRAIN_VAL, TEST[0]], TEST, f"1 images are in both .*{TEST[0]}", id="image in both lists"),
         pytest.param([*TRAIN_VAL, TEST[0]], TEST[1:], "1 patients are in both .*00000005", id="patient in both lists"),
@@ -228,16 +228,16 @@ def test_lists_may_have_other_line_ends_blank_lines_and_a_byte_order_mark(tmp_pa
             id="no label",
         ),
         pytest.param([*TRAIN_VAL, "scan.png"], TEST, r"train_val_list.txt, row 6 \('scan.png'\)", id="no patient"),
-        pytest.param(TRAIN_VAL, [], "test_list.txt names no image", id="empty list"),
+        pytest.param(TRAIN_VAL, [], "test_list.txt lists no image", id="empty list"),
     ],
 )
-def test_lists_that_cannot_be_a_split_are_refused(tmp_path, train_val, test, told):
+def test_lists_that_cannot_be_a_split_are_rejected(tmp_path, train_val, test, message):
     root = release(tmp_path, train_val=train_val, test=test)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         ChestXray14().index(root)
 
 
-def test_missing_images_are_refused_with_a_count_and_the_way_on(tmp_path):
+def test_missing_images_are_rejected_with_their_number_and_what_to_do(tmp_path):
     root = release(tmp_path)
     for name in ("00000001_000.png", "00000001_004.png", "00000002_000.png", TEST[0]):
         (root / "images" / name).unlink()
@@ -248,7 +248,7 @@ def test_missing_images_are_refused_with_a_count_and_the_way_on(tmp_path):
     )
 
 
-def test_allow_missing_uses_what_is_there_and_says_what_is_not(tmp_path):
+def test_allow_missing_uses_what_exists_and_reports_the_rest(tmp_path):
     root = release(tmp_path)
     listed = ChestXray14().listed(root).images
     gone = ["00000003_000.png", TEST[0]]
@@ -262,7 +262,7 @@ def test_allow_missing_uses_what_is_there_and_says_what_is_not(tmp_path):
     assert index.split.name.endswith(", partial: 5 of 7 images")
 
 
-def test_the_validation_patients_depend_on_the_list_and_the_seed_not_on_the_images_there(tmp_path):
+def test_the_validation_patients_depend_on_the_list_and_the_seed_not_on_which_images_exist(tmp_path):
     names = [f"{patient:08}_{image:03}.png" for patient in range(1, 41) for image in range(2)]
     test = ["00000050_000.png"]
     root = release(tmp_path, dict.fromkeys([*names, *test], "No Finding"), names, test)
@@ -287,7 +287,7 @@ def test_the_validation_patients_depend_on_the_list_and_the_seed_not_on_the_imag
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
-def test_a_validation_share_outside_0_and_1_is_refused(tmp_path, share):
+def test_a_validation_share_outside_0_and_1_is_rejected(tmp_path, share):
     assert "validation_share" in refusal(release(tmp_path), validation_share=share)
 
 
@@ -302,9 +302,11 @@ def without(*names: str) -> Callable[[Path], Path]:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
-        pytest.param(lambda tmp_path: None, "say where the NIH files lie: --data-dir FOLDER", id="none"),
+        pytest.param(
+            lambda tmp_path: None, "the folder of the NIH files is missing: pass it with --data-dir FOLDER", id="none"
+        ),
         pytest.param(lambda tmp_path: tmp_path / "no", "no does not exist", id="no folder"),
         pytest.param(lambda tmp_path: release(tmp_path) / V2020, f"{V2020} is a file: --data-dir", id="a file"),
         pytest.param(without(V2020), f"data has no label file {V2020} or {V2017}", id="no labels"),
@@ -315,15 +317,15 @@ def without(*names: str) -> Callable[[Path], Path]:
         ),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said_in_one_sentence(tmp_path, make, told):
-    assert told in refusal(make(tmp_path), allow_missing=True)
+def test_problems_of_a_folder_are_reported_in_one_sentence(tmp_path, make, message):
+    assert message in refusal(make(tmp_path), allow_missing=True)
 
 
-def test_a_label_file_the_user_names_must_be_there(tmp_path):
+def test_a_label_file_the_user_names_must_exist(tmp_path):
     assert "has no label file mine.csv" in refusal(release(tmp_path), labels="mine.csv")
 
 
-def test_one_image_in_two_places_is_taken_once_and_two_images_of_one_name_are_refused(tmp_path):
+def test_one_image_in_two_places_is_taken_once_and_two_images_of_one_name_are_rejected(tmp_path):
     root = release(tmp_path)
     name = TRAIN_VAL[0]
     paint(root / "images_001" / "images" / name)
@@ -331,9 +333,7 @@ def test_one_image_in_two_places_is_taken_once_and_two_images_of_one_name_are_re
     assert images.set_index("image_id").loc[name, "path"] == str(root / "images" / name)
     paint(root / "images_001" / "images" / name, size=(60, 40))
     message = refusal(root)
-    assert (
-        f"1 images lie in two places and differ ({root}/images/{name} and {root}/images_001/images/{name})" in message
-    )
+    assert f"1 images exist twice and differ ({root}/images/{name} and {root}/images_001/images/{name})" in message
 
 
 def test_other_files_links_and_loops_do_no_harm(tmp_path):
@@ -379,20 +379,20 @@ def test_less_than_a_pixel_over_the_edge_is_clipped(tmp_path):
     "numbers",
     ["-2,0,5,5", "0,0,1030,5", "0,1020,5,9", "5,5,0,5", "5,5,5,-1", "nan,0,5,5", "0,0,inf,5", "a,0,5,5", "0,0,5,"],
 )
-def test_boxes_outside_the_image_are_refused_with_their_row(tmp_path, numbers):
+def test_boxes_outside_the_image_are_rejected_with_their_row(tmp_path, numbers):
     root = release(tmp_path, boxes=[f"{TEST[0]},Mass,1,1,5,5", f"{TEST[1]},Mass,{numbers}"])
     assert f"BBox_List_2017.csv, row 3 ({TEST[1]}): the box is not inside the 1024 x 1024 image" in refusal(root)
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("00000099_000.png,Mass,1,1,5,5", "row 2 (00000099_000.png): the image is in neither list"),
         (f"{TEST[0]},Massiv,1,1,5,5", f"row 2 ({TEST[0]}): unknown finding"),
     ],
 )
-def test_boxes_of_unknown_images_or_findings_are_refused(tmp_path, line, told):
-    assert told in refusal(release(tmp_path, boxes=[line]))
+def test_boxes_of_unknown_images_or_findings_are_rejected(tmp_path, line, message):
+    assert message in refusal(release(tmp_path, boxes=[line]))
 
 
 def test_boxes_of_absent_images_go_with_them(tmp_path):
@@ -402,7 +402,7 @@ def test_boxes_of_absent_images_go_with_them(tmp_path):
     assert boxes[["image_id", "finding"]].to_numpy().tolist() == [[TEST[1], "Nodule"]]
 
 
-def test_without_a_box_file_or_without_a_row_in_it_there_are_no_boxes(tmp_path):
+def test_without_a_box_file_or_without_a_row_in_it_the_index_has_no_boxes(tmp_path):
     root = release(tmp_path)
     assert len(ChestXray14().index(root).boxes) == 0
     (root / "BBox_List_2017.csv").write_text(BOX_HEADER + "\n")
@@ -459,7 +459,7 @@ def test_the_official_lists_are_known_by_their_bytes(name):
     assert hashlib.sha256((shared("nih") / name).read_bytes()).hexdigest() == LISTS[name]
 
 
-def test_the_official_lists_hold_what_the_protocol_says(official):
+def test_the_official_lists_match_the_protocol(official):
     images = official.images
     assert official.labels.version == "NIH v2020"
     assert official.split.name == "NIH official test, validation by patient (seed 0, 12.5 %)"
@@ -498,7 +498,7 @@ def test_the_partial_download_is_indexed(nih256):
     assert (nih256.targets().sum(axis=0) > 0).all()
 
 
-def test_the_same_images_fall_in_the_same_splits_whatever_else_is_there(nih, nih256):
+def test_the_same_images_fall_in_the_same_splits_whatever_else_exists(nih, nih256):
     few, more = (index.images.set_index("image_id")["split"] for index in (nih, nih256))
     assert len(few) == 140
     assert few.equals(more[few.index])

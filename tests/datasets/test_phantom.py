@@ -167,12 +167,12 @@ def test_the_stamp_changes_with_all_that_changes_pixels():
 
 
 @pytest.mark.parametrize("options", [{"images": 59}, {"size": 31}, {"seed": -1}], ids=str)
-def test_what_cannot_be_drawn_is_refused(options):
+def test_what_cannot_be_drawn_is_rejected(options):
     with pytest.raises(DataError, match=f"phantom cannot .*{next(iter(options.values()))}"):
         Phantom(**options)
 
 
-def test_an_unknown_image_is_refused():
+def test_an_unknown_image_is_rejected():
     with pytest.raises(DataError, match=r"99999999_000\.png is not among the 2000 images"):
         Phantom().read("99999999_000.png", None)
 
@@ -181,7 +181,7 @@ def test_an_unknown_image_is_refused():
 
 
 @pytest.mark.parametrize("size", [64, 100, 256])
-def test_pictures_are_gray_and_have_the_size_that_was_asked_for(size):
+def test_pictures_are_gray_and_have_the_requested_size(size):
     pixels = Phantom(size=size).read("00000001_000.png", None)
     assert pixels.shape == (size, size)
     assert pixels.dtype == np.uint8
@@ -245,7 +245,7 @@ def test_every_positive_has_one_box_and_nothing_else_has(index):
     assert len(index.boxes) == len(positive)
 
 
-def test_boxes_lie_in_the_image_and_have_the_size_of_their_finding(many):
+def test_boxes_are_in_the_image_and_have_the_size_of_their_finding(many):
     boxes = many.boxes
     assert (boxes[["x", "y"]] >= 0).all(axis=None)
     assert (boxes["x"] + boxes["w"] <= 1 + 1e-6).all()

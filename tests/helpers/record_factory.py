@@ -1,6 +1,6 @@
-"""Records of runs that never were, but for their scores and heatmaps: what tests of the leaderboard are about.
+"""Records of runs that never ran, with real scores and heatmaps: the input of tests of records and leaderboard.
 
-Their dataset, `made`, is no plugin: nothing is known of it but what the records say.
+Their dataset, `made`, is not a plugin: nothing is known of it besides what the records say.
 """
 
 import json
@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from chxbench.benchmark.dataset import FINDINGS
-from chxbench.benchmark.evaluation.artifacts import HeatmapSet, heatmaps_sha256
+from chxbench.benchmark.evaluation.artifacts import HeatmapSet, heatmaps_sha256, label_column, score_column
 from chxbench.benchmark.metrics.localization import Frame
-from chxbench.benchmark.recipe import load_recipe, recipe_table
+from chxbench.benchmark.recipe import load_recipe
 from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records.figures.overlays import Panel, draw_panels
+from chxbench.benchmark.records.schema import RunDescription
 
 HASH = "0" * 64
 
@@ -26,23 +27,27 @@ def score_table(skill, seed=0, without=()):
     scores = (rng.standard_normal((300, 14)) + skill * labels).astype(np.float32)
     names = {"image_id": [f"{k:03}" for k in range(300)], "patient_id": [f"{k // 3}" for k in range(300)]}
     table = pd.DataFrame({**names, "split": ["val"] * 60 + ["test"] * 240})
-    columns = {f"label {f}": labels[:, c] for c, f in enumerate(FINDINGS)}
-    return table.assign(**columns, **{f"score {f}": scores[:, c] for c, f in enumerate(FINDINGS)})
+    columns = {label_column(f): labels[:, c] for c, f in enumerate(FINDINGS)}
+    return table.assign(**columns, **{score_column(f): scores[:, c] for c, f in enumerate(FINDINGS)})
 
 
 def count(table, split):
     part = table[table["split"] == split]
-    positives = {finding: int(part[f"label {finding}"].sum()) for finding in FINDINGS}
-    having = int((part.filter(regex="^label ") == 1).any(axis=1).sum())
-    patients = part["patient_id"].nunique()
-    return {"images": len(part), "patients": patients, "positives": positives, "with_finding": having, "absent": 0}
+    labels = part[[label_column(finding) for finding in FINDINGS]] == 1
+    return {
+        "images": len(part),
+        "patients": part["patient_id"].nunique(),
+        "positives": dict(zip(FINDINGS, labels.sum().tolist(), strict=True)),
+        "with_finding": int(labels.any(axis=1).sum()),
+        "absent": 0,
+    }
 
 
 def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, examples=10, version="1", **method):
-    """The record of a run that never was, but for its scores."""
+    """Return the description of a run that never ran, as `RunDescription` takes it."""
     counts = {"images": 10, "patients": 5, "positives": {}, "with_finding": 4, "absent": absent}
     about = {"name": "bsl", "title": title, "paper": "", "reported": None, "options": {}, "changed": {}}
-    about = {**about, "built_in": True, "source_sha256": HASH, "compared_with": [], **method}
+    about = {**about, "built_in": True, "source_sha256": HASH, "compared_with": [], "control": False, **method}
     stage = {"name": "train", "start": "initial", "examples": examples, "hard_positives": None, "epochs": 1}
     stage |= {"best_epoch": 1, "validation_auc": [0.5], "loss": [0.7], "seconds": 1.0, "images_per_second": 10.0}
     return {
@@ -57,15 +62,18 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, ex
             "title": "Made up",
             "caveat": "nothing here is about patients",
             "options": {},
+            "findings": list(FINDINGS),
+            "rare": ["Hernia"],
             "labels": {"file": "drawn", "sha256": HASH, "version": version},
             "split": {"name": "by patient", "sha256": split},
             "pixels_sha256": HASH,
             "counts": {"train": counts, **{part: count(table, part) for part in ("val", "test")}},
+            "skipped": [],
         },
-        "recipe": recipe_table(load_recipe("quick", {"evaluate.resamples": 100, **(settings or {})})),
-        "weights": {"init": "none", "source": None, "untouched": None, "sha256": HASH, "final_sha256": HASH},
+        "recipe": load_recipe("quick", {"evaluate.resamples": 100, **(settings or {})}),
+        "weights": {"init": "none", "source": None, "not_loaded": None, "sha256": HASH, "final_sha256": HASH},
         "stages": [stage],
-        "speed": None,
+        "submission": None,
         "environment": {
             "versions": {"chxbench": "0.1.0"},
             "hardware": {"device": "a CPU", "cores": 2},
@@ -77,7 +85,7 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, ex
 
 
 def heatmaps(table, brightness, seed=0):
-    """Heatmaps of the first 40 test images, a box of finding 0 or 1 on each, lit up by so much there."""
+    """Return heatmaps of the first 40 test images, brighter by so much in the one box, of finding 0 or 1, on each."""
     maps = np.random.default_rng(seed).random((40, 14, 4, 4))
     place = np.arange(40) % 4
     maps[np.arange(40), np.arange(40) % 2, place, place] += brightness
@@ -89,14 +97,14 @@ def heatmaps(table, brightness, seed=0):
 
 
 def publish(results, table, *about, maps=None, **changes):
-    """Write a record with its evidence into the results folder; the folder and the record.
+    """Write a record with its artifacts into the results folder; return the folder and the record.
 
-    Its heatmaps are drawn, which a leaderboard cannot do; what it can draw, it draws.
+    Its heatmaps are drawn, which a leaderboard cannot do; the leaderboard draws the other figures.
     """
     filled = fields(table, *about, **changes)
     folder = results / "made" / filled["method"]["name"] / filled["run_id"]
     folder.mkdir(parents=True)
-    record = records.write(folder, filled, table, maps)
+    record = records.write(folder, RunDescription.model_validate(filled), table, maps)
     if maps is not None:
         panel = Panel("one", np.zeros((8, 8), np.uint8), maps.maps[0, 0], maps.boxes[:1])
         draw_panels([panel], Frame(72, 64), folder / "heatmaps.png", "one", columns=1, key=heatmaps_sha256(maps))
@@ -111,5 +119,5 @@ def edit(path, change):
 
 
 def recheck(content):
-    """Give a changed record the checksum of what it now says."""
+    """Give a changed record the checksum of its new content."""
     content["checksum"] = records.checksum(content)

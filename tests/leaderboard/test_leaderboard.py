@@ -74,7 +74,7 @@ def test_methods_are_ranked_by_the_mean_over_their_seeds(results):
     strong = [run.record.mean_auc.value for run in read(Workspace(results)) if run.record.method.name == "ma"]
     first, second = [line for line in text.splitlines() if line.lstrip("| ").startswith(("1 ", "2 "))]
     assert f"| {np.mean(strong):.3f} [" in first
-    assert f"2 ({min(strong):.3f} to {max(strong):.3f})" in first
+    assert f"2 ({min(strong):.3f}–{max(strong):.3f})" in first
     assert "Weak" in second
     assert check_leaderboard(Workspace(results)) == 3
 
@@ -83,7 +83,7 @@ def test_other_splits_and_recipes_have_boards_of_their_own(results):
     publish(results, score_table(3), "c0", "Elsewhere", split="1" * 64)
     publish(results, score_table(3), "c1", "Longer", settings={"train.epochs": 9})
     text = text_of(results)
-    assert text.count("Ranked by the mean test AUC") == 3
+    assert text.count("Ranked by mean test AUC") == 3
     assert "recipe quick with evaluate.resamples = 100, train.epochs = 9" in text
 
 
@@ -103,14 +103,14 @@ def test_an_undefined_finding_is_no_number_and_leaves_the_mean(results, tmp_path
         pytest.param(lambda c: c["stages"][0].update(seconds=2.0), "changed after it was written", id="any number"),
         pytest.param(
             lambda c: (c["auc"]["Mass"].update(value=0.9), recheck(c)),
-            r"auc\.Mass\.value is 0\.900000, the evidence gives",
+            r"auc\.Mass\.value is 0\.900000, the artifacts give",
             id="AUC and checksum",
         ),
         pytest.param(
             lambda c: (c["mean_auc"].update(low=0.1), recheck(c)), r"mean_auc\.low is 0\.1", id="interval and checksum"
         ),
-        pytest.param(lambda c: (c["auc"].pop("Mass"), recheck(c)), "does not have the columns", id="finding dropped"),
-        pytest.param(lambda c: c.update(schema=2), "has schema 2, this version reads 1", id="future schema"),
+        pytest.param(lambda c: (c["auc"].pop("Mass"), recheck(c)), "does not have the findings", id="finding dropped"),
+        pytest.param(lambda c: c.update(schema=3), "has schema 3, this version reads 2", id="future schema"),
         pytest.param(lambda c: c.update(extra=1), "extra: Extra inputs", id="unknown key"),
         pytest.param(lambda c: c.pop("seed"), "seed: Field required", id="missing key"),
         pytest.param(lambda c: c["scores"].update(file="../../x"), "scores.file", id="path out of the folder"),
@@ -128,7 +128,7 @@ def test_a_record_that_lies_is_refused(results, change, message):
     ("change", "message"),
     [
         pytest.param(lambda t: t[t["image_id"] != "299"], "does not hold the test images", id="row dropped"),
-        pytest.param(lambda t: t.assign(**{"score Mass": np.nan}), "a score that is no number", id="NaN"),
+        pytest.param(lambda t: t.assign(**{"score Mass": np.nan}), "a score that is not finite", id="NaN"),
         pytest.param(lambda t: t.assign(image_id="000"), "an image twice", id="image twice"),
         pytest.param(lambda t: t.drop(columns="score Mass"), "does not have the columns", id="column dropped"),
         pytest.param(lambda t: t.assign(**{"label Mass": 1 - t["label Mass"]}), "does not hold", id="labels turned"),
@@ -147,13 +147,13 @@ def test_runs_on_other_images_do_not_share_a_board(results):
     table = score_table(1)
     table["image_id"] = "x" + table["image_id"]
     publish(results, table, "x0", "Others", name="sam")
-    with pytest.raises(RecordError, match="were scored on other images or labels"):
+    with pytest.raises(RecordError, match="were evaluated on different images or labels"):
         text_of(results)
 
 
 def test_a_seed_counts_once(results):
     publish(results, score_table(1.5, 3), "b2", "Strong", seed=1, name="ma")
-    with pytest.raises(RecordError, match="a seed of ma stands twice"):
+    with pytest.raises(RecordError, match="ma has a seed twice"):
         text_of(results)
 
 
@@ -208,7 +208,7 @@ def test_texts_from_a_record_are_only_text(results):
     assert "\u202e" not in text
     assert "\nrm " not in text
     assert r"\| \[a\](b) \!\[c\](d) \`e\`" in text
-    row = next(line for line in text.splitlines() if "script" in line and line.startswith("| "))
+    row = next(line for line in text.splitlines() if "script" in line and line.startswith("|   1 "))
     columns = next(line for line in text.splitlines() if "# | Method" in line).count("|")
     assert row.replace("\\|", "").count("|") == columns
 
@@ -241,20 +241,20 @@ def test_publishing_replaces_whole_folders(three, tmp_path):
     (place / "roc.png").write_bytes(b"")
     again, replaced_again = records.publish(folder, record, tmp_path / "results")
     assert (replaced, replaced_again, place) == ("published in", "replaced the record in", again)
-    assert sorted(path.name for path in place.iterdir()) == ["reliability.png", "roc.png", "run.json", "scores.parquet"]
+    assert sorted(path.name for path in place.iterdir()) == ["roc.png", "run.json", "scores.parquet"]
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]
 
 
-def test_heatmaps_of_noise_lie_above_no_floor(results):
+def test_heatmaps_of_noise_are_above_no_baseline(results):
     publish_localized(results, 0.0, name="sam")
-    assert "in the pointing game the whole interval lies above neither floor for Maps" in text_of(results)
+    assert "in the pointing game the 95 % interval lies above neither baseline for Maps" in text_of(results)
 
 
 def publish_localized(results, brightness, run_id="l0", **about):
     return publish(results, score_table(1, 7), run_id, "Maps", maps=heatmaps(score_table(1), brightness), **about)
 
 
-def test_localisation_stands_on_the_board_above_its_floors(localized):
+def test_localization_is_shown_next_to_its_baselines(localized):
     base, record = localized
     found = record.localization
     assert (found.mean.boxes, found.mean.findings, found.images, found.grid) == (40, 2, 40, [4, 4])
@@ -267,8 +267,8 @@ def test_localisation_stands_on_the_board_above_its_floors(localized):
     assert f"| {found.mean.method.iobb.accuracy[1]:.3f} |" in row.replace("  ", "").replace("|", "| ").replace(
         "  ", " "
     )
-    assert "Floor: random maps of 4x4 places" in text
-    assert "in the pointing game the whole interval lies above both floors for Maps;" in text
+    assert "Baseline: random maps of 4x4 cells" in text
+    assert "in the pointing game the 95 % interval lies above both baselines for Maps;" in text
     assert "heatmaps.png)" in text
 
 
@@ -280,7 +280,7 @@ def test_localisation_stands_on_the_board_above_its_floors(localized):
                 folder / "run.json",
                 lambda c: (c["localization"]["mean"]["method"]["iobb"]["accuracy"].__setitem__(1, 0.99), recheck(c)),
             ),
-            r"mean\.method\.iobb\.accuracy\[1\] is 0\.990000, the evidence gives",
+            r"mean\.method\.iobb\.accuracy\[1\] is 0\.990000, the artifacts give",
             id="a forged number",
         ),
         pytest.param(
@@ -297,7 +297,7 @@ def test_localisation_stands_on_the_board_above_its_floors(localized):
         ),
     ],
 )
-def test_localisation_that_does_not_follow_from_its_heatmaps_is_refused(with_maps, damage, message):
+def test_localization_that_does_not_follow_from_its_heatmaps_is_refused(with_maps, damage, message):
     results, folder = with_maps
     damage(folder)
     with pytest.raises(RecordError, match=message):
@@ -322,15 +322,15 @@ def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(w
         read(Workspace(results))
 
 
-def test_runs_that_were_localised_against_other_boxes_do_not_share_a_board(results):
+def test_runs_localized_against_different_boxes_do_not_share_a_board(results):
     maps = heatmaps(score_table(1), 3.0)
     publish(results, score_table(1, 7), "l0", "Maps", maps=maps, name="sam")
     publish(results, score_table(1, 8), "l1", "Maps", maps=maps._replace(boxes=maps.boxes / 2), name="sam", seed=1)
-    with pytest.raises(RecordError, match="were localised against other boxes"):
+    with pytest.raises(RecordError, match="were localized against different boxes"):
         text_of(results)
 
 
-def test_a_step_is_a_paired_difference_over_common_seeds(results):
+def test_a_paired_difference_is_over_common_seeds(results):
     claim = {"name": "sam", "compared_with": ["ma", "bsl", "nobody"]}
     publish(results, score_table(1.5, 2), "s1", "Step", seed=1, **claim)
     publish(results, score_table(3.0, 5), "s2", "Step", seed=2, **claim)
@@ -344,23 +344,35 @@ def test_a_step_is_a_paired_difference_over_common_seeds(results):
 @pytest.mark.parametrize(
     ("skill", "examples", "told"),
     [
-        pytest.param(3.0, 10, "is a gain at equal training", id="better"),
-        pytest.param(0.5, 10, "is no difference that its interval shows at equal training", id="alike"),
-        pytest.param(-1.0, 10, "is a loss at equal training", id="worse"),
-        pytest.param(3.0, 20, "is a gain with more training images, which may be all of it", id="better at more"),
-        pytest.param(3.0, 5, "is a gain with fewer training images", id="better at less"),
+        pytest.param(3.0, 10, "Significant gain at equal training budget (95 % CI excludes 0)", id="better"),
+        pytest.param(
+            0.5,
+            10,
+            "No significant difference at equal training budget (95 % CI of the difference includes 0)",
+            id="alike",
+        ),
+        pytest.param(-1.0, 10, "Significant loss at equal training budget (95 % CI excludes 0)", id="worse"),
+        pytest.param(
+            3.0,
+            20,
+            "gain with 2.0x the training images (95 % CI excludes 0), which may explain all of it",
+            id="better at more",
+        ),
+        pytest.param(
+            3.0, 5, "Significant gain with 0.5x the training images (95 % CI excludes 0):", id="better at less"
+        ),
     ],
 )
-def test_the_sentence_says_what_a_step_shows_and_what_not(results, skill, examples, told):
+def test_the_summary_states_what_a_difference_shows_and_what_not(results, skill, examples, told):
     publish(results, score_table(skill, 5), "s0", "Step", name="sam", compared_with=["bsl"], examples=examples)
-    sentence = next(line for line in text_of(results).splitlines() if "In one sentence" in line)
-    assert "Step over Weak (" in sentence
+    sentence = next(line for line in text_of(results).splitlines() if line.startswith("**Summary:**") and "vs." in line)
+    assert "Step vs. Weak (" in sentence
     assert told in sentence
     assert "a difference from one seed" in sentence
     assert sentence.endswith("nothing here is about patients.")
 
 
-def test_options_that_both_have_must_be_equal_in_a_step(results):
+def test_options_that_both_have_must_be_equal_in_a_pair(results):
     publish(results, score_table(1), "o0", "Lower", name="fam", options={"gates": "open"})
     about = {"name": "sam", "compared_with": ["fam"]}
     publish(results, score_table(1), "o1", "Same", options={"gates": "open", "pool": "max"}, **about)

@@ -43,7 +43,7 @@ def numbers(results):
         yield f"{row.mean('mean_auc'):.3f} [{low:.3f}, {high:.3f}]"
         yield f"{row.mean('mean_auc_without_rare'):.3f}"
         if len(row.runs) > 1:
-            yield f"{len(row.runs)} ({row.values('mean_auc').min():.3f} to {row.values('mean_auc').max():.3f})"
+            yield f"{len(row.runs)} ({row.values('mean_auc').min():.3f}–{row.values('mean_auc').max():.3f})"
 
 
 @pytest.mark.parametrize("columns", [30, 80, 200])
@@ -67,11 +67,11 @@ def test_no_line_is_longer_than_the_screen(results, capsys, monkeypatch, columns
 def test_text_from_records_is_only_text(results, capsys, monkeypatch):
     text = shown(results, capsys, monkeypatch, 400)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", text)
-    table, sentence = text.split("What each step adds: ")
+    table, sentence = text.split("Paired differences (ablation): ")
     for part in (table, sentence):
         assert "[bold red]x[/] [link=file:///etc]y[/link] :smile:" in part
         assert "`a` *b* <b>&amp;</b> \\[c] 漢字 www" in part
-    assert sentence.startswith("Strong over Weak (pool=[bold red]x")
+    assert "Strong vs. Weak (pool=[bold red]x" in sentence
 
 
 def test_a_dataset_and_a_rule_are_only_text_too(results, capsys, monkeypatch):
@@ -85,12 +85,12 @@ def test_a_dataset_and_a_rule_are_only_text_too(results, capsys, monkeypatch):
     assert text.count("[bold red]x[/] [link=file:///etc]y[/link] :smile:") == 3  # heading, rule, method
 
 
-def test_boards_stand_in_the_order_of_the_leaderboard_best_first(results, capsys, monkeypatch):
+def test_boards_are_in_the_order_of_the_leaderboard_best_first(results, capsys, monkeypatch):
     text = shown(results, capsys, monkeypatch, 80)
     headings = [line for line in text.splitlines() if "Made up, recipe quick" in line]
     assert [heading.startswith("Trial, not a benchmark result: ") for heading in headings] == [False, True]
     assert text.index(" 1   Strong") < text.index(" 2   Weak (pool=")
-    assert text.count("Ranked by the mean test AUC over the findings") == 2
+    assert text.count("Ranked by mean test AUC") == 2
     assert "nothing here is about patients." in " ".join(text.split())
 
 
@@ -119,7 +119,7 @@ def test_a_record_that_lies_is_not_shown(results):
 def test_no_records_are_no_error(tmp_path):
     (tmp_path / "results").mkdir()
     told = CliRunner().invoke(main, ["leaderboard", "--results", str(tmp_path / "results"), "--show"])
-    assert (told.exit_code, "There are no records yet" in told.output) == (0, True)
+    assert (told.exit_code, "No records yet" in told.output) == (0, True)
 
 
 def test_check_and_show_are_asked_for_one_by_one():

@@ -12,7 +12,7 @@ from chxbench import METHODS, MethodError, Output
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.engine.weights import loaded_weights
 from chxbench.benchmark.utils.errors import UserError
-from chxbench.benchmark.utils.options import build
+from chxbench.benchmark.utils.options import build, field_help
 from chxbench.methods import backbones, blocks
 from chxbench.methods.wang2017 import Wang2017
 
@@ -33,7 +33,7 @@ def test_method_keeps_the_contract(cls):
     images, targets = torch.randn(4, 3, 64, 64), (torch.rand(4, len(FINDINGS)) < 0.3).float()
     targets[0, 0] = torch.nan
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
-    for _ in range(4):  # zero-initialised branches and gates pass gradients on only after steps of their own
+    for _ in range(4):  # zero-initialized branches and gates pass gradients on only after steps of their own
         output = network(images)
         assert output.logits.shape == (4, len(FINDINGS))
         assert output.logits.isfinite().all()
@@ -70,7 +70,7 @@ def test_options_are_checked_and_the_class_is_documented(cls):
     with pytest.raises(UserError, match="unknown setting 'no_such_option'"):
         build(cls, {"no_such_option": 1}, "")
     assert cls.title
-    assert all(f"{field.name}" in cls.__doc__ for field in fields(cls))
+    assert set(field_help(cls)) == {field.name for field in fields(cls)}
 
 
 @pytest.mark.parametrize("cls", ENTRIES)
@@ -154,7 +154,7 @@ def test_mean_of_probabilities_matches_float64_and_survives_extremes():
         assert gradient.isfinite().all()
 
 
-def test_log_sum_exp_lies_between_mean_and_maximum():
+def test_log_sum_exp_is_between_mean_and_maximum():
     maps = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(blocks.log_sum_exp(maps, 1e-3), maps.mean((2, 3)), atol=2e-3, rtol=0)
     torch.testing.assert_close(blocks.log_sum_exp(maps, 1e3), maps.amax((2, 3)), atol=5e-3, rtol=0)
@@ -322,7 +322,7 @@ def test_a_plain_networks_weights_fit_the_one_with_attention(tmp_path):
     assert all(".se.fc" in name for name in untouched)
 
 
-def test_a_whole_method_tells_that_its_head_was_not_loaded(tmp_path):
+def test_a_complete_method_reports_that_its_head_was_not_loaded(tmp_path):
     save_file(backbones.build_backbone("resnet18", "none").state_dict(), tmp_path / "plain.safetensors")
     network = small(METHODS.get("bsl").cls).build(FINDINGS, str(tmp_path / "plain.safetensors"))
     assert loaded_weights(network) == ("plain.safetensors", ["head.weight", "head.bias"])
@@ -363,7 +363,7 @@ def test_googlenet_is_the_same_network_wherever_its_weights_came_from(monkeypatc
 
 def test_weights_with_attention_do_not_fit_a_network_without(tmp_path):
     save_file(backbones.build_backbone("resnet18", "none", attention=True).state_dict(), tmp_path / "se.safetensors")
-    with pytest.raises(MethodError, match="32 have no place in it"):
+    with pytest.raises(MethodError, match="32 do not belong to it"):
         backbones.build_backbone("resnet18", str(tmp_path / "se.safetensors"))
 
 
@@ -373,8 +373,8 @@ def test_the_output_stride_is_the_grid_of_the_maps(stride, places):
     assert method.build(FINDINGS, "none").eval()(torch.randn(1, 3, 64, 64)).maps.shape[2:] == (places, places)
 
 
-def test_imagenet_weights_out_of_reach_are_told_at_once(monkeypatch, tmp_path):
-    """Neither in the cache nor to be had: one answer, no retries, and how to go on."""
+def test_unreachable_imagenet_weights_are_reported_at_once(monkeypatch, tmp_path):
+    """Neither in the cache nor online: one query, no retries, and what to do."""
 
     def unreachable(url, timeout):
         assert timeout <= 10
@@ -392,7 +392,7 @@ def test_imagenet_weights_out_of_reach_are_told_at_once(monkeypatch, tmp_path):
 def test_the_full_name_of_imagenet_weights_is_pinned(monkeypatch):
     plain = backbones.build_backbone("resnet18", "none")
     create = backbones.timm.create_model
-    monkeypatch.setattr(backbones, "_answers", lambda repository: None)
+    monkeypatch.setattr(backbones, "_check_host", lambda repository: None)
     monkeypatch.setattr(
         backbones.timm, "create_model", lambda name, pretrained, **more: plain if pretrained else create(name, **more)
     )
@@ -405,17 +405,19 @@ def test_the_full_name_of_imagenet_weights_is_pinned(monkeypatch):
     ("name", "weights", "attention", "message"),
     [
         pytest.param("resnet10000", "none", False, "cannot be built", id="unknown backbone"),
-        pytest.param("vgg11", "none", True, "takes no squeeze-and-excitation blocks", id="attention elsewhere"),
+        pytest.param(
+            "vgg11", "none", True, "does not support squeeze-and-excitation blocks", id="attention in another network"
+        ),
         pytest.param("resnet18", "weights.pth", False, "neither imagenet, none nor", id="a pickle"),
         pytest.param("resnet18", "gone.safetensors", False, "cannot be read", id="missing file"),
     ],
 )
-def test_a_backbone_that_cannot_be_had_is_answered(name, weights, attention, message):
+def test_a_backbone_that_cannot_be_built_is_reported(name, weights, attention, message):
     with pytest.raises(MethodError, match=message):
         backbones.build_backbone(name, weights, attention=attention)
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
+def test_weights_of_another_network_are_rejected(tmp_path):
     save_file(backbones.build_backbone("resnet34", "none").state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(MethodError, match="do not fit the backbone"):
         backbones.build_backbone("resnet50", str(tmp_path / "other.safetensors"))
@@ -436,3 +438,14 @@ def test_scores_are_not_rounded_by_autocast(cls):
         logits = network(torch.randn(64, 3, 64, 64)).logits
     assert logits.dtype == torch.float32
     assert len(logits.unique()) > 0.95 * logits.numel()
+
+
+def test_weights_of_torchvision_are_not_unpickled_without_restrictions(monkeypatch):
+    from chxbench.methods import torchvision_trunks
+
+    arguments = {}
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda url, **given: arguments.update(given)
+    )
+    assert torchvision_trunks.imagenet_weights("torchvision/alexnet")[1].startswith("torchvision/AlexNet_Weights")
+    assert arguments["weights_only"] is True and arguments["check_hash"] is True

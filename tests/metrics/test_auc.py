@@ -98,18 +98,18 @@ def test_average_precision_sees_only_the_order_and_is_undefined_with_the_auc(pai
         ([0, 1, np.nan], None),
     ],
 )
-def test_the_reason_is_told_exactly_where_there_is_no_number(labels, reason):
+def test_a_reason_is_given_exactly_where_auc_is_undefined(labels, reason):
     labels = np.array(labels, float)
     assert auc_metrics.undefined_reason(labels) == reason
     for measure in (auc_metrics.auc, auc_metrics.average_precision):
         assert (measure(np.arange(len(labels)), labels) is None) == (reason is not None)
 
 
-def test_no_image_is_no_number():
+def test_without_images_all_is_undefined():
     nothing = np.zeros((0, 2))
-    for judge in (auc_metrics.evaluate, evaluate_precision):
-        judged = judge(nothing, nothing, [], 20)
-        assert judged.each == [auc_metrics.Interval(None, None, None)] * 2 and judged.positives == [0, 0]
+    for evaluate in (auc_metrics.evaluate, evaluate_precision):
+        evaluation = evaluate(nothing, nothing, [], 20)
+        assert evaluation.each == [auc_metrics.Interval(None, None, None)] * 2 and evaluation.positives == [0, 0]
 
 
 def test_one_patient_is_the_same_in_every_draw():
@@ -124,18 +124,18 @@ def test_no_interval_where_no_draw_is_defined():
     ]
 
 
-def test_mean_leaves_undefined_findings_out_and_says_over_how_many():
+def test_mean_leaves_undefined_findings_out_and_counts_the_others():
     scores = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     labels = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
-    judged = auc_metrics.evaluate(scores, labels, ["a", "b", "c"], 100)
-    assert judged.each[1] == auc_metrics.Interval(None, None, None)
-    assert (judged.mean[0].value, judged.mean[1]) == (1.0, 1)
+    evaluation = auc_metrics.evaluate(scores, labels, ["a", "b", "c"], 100)
+    assert evaluation.each[1] == auc_metrics.Interval(None, None, None)
+    assert (evaluation.mean[0].value, evaluation.mean[1]) == (1.0, 1)
     assert auc_metrics.mean_auc(scores, labels) == 1.0
 
 
-def test_nothing_defined_is_no_number():
-    judged = auc_metrics.evaluate(np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b", "c"], 100)
-    assert judged.mean == (auc_metrics.Interval(None, None, None), 0)
+def test_without_a_defined_finding_the_mean_is_undefined():
+    evaluation = auc_metrics.evaluate(np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b", "c"], 100)
+    assert evaluation.mean == (auc_metrics.Interval(None, None, None), 0)
     assert auc_metrics.mean_auc(np.zeros((3, 2)), np.zeros((3, 2))) is None
 
 
@@ -143,9 +143,11 @@ def test_second_mean_leaves_one_finding_out():
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 3)) < 0.5).astype(float)
     scores = rng.standard_normal((60, 3))
-    judged = auc_metrics.evaluate(scores, labels, np.arange(60), 100, leave_out=2)
-    assert judged.mean[0].value == pytest.approx(np.mean([roc_auc_score(labels[:, c], scores[:, c]) for c in range(3)]))
-    assert judged.mean_without[0].value == pytest.approx(
+    evaluation = auc_metrics.evaluate(scores, labels, np.arange(60), 100, leave_out=(2,))
+    assert evaluation.mean[0].value == pytest.approx(
+        np.mean([roc_auc_score(labels[:, c], scores[:, c]) for c in range(3)])
+    )
+    assert evaluation.mean_without[0].value == pytest.approx(
         np.mean([roc_auc_score(labels[:, c], scores[:, c]) for c in range(2)])
     )
 
@@ -155,7 +157,7 @@ def test_second_mean_leaves_one_finding_out():
     [(auc_metrics.evaluate, roc_auc_score), (evaluate_precision, average_precision_score)],
     ids=["auc", "precision"],
 )
-def test_intervals_resample_patients_whole(evaluate, reference):
+def test_intervals_resample_patients_with_all_their_images(evaluate, reference):
     """Against a plain loop: draw patients, take all their images, ask scikit-learn."""
     rng = np.random.default_rng(1)
     patients = rng.integers(0, 30, 120)
@@ -192,11 +194,15 @@ def auc_by_pairs(scores, labels, weights):
 @example([(0, 0.0, 0), (1, np.nan, 1)])
 def test_every_draw_is_the_auc_of_images_weighted_by_their_patients(images):
     scores, labels, patients = (np.array(part, float) for part in zip(*images, strict=True))
-    _, owner = np.unique(patients, return_inverse=True)
+    _, patient_index = np.unique(patients, return_inverse=True)
     generator = np.random.default_rng(3)
-    drawn = [generator.integers(0, owner.max() + 1, owner.max() + 1) for _ in range(20)]
-    wanted = [auc_by_pairs(scores, labels, np.bincount(draw, minlength=owner.max() + 1)[owner]) for draw in drawn]
-    np.testing.assert_array_equal(auc_metrics.mean_auc_draws(scores[:, None], labels[:, None], patients, 20, 3), wanted)
+    drawn = [generator.integers(0, patient_index.max() + 1, patient_index.max() + 1) for _ in range(20)]
+    wanted = [
+        auc_by_pairs(scores, labels, np.bincount(draw, minlength=patient_index.max() + 1)[patient_index])
+        for draw in drawn
+    ]
+    found = auc_metrics.bootstrap(scores[:, None], labels[:, None], patients, 20, 3)[:, 0]
+    np.testing.assert_array_equal(found, wanted)
 
 
 @given(rated_images)

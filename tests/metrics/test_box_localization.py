@@ -80,7 +80,7 @@ def test_regions_are_those_of_scipy(share):
 def test_boxes_do_not_depend_on_how_many_maps_are_held_at_a_time(monkeypatch):
     maps = np.random.default_rng(0).random((30, 7, 7))
     whole = localization.predict_boxes(maps, WHOLE)
-    monkeypatch.setattr(localization, "HELD", 7 * WHOLE.side**2)
+    monkeypatch.setattr(localization, "MAX_PIXELS", 7 * WHOLE.side**2)
     for part, other in zip(whole, localization.predict_boxes(maps, WHOLE), strict=True):
         np.testing.assert_array_equal(part, other)
 
@@ -142,16 +142,16 @@ def test_a_map_without_contrast_points_nowhere():
     assert not localization.match_boxes(np.zeros((1, 1, 4, 4)), boxes, WHOLE).pointed.any()
 
 
-def test_the_floor_of_a_random_map_points_as_often_as_boxes_are_large():
+def test_the_random_baseline_points_as_often_as_boxes_are_large():
     generator = np.random.default_rng(1)
     corners = generator.random((400, 2)) * 0.5
     boxes = truth(*[(k, k % 2, (*corner, 0.5, 0.25)) for k, corner in enumerate(corners)], images=400)
-    floors = [localization.random_baseline((8, 8), 2, boxes, WHOLE, seed).pointed.mean() for seed in range(20)]
-    assert np.mean(floors) == pytest.approx(0.125, abs=0.015)
-    assert len(set(floors)) > 1
+    baselines = [localization.random_baseline((8, 8), 2, boxes, WHOLE, seed).pointed.mean() for seed in range(20)]
+    assert np.mean(baselines) == pytest.approx(0.125, abs=0.015)
+    assert len(set(baselines)) > 1
 
 
-def test_the_floor_of_the_middle_box_is_one_box_an_image():
+def test_the_center_baseline_is_one_box_per_image():
     boxes = truth((0, 0, (0.25, 0.25, 0.5, 0.5)), (1, 1, (0.0, 0.0, 0.2, 0.2)), images=2)
     marks = localization.center_baseline(2, boxes)
     assert marks.found[0].all()

@@ -30,7 +30,7 @@ def test_bins_of_equal_count_equal_scikit_learns_quantiles(seed):
     observed, predicted = calibration_curve(labels, probabilities, n_bins=10, strategy="quantile")
     np.testing.assert_allclose(found.predicted, predicted, atol=1e-12)
     np.testing.assert_allclose(found.observed, observed, atol=1e-12)
-    assert found.count.tolist() == [60] * 10
+    assert found.counts.tolist() == [60] * 10
 
 
 def test_a_case_by_hand():
@@ -46,7 +46,7 @@ def test_ties_share_a_bin_and_their_bin_weighs_what_it_holds():
     probabilities = np.array([0.2] * 7 + [0.5, 0.6, 0.9])
     labels = np.array([1.0] + [0.0] * 6 + [1.0, 0.0, 1.0])
     found = calibration.reliability(probabilities, labels, 5)
-    assert found.count.tolist() == [7, 1, 2] and found.count.sum() == 10
+    assert found.counts.tolist() == [7, 1, 2] and found.counts.sum() == 10
     assert found.predicted == pytest.approx([0.2, 0.5, 0.75]) and found.observed == pytest.approx([1 / 7, 1, 0.5])
     wanted = (7 * abs(0.2 - 1 / 7) + abs(0.5 - 1) + 2 * abs(0.75 - 0.5)) / 10
     assert calibration.expected_calibration_error(probabilities, labels, 5) == pytest.approx(wanted)
@@ -65,9 +65,9 @@ def test_the_order_of_images_changes_nothing_and_no_probability_is_in_two_bins(i
     for ours, others in zip(found, calibration.reliability(*shuffled, bins), strict=True):
         np.testing.assert_allclose(ours, others, atol=1e-12)
     known = probabilities[~np.isnan(labels)]
-    assert found.count.sum() == len(known) and len(found.count) <= min(bins, len(set(known)))
+    assert found.counts.sum() == len(known) and len(found.counts) <= min(bins, len(set(known)))
     edges = np.searchsorted(np.sort(known), np.unique(known))
-    assert set(np.cumsum(found.count)[:-1]) <= set(edges.tolist())
+    assert set(np.cumsum(found.counts)[:-1]) <= set(edges.tolist())
 
 
 @given(rated)
@@ -79,7 +79,7 @@ def test_unknown_labels_count_nowhere(images):
         assert (score(probabilities, labels) is None) == (not known.any())
 
 
-def test_no_image_is_no_number_and_no_bin():
+def test_without_images_all_is_undefined_and_no_bin_exists():
     nothing = np.array([])
     assert calibration.brier(nothing, nothing) is None
     assert calibration.expected_calibration_error(nothing, nothing) is None
@@ -93,11 +93,11 @@ def test_one_class_is_calibrated_by_small_probabilities():
 
 def test_intervals_of_the_bins_are_wilsons():
     found = calibration.reliability(*predictions(0), 7)
-    for observed, count, low, high in zip(found.observed, found.count, found.low, found.high, strict=True):
+    for observed, count, low, high in zip(found.observed, found.counts, found.low, found.high, strict=True):
         wanted = binomtest(round(observed * count), count).proportion_ci(method="wilson")
         assert (low, high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
 
 
-def test_fewer_than_one_bin_is_refused():
+def test_fewer_than_one_bin_is_rejected():
     with pytest.raises(ValueError, match="at least one"):
         calibration.reliability(np.array([0.5]), np.array([1.0]), 0)

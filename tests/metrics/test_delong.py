@@ -42,20 +42,20 @@ def test_the_published_example():
     assert delong.p_value(scores[:, 0], scores[:, 1], labels) == pytest.approx(0.02718, abs=5e-6)
 
 
-def by_definition(scores, labels, owner):
+def by_definition(scores, labels, patient_index):
     """Obuchowski's covariance straight from its sums, every positive image against every negative one."""
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     higher = scores[positive][:, None] > scores[negative]
     wins = higher + 0.5 * (scores[positive][:, None] == scores[negative])  # (M, N, K)
     theta, above, below = wins.mean((0, 1)), wins.mean(1), wins.mean(0)
-    count, patients = scores.shape[1], np.unique(owner)
+    count, patients = scores.shape[1], np.unique(patient_index)
     s10, s01, s11 = np.zeros((3, count, count))
     for patient in patients:
-        x = (above - theta)[owner[positive] == patient].sum(0)
-        y = (below - theta)[owner[negative] == patient].sum(0)
+        x = (above - theta)[patient_index[positive] == patient].sum(0)
+        y = (below - theta)[patient_index[negative] == patient].sum(0)
         s10, s01, s11 = s10 + np.outer(x, x), s01 + np.outer(y, y), s11 + np.outer(x, y)
     m, n = len(positive), len(negative)
-    ill, well = len(np.unique(owner[positive])), len(np.unique(owner[negative]))
+    ill, well = len(np.unique(patient_index[positive])), len(np.unique(patient_index[negative]))
     s10, s01 = s10 * ill / ((ill - 1) * m), s01 * well / ((well - 1) * n)
     s11 = s11 * len(patients) / (len(patients) - 1)
     return theta, s10 / m + s01 / n + (s11 + s11.T) / (m * n)
@@ -64,11 +64,11 @@ def by_definition(scores, labels, owner):
 @pytest.mark.parametrize("seed", range(5))
 def test_midranks_give_what_all_pairs_give(seed):
     rng = np.random.default_rng(seed)
-    owner = rng.integers(0, 25, 120)
+    patient_index = rng.integers(0, 25, 120)
     labels = (rng.random(120) < 0.3).astype(float)
-    scores = (rng.standard_normal((120, 3)) + labels[:, None] + rng.standard_normal(25)[owner, None]).round(1)
+    scores = (rng.standard_normal((120, 3)) + labels[:, None] + rng.standard_normal(25)[patient_index, None]).round(1)
     for ours, wanted in zip(
-        delong.covariance(scores, labels, owner), by_definition(scores, labels, owner), strict=True
+        delong.covariance(scores, labels, patient_index), by_definition(scores, labels, patient_index), strict=True
     ):
         np.testing.assert_allclose(ours, wanted, atol=1e-12)
 

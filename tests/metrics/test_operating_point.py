@@ -29,7 +29,7 @@ def test_a_threshold_keeps_its_promise_and_no_lower_one_does(images, specificity
         assert (negatives < np.nextafter(cut, -np.inf)).mean() < specificity
 
 
-def test_a_share_that_is_a_whole_number_of_images_is_that_number():
+def test_a_share_that_is_an_integer_number_of_images_is_that_number():
     # 0.07 * 100 is a little more than 7 in floating point.
     assert operating_point.threshold(np.arange(100.0), np.zeros(100), 0.07) == np.nextafter(6, 7)
 
@@ -48,7 +48,7 @@ def test_thresholds_of_single_precision_scores_are_not_rounded_onto_a_score():
 
 
 @pytest.mark.parametrize("specificity", [0, -0.1, 1.1, np.nan])
-def test_a_share_out_of_range_is_refused(specificity):
+def test_a_share_out_of_range_is_rejected(specificity):
     with pytest.raises(ValueError, match="specificity"):
         operating_point.threshold(np.array([1.0]), np.array([0.0]), specificity)
 
@@ -65,7 +65,7 @@ def test_rates_equal_scikit_learns_confusion_matrix(images, cut):
     assert found == Rates(tp / (tp + fn) if tp + fn else None, tn / (tn + fp) if tn + fp else None)
 
 
-def test_intervals_resample_patients_whole():
+def test_intervals_resample_patients_with_all_their_images():
     """Against a plain loop: draw patients, take all their images, count."""
     rng = np.random.default_rng(1)
     patients = rng.integers(0, 25, 120)

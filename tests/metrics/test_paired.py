@@ -14,10 +14,10 @@ from chxbench.benchmark.metrics.paired import compare, holm, two_sided_p
 def study(seed=0, findings=3, images=150, patients=40):
     """Two methods' scores (N, C), the second one noisier; labels and patients."""
     rng = np.random.default_rng(seed)
-    owner = rng.integers(0, patients, images)
+    patient_index = rng.integers(0, patients, images)
     labels = (rng.random((images, findings)) < 0.4).astype(float)
     first = rng.standard_normal((images, findings)) + 2 * labels
-    return first, first + 2 * rng.standard_normal((images, findings)), labels, owner
+    return first, first + 2 * rng.standard_normal((images, findings)), labels, patient_index
 
 
 def test_a_difference_is_that_of_the_same_patients_draw_by_draw():
@@ -40,14 +40,15 @@ def test_a_difference_is_that_of_the_same_patients_draw_by_draw():
 def test_the_means_are_over_the_defined_findings():
     first, second, labels, patients = study()
     labels[:, 1] = 0
-    found = compare(first, second, labels, patients, 200, leave_out=2)
+    found = compare(first, second, labels, patients, 200, leave_out=(2,))
     undefined = found.each[1]
     assert undefined.reason == "no positive image" and set(undefined[:-1]) == {None}
     areas = np.array([[roc_auc_score(labels[:, c], s[:, c]) for c in (0, 2)] for s in (first, second)])
     assert found.mean[:3] == pytest.approx([*areas.mean(1), areas.mean(1)[0] - areas.mean(1)[1]])
     assert found.mean_without[:3] == found.each[0][:3]
     assert found.mean_without[3:6] == pytest.approx(found.each[0][3:6])
-    apart = np.subtract(*(auc_metrics.mean_auc_draws(scores, labels, patients, 200) for scores in (first, second)))
+    replicates = (auc_metrics.bootstrap(scores, labels, patients, 200) for scores in (first, second))
+    apart = np.subtract(*map(auc_metrics.mean_defined, replicates))
     assert [found.mean.low, found.mean.high] == pytest.approx(np.quantile(apart, [0.025, 0.975]), abs=1e-12)
     assert found.mean.p_corrected is None and found.mean.p_analytic is None
 
@@ -60,14 +61,14 @@ def test_findings_are_corrected_together_and_undefined_ones_are_not_counted():
     assert [one.p_corrected for one in found[1:]] == holm([one.p for one in found[1:]])
 
 
-def test_nothing_defined_is_no_difference():
+def test_without_a_defined_finding_the_difference_is_undefined():
     found = compare(np.zeros((4, 2)), np.ones((4, 2)), np.full((4, 2), np.nan), list("aabb"), 50)
     assert [one.reason for one in found.each] == ["no known label"] * 2
     for mean in (found.mean, found.mean_without):
         assert mean.value is None and mean.reason == "no finding with positive and negative images"
 
 
-def test_no_image_is_no_difference():
+def test_without_images_the_difference_is_undefined():
     nothing = np.zeros((0, 2))
     assert [one.reason for one in compare(nothing, nothing, nothing, [], 50).each] == ["no image"] * 2
 

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from matplotlib import rc_context
 from PIL import Image
-from record_factory import publish, score_table
+from record_factory import heatmaps, publish, score_table
+from scipy.special import expit
 
 from chxbench.benchmark.leaderboard.plots import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
-from chxbench.benchmark.records.figures.reliability import ReliabilityCurve, draw_reliability, reliability_sha256
+from chxbench.benchmark.metrics.calibration import reliability
+from chxbench.benchmark.metrics.localization import Frame
+from chxbench.benchmark.records.figures.overlays import Panel, draw_panels
+from chxbench.benchmark.records.figures.reliability import draw_reliability
 from chxbench.benchmark.records.figures.roc import draw_roc
 from chxbench.benchmark.records.figures.style import COLORS, KEY, drawn_from, fold, line_style, new_figure, save
 from chxbench.benchmark.utils.errors import UserError
@@ -16,7 +20,6 @@ pytestmark = pytest.mark.usefixtures("full_figures")
 
 EVIL = "$x_{1$ _a_ <b>bold</b> \x1b[31m\u202e 漢字 \\frac " + "long " * 10
 LINE = AucLine("MA", 0.8, 0.7, 0.9, [0.79, 0.81])
-PANEL = ReliabilityCurve("Mass", [0.1, 0.2], [0.1, 0.3], [9, 1], [0.0, 0.1], [0.2, 0.4], 0.02, 0.05)
 
 
 def auc_lines(count, name=""):
@@ -35,24 +38,12 @@ def dots(count, name=""):
     return [Dot(f"{k} {name}", float(rng.uniform(9, 4000)), 0.7 + k / 1000, 0.6, 0.8) for k in range(count)]
 
 
-def panels(count, name="Pleural_Thickening"):
-    """As many findings; the first rare, the second without an image."""
-    predicted = np.linspace(0.01, 0.4, 10)
-    full = ReliabilityCurve(name, predicted, predicted**2, np.arange(10), predicted / 2, predicted * 1.5, 0.03, 0.06)
-    rare = full._replace(predicted=predicted / 1000, observed=np.zeros(10), low=None, high=None)
-    empty = ReliabilityCurve("Hernia", [np.nan], [None], [0])
-    return [rare, empty, *[full] * count][:count]
-
-
 HARD = {
     "auc of one": lambda path: draw_auc(auc_lines(1), "one", path),
     "auc of 60": lambda path: draw_auc(auc_lines(60, EVIL), f"{EVIL}\n{EVIL}", path),
     "nothing defined": lambda path: draw_auc([LINE._replace(auc=None, low=None, high=None, seeds=[np.nan])], "", path),
     "speed of one": lambda path: draw_speed(dots(1), "one", path),
     "speed of 60": lambda path: draw_speed(dots(60, EVIL), f"{EVIL}\n{EVIL}", path),
-    "reliability of one": lambda path: draw_reliability(panels(1), "one", path),
-    "reliability of 14": lambda path: draw_reliability(panels(14), "of 14", path),
-    "reliability of 16": lambda path: draw_reliability(panels(16, EVIL), EVIL, path),
 }
 
 
@@ -111,10 +102,6 @@ def test_a_figure_carries_the_hash_of_what_it_shows(tmp_path):
     assert drawn_from(path) == auc_sha256([LINE], "t")
     draw_speed(dots(2), "t", path)
     assert drawn_from(path) == dots_sha256(dots(2), "t")
-    draw_reliability([PANEL], "t", path)
-    assert drawn_from(path) == reliability_sha256([PANEL], "t")
-    draw_reliability([PANEL], "t", path, key="a key of the caller's")
-    assert drawn_from(path) == "a key of the caller's"
 
 
 @pytest.mark.parametrize(
@@ -125,13 +112,6 @@ def test_a_figure_carries_the_hash_of_what_it_shows(tmp_path):
             auc_sha256,
             {"name": "x", "auc": 0.5, "low": 0.5, "high": None, "seeds": [0.79], "control": True, "reported": 0.8},
             id="auc",
-        ),
-        pytest.param(
-            PANEL,
-            reliability_sha256,
-            {"finding": "x", "predicted": [0.1, 0.21], "observed": [0.1, None], "count": [9, 2]}
-            | {"low": None, "high": [0.2, 0.5], "error": 0.03, "brier": None},
-            id="reliability",
         ),
     ],
 )
@@ -147,8 +127,6 @@ def test_the_hash_changes_with_all_that_a_figure_shows(shown, digest, others):
 def test_the_hash_does_not_depend_on_how_numbers_are_held():
     held = LINE._replace(auc=np.float64(0.8), seeds=np.array([0.79, 0.81]), control=np.False_, reported=np.nan)
     assert auc_sha256([held], "t") == auc_sha256([LINE], "t")
-    arrays = {field: np.array(getattr(PANEL, field)) for field in ("predicted", "observed", "count", "low", "high")}
-    assert reliability_sha256([PANEL._replace(**arrays)], "t") == reliability_sha256([PANEL], "t")
 
 
 def test_the_best_stands_on_top_and_what_is_undefined_below(tmp_path):
@@ -192,16 +170,22 @@ def test_means_intervals_seeds_and_reported_values_stand_where_they_are(axes_of)
     assert drawn_at(axes_of(draw_auc, [undefined], "t")) == [0.79]
 
 
-def test_bins_and_their_intervals_stand_where_they_are_and_empty_ones_nowhere(axes_of):
-    held = {"predicted": [0.1, 0.2, 0.9], "observed": [0.1, 0.3, 0.9], "count": [9, 1, 0]}
-    held |= {"low": [0.0, 0.1, 0.8], "high": [0.2, 0.4, 1.0]}
-    axes = axes_of(draw_reliability, [PANEL._replace(**held)], "t")
-    intervals, bins = axes.collections
-    np.testing.assert_array_equal(bins.get_offsets(), [[0.1, 0.1], [0.2, 0.3]])
-    np.testing.assert_array_equal(intervals.get_segments(), [[[0.1, 0.0], [0.1, 0.2]], [[0.2, 0.1], [0.2, 0.4]]])
-    full, small = bins.get_sizes()
-    assert full > 2 * small
-    assert 0.3 < axes.get_xlim()[1] == axes.get_ylim()[1] < 0.4
+def test_a_reliability_diagram_shows_the_bins_that_hold_images(tmp_path, axes_of):
+    table = score_table(1, without=["Hernia"])
+    table["label Mass"] = np.nan
+    _, record = publish(tmp_path / "results", table, "a0", EVIL)
+    draw_reliability(record, table, tmp_path / "figure.png")
+    assert drawn_from(tmp_path / "figure.png") == record.scores.sha256
+    assert (tmp_path / "figure.png").stat().st_size < 120_000
+    first = axes_of(draw_reliability, record, table)
+    intervals, dots = first.collections
+    test = table[table["split"] == "test"]
+    probabilities = expit(test["score Atelectasis"].to_numpy(np.float64))
+    found = reliability(probabilities, test["label Atelectasis"].to_numpy(np.float64))
+    np.testing.assert_array_equal(dots.get_offsets(), np.column_stack([found.predicted, found.observed]))
+    ends = [segment[:, 1] for segment in intervals.get_segments()]
+    np.testing.assert_array_equal(ends, np.column_stack([found.low, found.high]))
+    assert first.get_xlim() == first.get_ylim()
 
 
 def test_a_user_s_matplotlib_settings_change_nothing(tmp_path):
@@ -232,3 +216,18 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 )
 def test_text_is_folded_and_harmless(text, width, lines):
     assert fold(text, width) == lines
+
+
+def test_published_heatmaps_are_small_and_keep_their_colors(tmp_path):
+    rng = np.random.default_rng(0)
+    gray = (np.add.outer(np.arange(72), np.arange(72)) + rng.integers(0, 9, (72, 72))).astype(np.uint8)
+    maps = heatmaps(score_table(1), 1.0)
+    panels = [Panel(f"{k}", gray, maps.maps[k, k], maps.boxes[k : k + 1]) for k in range(14)]
+    for name, key in (("published", "key"), ("full", None)):
+        draw_panels(panels, Frame(72, 64), tmp_path / f"{name}.png", "title", columns=5, key=key)
+    assert drawn_from(tmp_path / "published.png") == "key"
+    assert (tmp_path / "published.png").stat().st_size < 60_000
+    images = (Image.open(tmp_path / f"{name}.png").convert("RGB") for name in ("published", "full"))
+    small, full = (np.asarray(image, int) for image in images)
+    assert small.shape == full.shape
+    assert np.abs(small - full).mean() < 4  # of 255

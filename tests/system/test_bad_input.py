@@ -91,8 +91,8 @@ BAD_FILES = [
         f"1 patients are in both .*{SECOND[:8]}",
         id="patient in two",
     ),
-    pytest.param(data(LIST, b""), f"{LIST} names no image", id="empty list"),
-    pytest.param(data(LIST, b"\n \r\n"), f"{LIST} names no image", id="blank list"),
+    pytest.param(data(LIST, b""), f"{LIST} lists no image", id="empty list"),
+    pytest.param(data(LIST, b"\n \r\n"), f"{LIST} lists no image", id="blank list"),
     pytest.param(data(LIST, b"\xff\xfe\x00"), f"{LIST} is not a text file", id="list of other bytes"),
     pytest.param(text(LIST, lambda t: t + "\nscan.png"), f"{LIST}, row 6 ('scan.png')", id="strange name"),
     pytest.param(text(LIST, lambda t: t + "\n00000077_000.png"), "00000077_000.png", id="no label"),
@@ -158,7 +158,7 @@ def test_files_that_may_not_be_read_are_named(root, prepare):
 
 
 def test_a_text_file_beyond_the_bound_is_not_read(root, prepare, monkeypatch):
-    monkeypatch.setattr("chxbench.datasets.nih_tables.MOST_BYTES", 300)
+    monkeypatch.setattr("chxbench.datasets.nih_tables.MAX_BYTES", 300)
     assert f"{root / V2020} holds more than 0 MiB" in sentence(prepare())
 
 
@@ -229,7 +229,7 @@ BAD_IMAGES = [
     ),
     pytest.param(cut, "truncated", id="cut short"),
     pytest.param(lambda path: path.write_bytes(path.read_bytes()[:40]), "cannot be read", id="cut in its header"),
-    pytest.param(deep, "more than 8 bits a pixel", id="16 bits"),
+    pytest.param(deep, "more than 8 bits per pixel", id="16 bits"),
     pytest.param(
         lambda path: path.write_bytes(claimed_png(8001, 8001)), "more than 64 million pixels", id="64 million"
     ),

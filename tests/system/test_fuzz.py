@@ -44,9 +44,9 @@ TOKENS = [
 
 
 @st.composite
-def changed(draw, whole: bytes) -> bytes:
+def changed(draw, original: bytes) -> bytes:
     """A few places of a file with something else there."""
-    data = bytearray(whole)
+    data = bytearray(original)
     for _ in range(draw(st.integers(1, 5))):
         begin = draw(st.integers(0, len(data)))
         end = begin + draw(st.sampled_from([0, 0, 1, 2, 8, 60, 10**6]))
@@ -56,13 +56,13 @@ def changed(draw, whole: bytes) -> bytes:
     return bytes(data)
 
 
-def files(whole: bytes) -> st.SearchStrategy[bytes]:
-    return st.one_of(changed(whole), changed(whole), changed(whole), st.binary(max_size=300))
+def files(original: bytes) -> st.SearchStrategy[bytes]:
+    return st.one_of(changed(original), changed(original), changed(original), st.binary(max_size=300))
 
 
 @contextlib.contextmanager
-def told():
-    """A refusal says one sentence; any other exception is a finding."""
+def only_user_errors():
+    """Accept a UserError of one sentence; any other exception fails the test."""
     try:
         yield
     except UserError as error:
@@ -87,7 +87,7 @@ def root(tmp_path_factory):
 @given(data=files(LIST))
 def test_lists(root, data):
     (root / "train_val_list.txt").write_bytes(data)
-    with told():
+    with only_user_errors():
         read_lists(root)
 
 
@@ -95,7 +95,7 @@ def test_lists(root, data):
 @given(data=files(TABLE))
 def test_labels(root, data):
     (root / "labels.csv").write_bytes(data)
-    with told():
+    with only_user_errors():
         read_labels(root / "labels.csv")
 
 
@@ -103,7 +103,7 @@ def test_labels(root, data):
 @given(data=files(BOXES))
 def test_boxes(root, data):
     (root / "boxes.csv").write_bytes(data)
-    with told():
+    with only_user_errors():
         read_boxes(root / "boxes.csv", set(LABELS))
 
 
@@ -111,9 +111,9 @@ def test_boxes(root, data):
 @given(data=st.data())
 def test_a_release_with_a_changed_file_is_a_whole_index_or_refused(root, data):
     name = data.draw(st.sampled_from(sorted(NAMES)))
-    for other, whole in NAMES.items():
-        (root / other).write_bytes(data.draw(files(whole)) if other == name else whole)
-    with told():
+    for other, original in NAMES.items():
+        (root / other).write_bytes(data.draw(files(original)) if other == name else original)
+    with only_user_errors():
         check(ChestXray14(allow_missing=True).index(root))
 
 
@@ -134,12 +134,12 @@ PICTURES = [picture(*kind) for kind in (("PNG", "L"), ("PNG", "P"), ("PNG", "RGB
 @given(data=st.sampled_from(PICTURES).flatmap(files))
 def test_images(root, data):
     (root / "image.png").write_bytes(data)
-    with told():
+    with only_user_errors():
         pixels = read_gray(str(root / "image.png"))
         assert pixels.ndim == 2 and pixels.dtype == np.uint8
 
 
-# --- scores from elsewhere ----------------------------------------------------------------------------------------
+# --- external predictions -----------------------------------------------------------------------------------------
 
 FINDINGS = ("Mass", "Hernia", "Pleural_Thickening")
 SCORES = pd.DataFrame({"image": list(LABELS), **{f"prob_{f}": np.linspace(0.1, 0.9, 7) for f in FINDINGS}})
@@ -165,7 +165,7 @@ PACKED = [CSV, CSV, CSV.replace(b",", b";").replace(b".", b","), gzip.compress(C
 @given(data=st.sampled_from(PACKED).flatmap(files), scale=st.sampled_from(["auto", "probability", "logit"]))
 def test_predictions(root, data, scale):
     (root / "scores").write_bytes(data)
-    with told():
+    with only_user_errors():
         read = read_predictions(root / "scores", known(), scale)
         assert np.isfinite(read.scores).all() and read.notes
 
@@ -174,7 +174,7 @@ def test_predictions(root, data, scale):
 @given(text=st.text(max_size=99), pattern=st.text(max_size=20))
 def test_predictions_of_any_text_and_pattern(root, text, pattern):
     (root / "scores").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with told():
+    with only_user_errors():
         read_predictions(root / "scores", known(), columns=pattern)
 
 
@@ -185,7 +185,7 @@ def test_predictions_of_any_text_and_pattern(root, text, pattern):
 @given(data=files((RECIPES / "quick.toml").read_bytes()))
 def test_recipes(root, data):
     (root / "mine.toml").write_bytes(data)
-    with told():
+    with only_user_errors():
         load_recipe(str(root / "mine.toml"), {})
 
 
@@ -238,9 +238,9 @@ def folder(made, tmp_path_factory):
 @FEW
 @given(data=st.data())
 def test_records(folder, made, data):
-    whole = (made / "run.json").read_bytes()
-    (folder / "run.json").write_bytes(data.draw(files(whole)))
-    with told():
+    original = (made / "run.json").read_bytes()
+    (folder / "run.json").write_bytes(data.draw(files(original)))
+    with only_user_errors():
         records.read(folder)
 
 
@@ -249,7 +249,7 @@ def test_records(folder, made, data):
 def test_records_that_are_signed(folder, made, data):
     content = data.draw(altered(json.loads((made / "run.json").read_text())))
     (folder / "run.json").write_text(json.dumps(content))
-    with told():
+    with only_user_errors():
         record = records.read(folder)
         records.check_place(folder, record)
         table = records.read_scores(folder, record)
@@ -264,7 +264,7 @@ def test_scores_of_records(folder, made, data):
     (folder / "scores.parquet").write_bytes(data.draw(files((made / "scores.parquet").read_bytes())))
     sha256 = file_sha256(folder / "scores.parquet")
     edit(folder / "run.json", lambda content: (content["scores"].update(sha256=sha256), recheck(content)))
-    with told():
+    with only_user_errors():
         record = records.read(folder)
         check_rows(folder, record, records.read_scores(folder, record))
 
@@ -278,7 +278,7 @@ def test_heatmaps_of_records(folder, made, data):
     with contextlib.suppress(Exception):
         sha256 = artifacts.heatmaps_sha256(artifacts.load_heatmaps(folder / "maps.npz"))
         edit(folder / "run.json", lambda content: (content["localization"].update(sha256=sha256), recheck(content)))
-    with told():
+    with only_user_errors():
         record = records.read(folder)
         check_arrays(folder, record, records.read_scores(folder, record), records.read_maps(folder, record))
 
@@ -292,5 +292,5 @@ def test_speed_records(root, content):
     path = root / "speed" / SPEED.parent.name / SPEED.name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
-    with told():
+    with only_user_errors():
         speed_record.read(path)

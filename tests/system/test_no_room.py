@@ -73,7 +73,9 @@ def test_a_full_disk_at_any_moment_costs_nothing(config_in, tmp_path, monkeypatc
             refused = starve(patch, name, number)
             run(config)
         assert len(refused) == 1
-        assert "cannot be written (File too large): make room, then the same command goes on" in str(told.value)
+        assert "cannot be written (File too large): free disk space, then rerun the same command to resume" in str(
+            told.value
+        )
         assert (whole.run_id if name == "copied" else name) in str(told.value)
         assert not list(tmp_path.rglob("*.part"))
         if (work / "stage1" / "checkpoint.pt").exists():
@@ -89,7 +91,7 @@ def test_a_refused_checkpoint_leaves_the_one_before(tmp_path):
 
     path = tmp_path / "checkpoint.pt"
     checkpoint.save_checkpoint(path, {"weights": torch.ones(3)})
-    with no_room(300), pytest.raises(UserError, match="make room"):
+    with no_room(300), pytest.raises(UserError, match="free disk space"):
         checkpoint.save_checkpoint(path, {"weights": torch.zeros(10**6)})
     assert torch.equal(checkpoint.load_checkpoint(path)["weights"], torch.ones(3))
     assert [place.name for place in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -22,7 +22,7 @@ def test_a_terminal_shows_one_bar_with_rate_and_count(width, monkeypatch):
     assert max(map(len, shown)) <= width
 
 
-def test_elsewhere_plain_lines_come_at_intervals_and_at_the_end(capsys, monkeypatch):
+def test_without_a_terminal_plain_lines_come_at_intervals_and_at_the_end(capsys, monkeypatch):
     clock = iter(range(0, 100, 4))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     with progress("decoding", 50) as advance:

@@ -45,8 +45,10 @@ def logged(config_in, tmp_path_factory):
 def test_a_run_tells_its_story(logged):
     _, _, entries = logged
     stage = ["stage", "step", "epoch", "step", "epoch"]
-    told = [entry["event"] for entry in entries if entry.get("step") == entry.get("steps")]  # a slow machine tells more
-    assert told == ["started", *stage, *stage, "scoring", "finished"]
+    received = [
+        entry["event"] for entry in entries if entry.get("step") == entry.get("steps")
+    ]  # a slow machine tells more
+    assert received == ["started", *stage, *stage, "scoring", "finished"]
     times = [datetime.fromisoformat(entry["time"]) for entry in entries]
     assert times == sorted(times)
     assert timedelta(0) <= datetime.now(UTC) - times[-1] < timedelta(minutes=5)
@@ -82,25 +84,25 @@ def make_pace(interval, monkeypatch, steps=3, done=0):
 
 
 @pytest.mark.parametrize(("interval", "lines"), [(0, [2, 3, 4]), (3600, [4])])
-def test_an_epoch_is_told_at_intervals_and_at_its_end(interval, lines, monkeypatch):
-    told = []
-    with attach_listeners(told.append):
+def test_an_epoch_is_logged_at_intervals_and_at_its_end(interval, lines, monkeypatch):
+    received = []
+    with attach_listeners(received.append):
         _, learner, step = make_pace(interval, monkeypatch, steps=4, done=1)
         for _ in range(3):
             step()
-    assert [entry["step"] for entry in told] == lines
-    assert {(entry["stage"], entry["epoch"], entry["steps"]) for entry in told} == {(2, 3, 4)}
-    assert told[-1]["lr"] == learner.optimizer.param_groups[0]["lr"]
+    assert [entry["step"] for entry in received] == lines
+    assert {(entry["stage"], entry["epoch"], entry["steps"]) for entry in received} == {(2, 3, 4)}
+    assert received[-1]["lr"] == learner.optimizer.param_groups[0]["lr"]
 
 
 def test_the_loss_is_the_mean_of_this_processs_images(monkeypatch):
-    told = []
-    with attach_listeners(told.append):
+    received = []
+    with attach_listeners(received.append):
         pace, _, _ = make_pace(3600, monkeypatch, steps=2)
         targets = torch.zeros(8, len(FINDINGS))
         pace(Batch(torch.zeros(4, 8, 8), targets, slice(0, 4)), torch.tensor(0.25))  # its half of a batch of eight
-        pace(Batch(torch.zeros(1, 8, 8), targets[:4], slice(0, 1), idle=True), torch.tensor(0.0))
-    assert told[0]["loss"] == pytest.approx(0.5)
+        pace(Batch(torch.zeros(1, 8, 8), targets[:4], slice(0, 1), is_padding=True), torch.tensor(0.0))
+    assert received[0]["loss"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("heard", [True, False])
@@ -110,8 +112,8 @@ def test_between_two_lines_a_step_never_waits_for_the_device(heard, monkeypatch)
             called.append(function.overloadpacket.__name__)
             return function(*args, **(kwargs or {}))
 
-    told = []
-    with attach_listeners(*([told.append] if heard else [])):
+    received = []
+    with attach_listeners(*([received.append] if heard else [])):
         _, _, step = make_pace(3600, monkeypatch, steps=3)
         step()
         for last in (False, True):
@@ -119,22 +121,22 @@ def test_between_two_lines_a_step_never_waits_for_the_device(heard, monkeypatch)
             with Watch():
                 step()
             assert ("_local_scalar_dense" in called) == (last and heard)
-    assert len(told) == heard
+    assert len(received) == heard
 
 
-def test_other_long_work_is_told_at_intervals(monkeypatch):
-    told = []
+def test_other_long_work_is_logged_at_intervals(monkeypatch):
+    received = []
     monkeypatch.setattr("chxbench.benchmark.utils.progress.INTERVAL", 0)
-    with attach_listeners(told.append), progress("decoding", 30) as advance:
+    with attach_listeners(received.append), progress("decoding", 30) as advance:
         advance(10)
         advance(20)
-    assert [(entry["doing"], entry["done"], entry["of"], entry["unit"]) for entry in told] == [
+    assert [(entry["doing"], entry["done"], entry["of"], entry["unit"]) for entry in received] == [
         ("decoding", 10, 30, "images"),
         ("decoding", 30, 30, "images"),
     ]
 
 
-def test_numbers_that_are_none_are_null(tmp_path):
+def test_numbers_that_are_not_finite_are_null(tmp_path):
     with attach_listeners(LogFile(tmp_path / LOG_FILE, say)):
         log_event("step", loss=math.nan, lr=math.inf, memory=None, step=1)
     (line,) = (tmp_path / LOG_FILE).read_text().splitlines()
@@ -142,7 +144,7 @@ def test_numbers_that_are_none_are_null(tmp_path):
     assert (entry["loss"], entry["lr"], entry["memory"], entry["step"]) == (None, None, None, 1)
 
 
-def test_every_line_is_one_write_and_lies_in_the_file_at_once(tmp_path):
+def test_every_line_is_one_write_and_is_in_the_file_at_once(tmp_path):
     path = tmp_path / LOG_FILE
     with attach_listeners(LogFile(path, say)):
         for count in range(3):
@@ -151,7 +153,7 @@ def test_every_line_is_one_write_and_lies_in_the_file_at_once(tmp_path):
             assert path.read_bytes().endswith(b"}\n")
 
 
-def test_a_log_goes_on_below_a_line_that_was_cut(tmp_path):
+def test_a_log_continues_below_an_incomplete_line(tmp_path):
     path = tmp_path / LOG_FILE
     path.write_bytes(b'{"time": "2026-01-01T00:00:00+00:00", "event": "started"}\n{"time": "2026-01-01T00:0')
     with attach_listeners(LogFile(path, say)):
@@ -174,24 +176,26 @@ full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system 
 
 
 @full_disk
-def test_a_full_disk_is_told_once_and_ends_nothing(small_config, capsys):
+def test_a_full_disk_is_reported_once_and_stops_nothing(small_config, capsys):
     config = small_config(method="bsl", settings={"train.epochs": 1})
     work = build_experiment(config).work
     work.mkdir(parents=True)
     (work / LOG_FILE).symlink_to("/dev/full")
     record, _ = run(config)
     assert len(record.stages[0].loss) == 1
-    told = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
-    assert told == [f"{work / LOG_FILE}: No space left on device: the run goes on without its log until that is mended"]
+    received = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
+    assert received == [
+        f"{work / LOG_FILE}: No space left on device: the run continues without its log until this is fixed"
+    ]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are a matter of Unix")
 def test_a_line_that_fits_the_disk_in_part_is_closed_before_the_next(tmp_path):
     import resource
 
-    told, path = [], tmp_path / LOG_FILE
+    received, path = [], tmp_path / LOG_FILE
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with attach_listeners(LogFile(path, told.append)):
+    with attach_listeners(LogFile(path, received.append)):
         log_event("started")
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
         try:
@@ -202,7 +206,7 @@ def test_a_line_that_fits_the_disk_in_part_is_closed_before_the_next(tmp_path):
         log_event("finished")
     assert events(path) == ["started", "finished"]
     assert len(path.read_bytes().splitlines()) == 3
-    assert len(told) == 1
+    assert len(received) == 1
 
 
 @pytest.mark.parametrize(
@@ -213,7 +217,7 @@ def test_a_line_that_fits_the_disk_in_part_is_closed_before_the_next(tmp_path):
         pytest.param(MemoryError(), "failed", "MemoryError", id="no text"),
     ],
 )
-def test_the_end_of_a_run_is_told_and_the_log_goes_on_with_it(small_config, monkeypatch, error, event, why):
+def test_the_end_of_a_run_is_logged_and_the_log_continues_when_it_resumes(small_config, monkeypatch, error, event, why):
     config = small_config(method="bsl", settings={"train.epochs": 1}, argv=("run", "--fresh", "--method", "bsl"))
 
     def stop(*_):
@@ -231,7 +235,7 @@ def test_the_end_of_a_run_is_told_and_the_log_goes_on_with_it(small_config, monk
     assert events(path).count("started") == 2
 
 
-def test_a_loss_that_is_no_number_is_a_failure(small_config):
+def test_a_loss_that_is_not_finite_is_a_failure(small_config):
     config = small_config(method="bsl", settings={"train.lr": 1e30, "train.optimizer": "sgd", "train.schedule": "step"})
     with pytest.raises(UserError, match="the loss is"):
         run(config)
@@ -250,7 +254,7 @@ def test_a_loss_that_is_no_number_is_a_failure(small_config):
         ),
     ],
 )
-def test_the_command_is_kept_as_it_was_typed(program, processes, wanted, monkeypatch):
+def test_the_command_is_logged_as_it_was_typed(program, processes, wanted, monkeypatch):
     from click.testing import CliRunner
 
     monkeypatch.setattr("sys.argv", [program])

@@ -19,7 +19,7 @@ from chxbench.benchmark.utils.signals import (
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_at_once_outside_and_is_noted_inside(number, status):
     before = signal.getsignal(number)
-    with handle_signals(), pytest.raises(Interrupted, match="the same command goes on") as stop:
+    with handle_signals(), pytest.raises(Interrupted, match="the same command resumes") as stop:
         os.kill(os.getpid(), number)
     assert stop.value.status == status
     with handle_signals():

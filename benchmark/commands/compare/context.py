@@ -1,13 +1,13 @@
 """What else differs between two records: other possible causes of a difference in AUC."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...recipe import SECTIONS
-from ...records.schema import Record
+from ...recipe import SECTIONS, recipe_table
+from ...records.schema import CodePart, Record
 from ...records.speed_record import SpeedRecord, matches_run
-from ...utils.options import build, format_value, to_dict
+from ...utils.options import format_value
+from ...utils.text import recipe_label
 
 
 class ContextFact(NamedTuple):
@@ -53,7 +53,7 @@ def _facts(record: Record) -> dict[str, str]:
         **{f"dataset.{key}": format_value(value) for key, value in data.options.items()},
         "labels": f"{data.labels.file}, {data.labels.version} ({data.labels.sha256[:10]})",
         "split": f"{data.split.name} ({data.split.sha256[:10]})",
-        "scores": f"from {record.source.file}" if record.source else None,
+        "scores": f"from {record.submission.file}" if record.submission else None,
         **_training(record),
         **_machine(record),
     }
@@ -64,12 +64,10 @@ def _training(record: Record) -> dict[str, Any]:
     """Return how a run was trained; nothing for external predictions."""
     if record.recipe is None or record.weights is None:
         return {}
-    sections = {name: build(cls, record.recipe[name], f"{name}.") for name, cls in SECTIONS.items()}
-    settings = {
-        f"{name}.{key}": format_value(value) for name, part in sections.items() for key, value in to_dict(part).items()
-    }
+    table = recipe_table(record.recipe)
+    settings = {f"{name}.{key}": format_value(value) for name in SECTIONS for key, value in table[name].items()}
     return {
-        "recipe": Path(record.recipe["name"]).name,
+        "recipe": recipe_label(record.recipe.name),
         **settings,
         "seed": record.seed,
         "selected epoch": record.selection,
@@ -84,13 +82,13 @@ def _machine(record: Record) -> dict[str, Any]:
         "precision": environment.precision,
         "layout": environment.layout,
         "device": environment.hardware.get("device"),
-        "processes": environment.hardware.get("processes", 1 if record.source is None else None),
+        "processes": environment.hardware.get("processes", 1 if record.submission is None else None),
         "torch": environment.versions.get("torch"),
         "code": _code(environment.code),
     }
 
 
-def _code(state: dict[str, str | bool | None]) -> str | None:
-    if not state.get("commit"):
+def _code(state: CodePart) -> str | None:
+    if not state.commit:
         return None
-    return f"{str(state['commit'])[:10]}{' + changes' if state.get('dirty') else ''}"
+    return f"{state.commit[:10]}{' + changes' if state.dirty else ''}"

@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 from ...metrics.auc import roc
 from ...metrics.paired import Difference
 from ...records.figures.style import COLORS, GRAY, STROKES, fold, new_figure, save, set_title, sha256, styled
+from ...utils.text import display_name
 from .pair import LEVEL, ComparedPair
 
 COLUMNS = 4
@@ -46,7 +47,7 @@ def draw_comparison(compared: ComparedPair, path: Path) -> None:
 
 
 def _set_name(axes: Axes, finding: str, significant: bool) -> None:
-    name = fold(finding.replace("_", " "), NAME_WIDTH) + " *" * significant
+    name = fold(display_name(finding), NAME_WIDTH) + " *" * significant
     axes.set_title(name, fontsize=9, fontweight="bold" if significant else "normal", loc="left")
 
 

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ...evaluation.artifacts import label_column
 from ...evaluation.scores import SplitScores, split_scores
 from ...metrics.paired import Comparison, Difference
 from ...records import record as records
 from ...records.checks import verify_record
 from ...records.schema import Record
 from ...utils.errors import UserError, first_few
-from ...utils.text import plain
+from ...utils.text import changed_options, plain
 from .context import ContextFact, Timing
 
 LEVEL = 0.05  # of significance, after the correction for the number of findings
@@ -48,8 +49,8 @@ class Side(NamedTuple):
     def title(self) -> str:
         """The method's title, its changed options, and the seed of a trained run."""
         record = self.record
-        changed = "".join(f", {key}={value}" for key, value in record.method.changed.items())
-        return plain(f"{record.method.title}{changed}" + ("" if record.seed is None else f", seed {record.seed}"))
+        seed = "" if record.seed is None else f"seed {record.seed}"
+        return plain(", ".join(filter(None, (record.method.title, changed_options(record.method.changed), seed))))
 
     def scored(self, findings: list[str]) -> SplitScores:
         """Return scores and labels with the findings in this order."""
@@ -94,8 +95,7 @@ def read_side(folder: Path) -> Side:
         UserError: no record in the folder.
         RecordError: one that does not follow from its artifacts.
     """
-    if not (folder / "run.json").is_file():
-        raise UserError(f"{folder} has no run.json: name the folder of a finished run, in runs/ or results/")
+    records.require_record(folder)
     record = records.read(folder)
     table = verify_record(folder, record).table
     return Side(folder, record, table[table["split"] == "test"])
@@ -138,15 +138,14 @@ def _differing_cells(first: Side, second: Side) -> Iterator[str]:
     """Yield the patients and labels that differ, on the images and findings that both runs have."""
     one, other = (side.table.set_index("image_id") for side in (first, second))
     images = one.index.intersection(other.index).sort_values()
-    labels = [f"label {finding}" for finding in first.findings if finding in second.findings]
+    labels = {label_column(finding): finding for finding in first.findings if finding in second.findings}
     one, other = one.loc[images], other.loc[images]
     moved = images[(one["patient_id"] != other["patient_id"]).to_numpy()]
     if len(moved):
         yield f"{_counted(list(moved), 'image')} assigned to different patients"
-    differ = (one[labels] != other[labels]) & ~(one[labels].isna() & other[labels].isna())
-    cells = [
-        f"{name.removeprefix('label ')} on {image}" for name in labels for image in images[differ[name].to_numpy()]
-    ]
+    mine, others = one[list(labels)], other[list(labels)]
+    differ = (mine != others) & ~(mine.isna() & others.isna())
+    cells = [f"{finding} on {image}" for name, finding in labels.items() for image in images[differ[name].to_numpy()]]
     if cells:
         yield f"{_counted(cells, 'label')} different"
 

@@ -6,7 +6,7 @@ from ...leaderboard.speed import inference_cells, training_cells
 from ...leaderboard.tables import EMPTY, make_table
 from ...metrics.paired import Difference
 from ...records.speed_record import setup_label
-from ...utils.text import code, escape
+from ...utils.text import code, display_name, escape
 from .context import Timing
 from .pair import LEVEL, ComparedPair, Side
 
@@ -74,7 +74,7 @@ def resamples_needed(findings: int) -> int:
 def rows(compared: ComparedPair) -> list[tuple[str, Difference]]:
     """Return the differences of the findings and of the two means, by display name."""
     means = zip(MEANS, (compared.found.mean, compared.found.mean_without), strict=True)
-    return [*((finding.replace("_", " "), one) for finding, one in compared.each.items()), *means]
+    return [*((display_name(finding), one) for finding, one in compared.each.items()), *means]
 
 
 def cells(one: Difference) -> list[str]:

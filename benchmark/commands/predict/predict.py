@@ -28,7 +28,7 @@ from ...utils.errors import UserError, first_few
 from ...utils.image_io import find_images, read_image
 from ...utils.options import to_dict
 from ...utils.progress import progress, say
-from ...utils.text import plain
+from ...utils.text import changed_options, display_name, plain
 from ..trained_run import TrainedRun, load_trained_run
 from .annotations import AnnotationIndex, Annotations, load_annotations
 
@@ -107,7 +107,7 @@ def predict_images(question: PredictConfig) -> list[Prediction]:
     sources = _sources(question.images, known)
     dataset = finished.record.dataset
     caveat = f"; note that {dataset.caveat}" if dataset.caveat else ""
-    say(f"{finished.record.method.title}, trained on {dataset.title}, recipe {finished.record.recipe['name']}{caveat}")
+    say(f"{finished.record.method.title}, trained on {dataset.title}, recipe {finished.record.recipe.name}{caveat}")
     question.out.mkdir(parents=True, exist_ok=True)
     first, problems = [], []
     with (question.out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
@@ -214,7 +214,7 @@ def _write(question: PredictConfig, finished: TrainedRun, seen: LoadedImage, ans
         "method": {"name": record.method.name, "options": to_dict(finished.method)},
         "trained_on": {
             "dataset": record.dataset.name,
-            "recipe": record.recipe["name"],
+            "recipe": record.recipe.name,
             "caveat": record.dataset.caveat,
         },
         "probabilities": answer.probabilities,
@@ -233,8 +233,8 @@ def _write(question: PredictConfig, finished: TrainedRun, seen: LoadedImage, ans
     (question.out / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if question.pictures:
         panels = _panels(finished, seen, answer, leading)
-        changed = "".join(f", {key}={value}" for key, value in question.options.items())
-        title = f"{answer.name}: {record.method.title}{changed}, trained on {record.dataset.title}, run {record.run_id}"
+        method = ", ".join(filter(None, (record.method.title, changed_options(question.options))))
+        title = f"{answer.name}: {method}, trained on {record.dataset.title}, run {record.run_id}"
         draw_panels(panels, frame, question.out / f"{stem}.heatmaps.png", title, columns=min(len(panels), 4), side=3.4)
 
 
@@ -254,7 +254,7 @@ def _found(finished: TrainedRun, answer: Prediction, finding: str, frame: Frame)
 def _panels(finished: TrainedRun, seen: LoadedImage, answer: Prediction, leading: Sequence[str]) -> list[Panel]:
     """The X-ray alone, then with the heatmap of each leading finding."""
     labels, boxes = (seen.facts.labels, seen.facts.boxes) if seen.facts else ({}, {})
-    positive = [finding.replace("_", " ") for finding, label in labels.items() if label == 1]
+    positive = [display_name(finding) for finding, label in labels.items() if label == 1]
     told = f"{seen.facts.split}: {', '.join(positive) or 'no finding'}" if seen.facts else "labels unknown"
     panels = [Panel(told, seen.shown, None, np.concatenate([NO_BOXES, *boxes.values()]))]
     for finding in leading:

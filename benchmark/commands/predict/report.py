@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ...utils.text import plain
+from ...utils.text import display_name, plain
 from .predict import Prediction
 
 
@@ -17,7 +17,7 @@ def report_predictions(answers: Sequence[Prediction], out: Path) -> None:
     for answer in answers:
         table.add_column(plain(answer.name), justify="right", overflow="fold")
     for finding in answers[0].probabilities if answers else ():
-        table.add_row(finding.replace("_", " "), *(f"{answer.probabilities[finding]:.3f}" for answer in answers))
+        table.add_row(display_name(finding), *(f"{answer.probabilities[finding]:.3f}" for answer in answers))
     console.print(table)
     console.print(
         f"the first {len(answers)}; all probabilities: {out / 'predictions.csv'}", markup=False, soft_wrap=True

@@ -1,20 +1,18 @@
-"""What a run says of itself: the record's fields, but for the judgement of the scores (record.py is the schema)."""
+"""Description of a run for its record: what was requested and trained, before its scores are evaluated."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from ...data.source import dataset_fields
 from ...dataset import SPLITS, Index
 from ...engine.device import Device
 from ...engine.experiment import Experiment
 from ...engine.stages import StageResult
 from ...engine.weights import loaded_weights, weights_sha256
-from ...recipe import recipe_table
-from ...utils.environment import code_state, versions
+from ...records.describe import describe_dataset, describe_software, now
+from ...records.schema import EnvironmentPart, MethodPart, RunDescription, StagePart, WeightsPart
 from ...utils.options import to_dict
 
 SELECTION = {
@@ -23,85 +21,103 @@ SELECTION = {
 }
 
 
-def request_fields(experiment: Experiment, pixels_sha256: str) -> dict[str, Any]:
-    """The record's fields that say what was asked for."""
-    config = experiment.config
-    return {
-        "run_id": experiment.run_id,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": config.command(experiment.recipe.name),
-        "seed": config.seed,
-        "selection": SELECTION[experiment.recipe.train.select],
-        "method": _method_fields(experiment),
-        "dataset": dataset_fields(experiment.dataset, experiment.index, SPLITS, pixels_sha256),
-        "recipe": recipe_table(experiment.recipe),
-    }
+def describe_run(
+    experiment: Experiment,
+    environment: EnvironmentPart,
+    pixels_sha256: str,
+    weights: WeightsPart,
+    stages: list[StagePart],
+) -> RunDescription:
+    """Describe a trained run.
+
+    Args:
+        experiment: what was requested.
+        environment: software and hardware, as they were when the run started.
+        pixels_sha256: of the decoded images.
+        weights: before and after training.
+        stages: of training.
+    """
+    config, recipe = experiment.config, experiment.recipe
+    return RunDescription(
+        created=now(),
+        command=config.command(recipe.name),
+        run_id=experiment.run_id,
+        seed=config.seed,
+        selection=SELECTION[recipe.train.select],
+        method=describe_method(experiment),
+        dataset=describe_dataset(experiment.dataset, experiment.index, SPLITS, pixels_sha256),
+        recipe=recipe,
+        weights=weights,
+        stages=stages,
+        submission=None,
+        environment=environment,
+    )
 
 
-def training_fields(
-    experiment: Experiment, network: nn.Module, initial: dict[str, Tensor], stages: Sequence[StageResult]
-) -> dict[str, Any]:
-    """The record's fields that say what came of it, but for the judgement of the evidence."""
-    return {
-        "weights": {
-            "init": Path(experiment.recipe.model.weights).name,
-            **_loaded_fields(network),
-            "sha256": weights_sha256(initial),
-            "final_sha256": weights_sha256(stages[-1].trained.weights),
-        },
-        "stages": [_stage_fields(done, experiment.index) for done in stages],
-        "speed": None,
-    }
-
-
-def environment_fields(experiment: Experiment, device: Device) -> dict[str, Any]:
-    """The record's `environment`, as it is now."""
-    return {
-        "versions": versions(),
-        "hardware": {**device.describe(), "batch_norm": device.batch_norm(experiment.recipe.train.batch_norm)},
-        "precision": device.precision,
-        "layout": device.layout,
-        "code": code_state(),
-    }
-
-
-def _loaded_fields(network: nn.Module) -> dict[str, Any]:
-    source, untouched = loaded_weights(network)
-    return {"source": source, "untouched": untouched if source else None}
-
-
-def _method_fields(experiment: Experiment) -> dict[str, Any]:
-    method = experiment.method
+def describe_method(experiment: Experiment) -> MethodPart:
+    """Describe the method, its options and where it is defined."""
+    method, source = experiment.method, experiment.source
     options = to_dict(method)
-    return {
-        "name": method.name,
-        "title": method.title,
-        "paper": method.paper,
-        "reported": method.reported,
-        "built_in": experiment.source.built_in,
-        "source_sha256": experiment.source.source_sha256,
-        "options": options,
-        "changed": {key: options[key] for key in sorted(experiment.config.options)},
-        "compared_with": list(method.compared_with),
-        "control": method.control,
-    }
+    return MethodPart(
+        name=method.name,
+        title=method.title,
+        paper=method.paper,
+        reported=method.reported,
+        built_in=source.built_in,
+        source_sha256=source.source_sha256,
+        options=options,
+        changed={key: options[key] for key in sorted(experiment.config.options)},
+        compared_with=list(method.compared_with),
+        control=method.control,
+    )
 
 
-def _stage_fields(done: StageResult, index: Index) -> dict[str, Any]:
-    stage, selection, trained = done
-    hard = None
-    if selection.hard is not None:
-        each = dict(zip(index.findings, selection.hard.sum(axis=0).tolist(), strict=True))
-        hard = {**each, "images": int(selection.hard.any(axis=1).sum())}
-    return {
-        "name": stage.name,
-        "start": stage.start,
-        "examples": len(selection.rows),
-        "hard_positives": hard,
-        "epochs": len(trained.loss),
-        "best_epoch": trained.best_epoch,
-        "validation_auc": trained.validation_auc,
-        "loss": trained.loss,
-        "seconds": trained.seconds,
-        "images_per_second": trained.images / trained.seconds,
-    }
+def describe_weights(
+    experiment: Experiment, network: nn.Module, initial: dict[str, Tensor], final: dict[str, Tensor]
+) -> WeightsPart:
+    """Describe the weights before and after training, and what the network loaded."""
+    source, not_loaded = loaded_weights(network)
+    return WeightsPart(
+        init=Path(experiment.recipe.model.weights).name,
+        source=source,
+        not_loaded=list(not_loaded) if source else None,
+        sha256=weights_sha256(initial),
+        final_sha256=weights_sha256(final),
+    )
+
+
+def describe_stages(stages: Sequence[StageResult], index: Index) -> list[StagePart]:
+    """Describe the stages of training."""
+    return [_describe_stage(stage, index) for stage in stages]
+
+
+def describe_environment(experiment: Experiment, device: Device) -> EnvironmentPart:
+    """Describe software and hardware, as they are now."""
+    return EnvironmentPart(
+        **dict(describe_software()),
+        hardware={**device.describe(), "batch_norm": device.batch_norm(experiment.recipe.train.batch_norm)},
+        precision=device.precision,
+        layout=device.layout,
+    )
+
+
+def _describe_stage(result: StageResult, index: Index) -> StagePart:
+    stage, selection, trained = result
+    return StagePart(
+        name=stage.name,
+        start=stage.start,
+        examples=len(selection.rows),
+        hard_positives=None if selection.hard is None else _count_hard(selection.hard, index),
+        epochs=len(trained.loss),
+        best_epoch=trained.best_epoch,
+        validation_auc=trained.validation_auc,
+        loss=trained.loss,
+        seconds=trained.seconds,
+        images_per_second=trained.images / trained.seconds,
+    )
+
+
+def _count_hard(hard: np.ndarray, index: Index) -> dict[str, int]:
+    """Count hard positives, bool (N, C), by finding, and the images that have one."""
+    each = dict(zip(index.findings, hard.sum(axis=0).tolist(), strict=True))
+    return {**each, "images": int(hard.any(axis=1).sum())}

@@ -6,8 +6,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ...records.schema import Hits, Interval, LocalizationPart, Record
-from ...utils.text import plain
+from ...evaluation.results import Hits, IntervalPart
+from ...records.schema import LocalizationPart, Record
+from ...utils.text import display_name, plain
 from ...utils.workspace import Workspace
 
 
@@ -26,7 +27,7 @@ def report_run(record: Record, folder: Path, workspace: Workspace) -> None:
     files["leaderboard"] = workspace.leaderboard
     for name, path in files.items():
         console.print(f"{name:<12} {path}", markup=False, soft_wrap=True)
-    if record.source is None:  # external predictions have no network here
+    if record.submission is None:  # external predictions have no network here
         command = f"chxbench predict IMAGE --run {workspace.run_folder(record.run_id)}"
         console.print(f"inference    {command}", markup=False, soft_wrap=True)
 
@@ -36,7 +37,7 @@ def _auc_table(record: Record) -> Table:
     for heading in ("Positives", "AUC", "95 % interval"):
         table.add_column(heading, justify="right")
     for finding, auc in record.auc.items():
-        table.add_row(finding.replace("_", " "), f"{auc.positives:,}", *_interval_cells(auc))
+        table.add_row(display_name(finding), f"{auc.positives:,}", *_interval_cells(auc))
     table.add_section()
     table.add_row("Mean", f"of {record.mean_auc.findings}", *_interval_cells(record.mean_auc), style="bold")
     without = record.mean_auc_without_rare
@@ -56,14 +57,14 @@ def _localization_table(part: LocalizationPart) -> Table:
         "Accuracy, IoBB > 0.25": lambda hits: hits.iobb.accuracy[iobb],
         "Accuracy, IoU > 0.3": lambda hits: hits.iou.accuracy[iou],
     }
-    columns = (mean.method, mean.low, mean.high, mean.random, mean.centre)
+    columns = (mean.method, mean.low, mean.high, mean.random, mean.center)
     for name, metric in metrics.items():
         value, low, high, *baselines = ("–" if hits is None else f"{metric(hits):.3f}" for hits in columns)
         table.add_row(name, value, f"{low} to {high}", *baselines)
     return table
 
 
-def _interval_cells(interval: Interval) -> tuple[str, str]:
+def _interval_cells(interval: IntervalPart) -> tuple[str, str]:
     if interval.value is None:
         return "undefined", ""
     return f"{interval.value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"

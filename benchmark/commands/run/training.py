@@ -15,13 +15,13 @@ from ...records import record as records
 from ...utils.errors import first_few
 from ...utils.progress import say
 from ...utils.run_log import log_event
-from .describe import environment_fields, request_fields, training_fields
+from .describe import describe_environment, describe_run, describe_stages, describe_weights
 from .localize import localize
 
 
 def train_and_score(experiment: Experiment, device: Device) -> None:
     """Train all stages, score validation and test images, write artifacts and record to the run's folder."""
-    environment = environment_fields(experiment, device)  # before training: the code may be edited meanwhile
+    environment = describe_environment(experiment, device)  # before training: the code may be edited meanwhile
     with device.accelerator.main_process_first():  # pretrained weights are downloaded once
         network, initial = build_network(experiment)
     _announce(experiment, device)
@@ -34,12 +34,10 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
     if not device.is_main:
         return
     maps = localize(experiment, device, network, decoded.pixels)
-    fields = {
-        **request_fields(experiment, decoded.sha256),
-        **training_fields(experiment, network, initial, stages),
-        "environment": environment,
-    }
-    records.write(experiment.work, fields, score_table(experiment.index, rows, scores), maps)
+    weights = describe_weights(experiment, network, initial, stages[-1].trained.weights)
+    trained = describe_stages(stages, experiment.index)
+    described = describe_run(experiment, environment, decoded.sha256, weights, trained)
+    records.write(experiment.work, described, score_table(experiment.index, rows, scores), maps)
 
 
 def build_network(experiment: Experiment) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -64,9 +64,9 @@ def _check_name_is_free(submission: Submission, workspace: Workspace) -> None:
         if folder.parts[-3] != submission.dataset.name or folder == own:
             continue
         other = records.read(folder)
-        if other.source is None and folder.parts[-2] == config.name:
+        if other.submission is None and folder.parts[-2] == config.name:
             raise UserError(f"{config.name} is a method that was trained here ({folder}): choose another --name")
-        if other.source is not None and board == (other.dataset.labels.sha256, other.dataset.split.sha256):
+        if other.submission is not None and board == (other.dataset.labels.sha256, other.dataset.split.sha256):
             _check_differs(folder, "name", other.method.name, config.name)
             _check_differs(folder, "title", other.method.title, config.label)
 

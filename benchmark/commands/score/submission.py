@@ -1,24 +1,22 @@
 """The request of `chxbench score`, checked and read: names, the file, its images, and the record's description."""
 
-import hashlib
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from .... import ROOT
-from ...data.source import DATASET_PREFIX, SKIP, DataConfig, build_dataset, dataset_fields, load_listed_index
+from ...data.source import DATASET_PREFIX, SKIP, DataConfig, build_dataset, load_listed_index
 from ...dataset import SPLITS, Dataset
-from ...records.schema import Name, Title
-from ...utils.environment import code_state, versions
+from ...evaluation.results import Name
+from ...records.describe import describe_dataset, describe_software, now
+from ...records.schema import EnvironmentPart, MethodPart, RunDescription, SubmissionPart, Title
 from ...utils.errors import UserError
-from ...utils.files import file_sha256
+from ...utils.files import file_sha256, json_sha256
 from ...utils.options import format_value
 from .predictions import Predictions, Scale, read_predictions
 from .split import EvaluatedSplit, choose_split
@@ -100,42 +98,35 @@ class Submission(NamedTuple):
     def run_id(self) -> str:
         """An id that follows from the name, the file's bytes and how they were read, labels and split."""
         index, read = self.scored.index, self.read
-        identity: list[Any] = [self.config.name, self.file_sha256, read.image_column, read.columns, read.scale]
+        identity: list[object] = [self.config.name, self.file_sha256, read.image_column, read.columns, read.scale]
         identity += [self.dataset.name, *index.labels, *index.split, self.splits]
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        digest = json_sha256(identity)
         stem = re.sub(r"[^A-Za-z0-9_]+", "-", self.config.predictions.name.partition(".")[0]).strip("-")
         return f"{stem[:40] or 'scores'}-{digest[:10]}"
 
-    def describe(self) -> dict[str, Any]:
-        """The record's fields, but for the judgement of the scores."""
+    def describe(self) -> RunDescription:
+        """Describe the submission for its record, before its scores are evaluated."""
         config, read = self.config, self.read
-        return {
-            "run_id": self.run_id,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": config.command(),
-            "seed": None,
-            "selection": "not known: the scores were computed elsewhere",
-            "method": _method_fields(config, self.file_sha256),
-            "dataset": dataset_fields(self.dataset, self.scored.index, self.splits, None),
-            "recipe": None,
-            "weights": None,
-            "stages": [],
-            "speed": None,
-            "source": {
-                "file": config.predictions.name,
-                "sha256": self.file_sha256,
-                "image_column": read.image_column,
-                "columns": read.columns,
-                "scale": read.scale,
-            },
-            "environment": {
-                "versions": versions(),
-                "hardware": {},
-                "precision": None,
-                "layout": None,
-                "code": code_state(),
-            },
-        }
+        return RunDescription(
+            created=now(),
+            command=config.command(),
+            run_id=self.run_id,
+            seed=None,
+            selection="unknown: the predictions are external",
+            method=_describe_method(config, self.file_sha256),
+            dataset=describe_dataset(self.dataset, self.scored.index, self.splits, None),
+            recipe=None,
+            weights=None,
+            stages=[],
+            submission=SubmissionPart(
+                file=config.predictions.name,
+                sha256=self.file_sha256,
+                image_column=read.image_column,
+                columns=read.columns,
+                scale=read.scale,
+            ),
+            environment=EnvironmentPart(**dict(describe_software()), hardware={}, precision=None, layout=None),
+        )
 
 
 def read_submission(config: ScoreConfig) -> Submission:
@@ -180,16 +171,17 @@ def _build_dataset(config: ScoreConfig) -> Dataset:
     return build_dataset(source)[0]
 
 
-def _method_fields(config: ScoreConfig, sha256: str) -> dict[str, Any]:
-    return {
-        "name": config.name,
-        "title": config.label,
-        "paper": "",
-        "reported": None,
-        "built_in": False,
-        "source_sha256": sha256,
-        "options": {},
-        "changed": {},
-        "compared_with": [],
-        "control": False,
-    }
+def _describe_method(config: ScoreConfig, sha256: str) -> MethodPart:
+    """Describe the source of external predictions; the file (of this SHA-256) is all that is known of it."""
+    return MethodPart(
+        name=config.name,
+        title=config.label,
+        paper="",
+        reported=None,
+        built_in=False,
+        source_sha256=sha256,
+        options={},
+        changed={},
+        compared_with=[],
+        control=False,
+    )

@@ -54,14 +54,14 @@ class Throughput(NamedTuple):
     """Images a second, batch after batch of one size.
 
     Attributes:
-        asked: the batch size asked for.
+        requested: the requested batch size.
         batch_size: the one measured, halved until it fitted the memory; None if it was not measured.
         images_per_second: by the median repetition; None if one batch would have taken longer than TOO_LONG.
         repetitions: how many were timed.
         peak_memory: bytes; None where the system does not tell.
     """
 
-    asked: int
+    requested: int
     batch_size: int | None
     images_per_second: float | None
     repetitions: int

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,15 @@ from ...leaderboard.leaderboard import write_leaderboard
 from ...method import Method
 from ...recipe import Recipe
 from ...records import speed_record
-from ...records.speed_record import SpeedRecord
+from ...records.describe import describe_software, now
+from ...records.schema import MethodIdentity
+from ...records.speed_record import SetupPart, SpeedDescription, SpeedEnvironment, SpeedMeasurements, SpeedRecord
 from ...registry import METHODS, Entry
-from ...utils.environment import code_state, cores, load_average, versions
+from ...utils.environment import cores, load_average
 from ...utils.errors import UserError
 from ...utils.options import to_dict
 from ...utils.progress import say
+from ...utils.text import recipe_label
 from ...utils.workspace import Workspace
 from . import measure as speed
 from .measure import MeasuredMethod, Throughput
@@ -107,7 +109,7 @@ def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[
     bench = build_speed_experiment(config)
     workspace = Workspace(config.results)
     workspace.check()
-    environment = environment_fields()  # before measuring: the code may be edited meanwhile
+    environment = describe_environment()  # before measuring: the code may be edited meanwhile
     pixels = prepare_pixels(bench.dataset, bench.index, bench.recipe.pixels.size, config.cache).pixels
     records: list[SpeedRecord] = []
     try:
@@ -115,8 +117,8 @@ def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[
             for compiled in (False, True) if bench.recipe.compute.compile else (False,):
                 subject = build_measured(bench, method, compiled)
                 measured = measure(subject, build_speed_context(bench, subject, pixels), bench)
-                fields = {**request_fields(bench, entry, subject), **measured, "environment": environment}
-                records.append(_publish(fields, config.results.resolve()))
+                described = describe_speed(bench, entry, subject, measured, environment)
+                records.append(_publish(described, config.results.resolve()))
     finally:  # also if a later method fails or the user stops
         if records:
             if on_records:
@@ -150,10 +152,12 @@ def build_speed_context(bench: SpeedExperiment, subject: MeasuredMethod, pixels:
     return TrainContext(bench.device, subject.method, subject.recipe, 0, pixels, targets, validation, names)
 
 
-def measure(subject: MeasuredMethod, context: TrainContext, bench: SpeedExperiment) -> dict[str, Any]:
-    """Return the measured fields of a record. Raises UserError: out of memory, or no compiler."""
+def measure(subject: MeasuredMethod, context: TrainContext, bench: SpeedExperiment) -> SpeedMeasurements:
+    """Measure inference and training. Raises UserError: out of memory, or no compiler."""
     try:
-        return {**inference_fields(subject, bench.batch_sizes), **training_fields(subject, context, bench.index)}
+        return SpeedMeasurements.model_validate(
+            {**inference_fields(subject, bench.batch_sizes), **training_fields(subject, context, bench.index)}
+        )
     except torch._dynamo.exc.TorchDynamoException as error:
         cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"method {subject.method.name} cannot be compiled here ({cause}): omit --compile") from error
@@ -163,7 +167,7 @@ def inference_fields(subject: MeasuredMethod, batch_sizes: Sequence[int]) -> dic
     """Measure parameters, operations, latency, and throughput at each batch size."""
     network = subject.network()
     _say(subject, "parameters and operations")
-    counts = {"parameters": speed.count_parameters(network), "operations": speed.count_operations(subject, network)}
+    counts = {"parameters": speed.count_parameters(network), "flops": speed.count_operations(subject, network)}
     _say(subject, "latency of one image")
     latency = speed.measure_latency(subject, network)
     assert latency.p50 is not None  # every measurement has enough repetitions for a median
@@ -196,52 +200,69 @@ def training_fields(subject: MeasuredMethod, context: TrainContext, index: Index
     return {"training": training._asdict(), **flows}
 
 
-def request_fields(bench: SpeedExperiment, entry: Entry, subject: MeasuredMethod) -> dict[str, Any]:
-    """The record's fields that say what was asked for."""
-    config = bench.config
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": config.command(entry.name, bench.recipe.name),
-        "method": {
-            "name": entry.name,
-            "built_in": entry.built_in,
-            "source_sha256": entry.source_sha256,
-            "options": to_dict(subject.method),
-        },
-        "setup": setup_fields(bench, subject.recipe),
-        "seconds": config.seconds,
-        "memory": PeakMemory(bench.device.torch_device).meaning,
-    }
+def describe_speed(
+    bench: SpeedExperiment,
+    entry: Entry,
+    subject: MeasuredMethod,
+    measured: SpeedMeasurements,
+    environment: SpeedEnvironment,
+) -> SpeedDescription:
+    """Describe what was requested and measured, for the record.
+
+    Args:
+        bench: what was requested.
+        entry: where the method is defined.
+        subject: the method, as it was measured.
+        measured: what came of it.
+        environment: software and load of the machine, as they were when measuring started.
+    """
+    return SpeedDescription(
+        created=now(),
+        command=bench.config.command(entry.name, bench.recipe.name),
+        method=MethodIdentity(
+            name=entry.name,
+            built_in=entry.built_in,
+            source_sha256=entry.source_sha256,
+            options=to_dict(subject.method),
+        ),
+        setup=describe_setup(bench, subject.recipe),
+        seconds=bench.config.seconds,
+        **dict(measured),
+        memory=PeakMemory(bench.device.torch_device).meaning,
+        environment=environment,
+    )
 
 
-def setup_fields(bench: SpeedExperiment, recipe: Recipe) -> dict[str, Any]:
-    """What the speed depends on beside the method."""
-    hardware = bench.device.describe()
+def describe_setup(bench: SpeedExperiment, recipe: Recipe) -> SetupPart:
+    """Describe everything besides the method that speed depends on."""
+    hardware, train = bench.device.describe(), recipe.train
     keys = ("device", "kind", "cores", "processes", "precision", "layout")
-    return {
-        **{key: hardware[key] for key in keys},
-        "threads": torch.get_num_threads(),
-        "compiled": recipe.compute.compile,
-        "torch": torch.__version__,
-        "recipe": Path(recipe.name).name,
-        **to_dict(recipe.pixels),
-        **{key: getattr(recipe.train, key) for key in ("batch_size", "micro_batch", "batch_norm", "optimizer")},
-        "dataset": bench.dataset.name,
-        "images": len(bench.index.rows("train")),
-        "batch_sizes": bench.batch_sizes,
-    }
+    return SetupPart.model_validate(
+        {
+            **{key: hardware[key] for key in keys},
+            "threads": torch.get_num_threads(),
+            "compiled": recipe.compute.compile,
+            "torch": torch.__version__,
+            "recipe": recipe_label(recipe.name),
+            **to_dict(recipe.pixels),
+            **{key: getattr(train, key) for key in ("batch_size", "micro_batch", "batch_norm", "optimizer")},
+            "dataset": bench.dataset.name,
+            "images": len(bench.index.rows("train")),
+            "batch_sizes": bench.batch_sizes,
+        }
+    )
 
 
-def environment_fields() -> dict[str, Any]:
-    """The record's `environment`; warns the user of a busy machine."""
+def describe_environment() -> SpeedEnvironment:
+    """Describe software and load of the machine, as they are now; warn the user of a busy machine."""
     busy = load_average()
     if busy is not None and busy > BUSY * cores():
-        say(f"this machine was busy in the last minute (load {busy:.1f}): if it still is, it will measure as too slow")
-    return {"versions": versions(), "code": code_state(), "load": busy}
+        say(f"this machine was busy in the last minute (load {busy:.1f}): if it still is, it measures as too slow")
+    return SpeedEnvironment(**dict(describe_software()), load_average=busy)
 
 
-def _publish(fields: dict[str, Any], results: Path) -> SpeedRecord:
-    record, place, replaced = speed_record.publish(fields, results)
+def _publish(speed: SpeedDescription, results: Path) -> SpeedRecord:
+    record, place, replaced = speed_record.publish(speed, results)
     say(f"{'replaced the record' if replaced else 'published'} {place}")
     return record
 
@@ -252,6 +273,6 @@ def _say(subject: MeasuredMethod, text: str) -> None:
 
 def _say_size(subject: MeasuredMethod, throughput: Throughput) -> None:
     if throughput.batch_size is None:
-        _say(subject, f"batches of {throughput.asked:,} would take too long each and are skipped")
-    elif throughput.batch_size < throughput.asked:
-        _say(subject, f"batches of {throughput.asked:,} do not fit in memory: measured {throughput.batch_size:,}")
+        _say(subject, f"batches of {throughput.requested:,} would take too long each and are skipped")
+    elif throughput.batch_size < throughput.requested:
+        _say(subject, f"batches of {throughput.requested:,} do not fit in memory: measured {throughput.batch_size:,}")

@@ -1,7 +1,6 @@
-"""Heatmaps over radiographs, as in Ma et al. 2019, Fig. 1: what was found, where, and where it really is."""
+"""Figure of heatmaps over radiographs with predicted and true boxes, as in Ma et al. 2019, Fig. 1."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import NamedTuple
@@ -13,27 +12,27 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from ...metrics.localization import Frame, enlarge, normalize, predict_boxes
-from ...utils.files import write_atomic
 from ...utils.text import plain
-from .style import KEY
+from .style import render, write_png
 
-TRUE, FOUND = "#ff2bd6", "white"  # a colour that no heat has
+TRUE, PREDICTED = "#ff2bd6", "white"  # colors that no heatmap has
 OVERLAY_COLORS = "turbo"
-TITLE_WIDTH = 13  # characters an inch
-OPACITY = 0.65  # of the hottest place; the coldest is clear
+CHARACTERS_PER_INCH = 13  # of a panel's title
+OPACITY = 0.65  # of the maximum of a heatmap; its minimum is transparent
+DPI = 100
+PALETTE, REFINEMENTS = 80, 2  # colors of a published figure, and k-means steps that keep its grays neutral
 
 
 class Panel(NamedTuple):
     """One radiograph and what to draw over it.
 
     Attributes:
-        title: a line or two above it.
-        gray: uint8 (H, W), any size, the whole image.
-        map: (h, w) of the centre crop; None shows the image alone.
-        boxes: true boxes (n, 4), fractions of the whole image.
+        title: one or two lines above it.
+        gray: uint8 (H, W), of any size, the full image.
+        map: heatmap (h, w) of the center crop; None shows the image alone.
+        boxes: true boxes (n, 4), fractions of the full image.
     """
 
     title: str
@@ -51,69 +50,69 @@ def draw_panels(
     side: float = 2.4,
     key: str | None = None,
 ) -> None:
-    """Draw the panels, `side` inches wide, in rows of `columns`, with one legend for all.
+    """Draw radiographs with their heatmaps, in rows, with one legend.
 
-    `key` names the data that the figure shows.
+    Args:
+        panels: the radiographs.
+        frame: where the center crop, which the heatmaps cover, is in the image.
+        path: of the PNG.
+        title: of the figure.
+        columns: panels per row.
+        side: width of a panel in inches.
+        key: hash of the data that a published figure shows; such a figure has few colors, to be small.
     """
     rows = -(-len(panels) // columns)
-    figure = Figure(
-        figsize=(side * columns + 0.6, (side + 0.3) * rows + 0.7), dpi=100, facecolor="white", layout="constrained"
-    )
+    size = side * columns + 0.6, (side + 0.3) * rows + 0.7
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, panel in zip(axes, panels, strict=False):
-        _draw(axis, panel, frame)
+        _draw_panel(axis, panel, frame, int(CHARACTERS_PER_INCH * size[0] / columns))
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     figure.suptitle(plain(title), fontsize=10, parse_math=False)
-    _explain(figure, any(len(panel.boxes) for panel in panels))
-    _save(figure, path, key)
+    _draw_legend(figure, any(len(panel.boxes) for panel in panels))
+    image = render(figure)
+    if key is not None:
+        image = image.quantize(PALETTE, Image.Quantize.MAXCOVERAGE, REFINEMENTS, dither=Image.Dither.NONE)
+    write_png(image, path, key)
 
 
-def _save(figure: Figure, path: Path, key: str | None) -> None:
-    """Write it whole or not at all; one that belongs to a record in 256 colours, which take a quarter of the space."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    image = Image.open(buffer).convert("RGB")
-    text = PngInfo()
-    if key:
-        text.add_text(KEY, key)
-        image = image.quantize(256, method=Image.Quantize.MAXCOVERAGE)
-    small = BytesIO()
-    image.save(small, format="png", pnginfo=text, optimize=True)
-    write_atomic(path, small.getvalue())
-
-
-def _draw(axis: Axes, panel: Panel, frame: Frame) -> None:
+def _draw_panel(axis: Axes, panel: Panel, frame: Frame, width: int) -> None:
+    """Draw one radiograph; `width` is that of its title, in characters."""
     axis.set_axis_off()
-    width = int(TITLE_WIDTH * axis.figure.get_figwidth() / axis.get_subplotspec().get_gridspec().ncols)
     axis.set_title(fill(plain(panel.title), width), fontsize=9, parse_math=False)
     axis.imshow(panel.gray, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0), aspect="auto")
     axis.set_box_aspect(panel.gray.shape[0] / panel.gray.shape[1])
     if panel.map is not None:
-        heat = normalize(enlarge(panel.map[None], frame.side))[0] / 255
-        colours = matplotlib.colormaps[OVERLAY_COLORS](heat)
-        colours[..., 3] = OPACITY * heat
-        x, y, w, h = frame.to_image(np.array([[0.0, 0, 1, 1]]))[0]
-        axis.imshow(colours, extent=(x, x + w, y + h, y), aspect="auto", interpolation="bilinear")
-        for box in predict_boxes(panel.map[None], frame).boxes:
-            _outline(axis, box, FOUND, "--")
+        _draw_heatmap(axis, panel.map, frame)
     for box in panel.boxes:
         _outline(axis, box, TRUE, "-")
     axis.set(xlim=(0, 1), ylim=(1, 0))
 
 
-def _outline(axis: Axes, box: np.ndarray, colour: str, style: str) -> None:
+def _draw_heatmap(axis: Axes, heatmap: np.ndarray, frame: Frame) -> None:
+    """Draw a heatmap (h, w) as it is evaluated, on the pixels of the crop, and the boxes that it predicts."""
+    heat = normalize(enlarge(heatmap[None], frame.side))[0] / 255
+    colors = matplotlib.colormaps[OVERLAY_COLORS](heat)
+    colors[..., 3] = OPACITY * heat
+    x, y, w, h = frame.to_image(np.array([[0.0, 0, 1, 1]]))[0]
+    axis.imshow(colors, extent=(x, x + w, y + h, y), aspect="auto", interpolation="nearest")
+    for box in predict_boxes(heatmap[None], frame).boxes:
+        _outline(axis, box, PREDICTED, "--")
+
+
+def _outline(axis: Axes, box: np.ndarray, color: str, stroke: str) -> None:
     x, y, w, h = box
-    axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linestyle=style, linewidth=1.3))
+    axis.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=color, linestyle=stroke, linewidth=1.3))
 
 
-def _explain(figure: Figure, with_truth: bool) -> None:
-    """The legend: what the frames are, and what the colours mean."""
-    frames = [Line2D([], [], color="0.45", linestyle="--", label="found: above 60 and above 180 of 255")]
+def _draw_legend(figure: Figure, with_truth: bool) -> None:
+    """Explain the boxes, and the colors of the heatmap."""
+    boxes = [Line2D([], [], color="0.45", linestyle="--", label="predicted: above 60 and above 180 of 255")]
     if with_truth:
-        frames.insert(0, Line2D([], [], color=TRUE, label="true box"))
-    figure.legend(handles=frames, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        boxes.insert(0, Line2D([], [], color=TRUE, label="true box"))
+    figure.legend(handles=boxes, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 255), OVERLAY_COLORS)
     bar = figure.colorbar(scale, ax=figure.axes, location="right", shrink=0.6, aspect=30, ticks=[0, 60, 180, 255])
     bar.ax.tick_params(labelsize=7)
-    bar.set_label("heatmap, each from its own lowest to its highest", fontsize=7)
+    bar.set_label("heatmap, normalized per image", fontsize=7)

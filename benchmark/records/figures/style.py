@@ -1,11 +1,9 @@
-"""What all figures share: how they look, how they are written, and the hash by which a stale one is found.
+"""Style of all figures: how they look, how they are written, and the hash by which a stale one is found.
 
-A figure stands on white, whatever the page, and is drawn for a width of about 850 pixels. Its PNG carries the hash of
-what it shows, no date and no version of a library.
+A figure is drawn on white, whatever the page, for a width of about 850 pixels. Its PNG carries the hash of what it
+shows, but no date and no version of a library, so that the same figure is the same file.
 """
 
-import hashlib
-import json
 import math
 import textwrap
 from collections.abc import Iterable
@@ -21,20 +19,21 @@ from PIL import Image, ImageColor
 from PIL.PngImagePlugin import PngInfo
 from scipy.spatial.distance import cdist
 
-from ...utils.files import write_atomic
-from ...utils.text import plain
+from ...utils.files import json_sha256, write_atomic
+from ...utils.text import plain, recipe_label
 from ..schema import Record
 
 KEY = "scores-sha256"  # the PNG text entry that names the data
 WIDTH = 8.5  # inches
 INK, GRAY, PALE = "#1f2328", "#6e7781", "#e4e7eb"
+FREQUENT_COLORS = 56  # kept in a PNG besides COLORS; the edges of lines and letters need no more
 
-
-# Okabe and Ito's colours, which colour-blind readers tell apart, without the yellow, which white swallows.
+# Colors of Okabe and Ito, distinguishable for color-blind readers, without the yellow, which is too pale on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+Stroke = str | tuple[float, tuple[float, ...]]
+STROKES: tuple[Stroke, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 FONT = "DejaVu Sans"  # comes with matplotlib
-TITLE = 95  # characters of a title in a line
+TITLE_WIDTH = 95  # characters per line of a title
 STYLE = {
     "font.family": FONT,
     "font.size": 9,
@@ -59,88 +58,103 @@ STYLE = {
 }
 
 
-# Decorates a function that draws: what the user has in a matplotlibrc changes nothing.
+# Decorator of functions that draw: the user's matplotlibrc changes nothing.
 styled = style.context(["default", STYLE])
 
 
 def new_figure(height: float) -> Figure:
-    """A white figure of the common width; `height` in inches."""
+    """Create a white figure of the common width and a height in inches."""
     return Figure(figsize=(WIDTH, height), dpi=160, facecolor="white", layout="constrained")
 
 
-def line_style(number: int) -> dict[str, object]:
-    """Colour and stroke of the line with this number; 21 differ."""
-    return {"color": COLORS[number % len(COLORS)], "linestyle": STROKES[number // len(COLORS) % len(STROKES)]}
+def line_style(number: int) -> tuple[str, Stroke]:
+    """Return color and stroke of the line with this number; the first 21 differ."""
+    return COLORS[number % len(COLORS)], STROKES[number // len(COLORS) % len(STROKES)]
 
 
 def fold(text: object, width: int) -> str:
-    """Text from a record in lines of at most `width` characters, "?" for what the font cannot show."""
+    """Wrap text from a record into lines of at most `width` characters, with "?" for glyphs that the font lacks."""
     shown = "".join(char if ord(char) in _glyphs() else "?" for char in plain(text))
     return "\n".join(textwrap.wrap(shown, width)) or "?"
 
 
 def figure_title(record: Record) -> str:
-    """What a record's figure is headed by: method, recipe and seed; dataset and test images."""
+    """Return the title of a record's figure: method, recipe and seed; dataset and test images."""
     counts = record.dataset.counts["test"]
     about = f"{record.dataset.title}: {counts.images:,} test images of {counts.patients:,} patients"
     if record.recipe is None:
-        return f"{record.method.title}, scores from elsewhere\n{about}"
-    return f"{record.method.title}, recipe {Path(record.recipe['name']).name}, seed {record.seed}\n{about}"
+        return f"{record.method.title}, external predictions\n{about}"
+    return f"{record.method.title}, recipe {recipe_label(record.recipe.name)}, seed {record.seed}\n{about}"
 
 
 def set_title(figure: Figure, title: str) -> None:
-    """The title, its lines folded where they are too long."""
-    figure.suptitle("\n".join(fold(line, TITLE) for line in title.split("\n")), fontsize=10)
+    """Set the title, its lines wrapped."""
+    figure.suptitle("\n".join(fold(line, TITLE_WIDTH) for line in title.split("\n")), fontsize=10)
 
 
 def bare(axes: Axes) -> None:
-    """Without a frame but for the lower edge."""
+    """Remove the frame, except for its lower edge."""
     axes.spines[["left", "top", "right"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
 
 def number(value: float | None) -> float | None:
-    """None where a value is undefined, be it None or NaN."""
+    """Return a plain float; None where the value is undefined (None or NaN)."""
     return None if value is None or math.isnan(value) else float(value)
 
 
 def sha256(shown: Iterable[object]) -> str:
-    """The hash of what a figure shows: texts, numbers, and lists of them."""
-    return hashlib.sha256(json.dumps(list(shown)).encode()).hexdigest()
+    """Return the hash of what a figure shows: text, numbers, and lists of them."""
+    return json_sha256(list(shown))
 
 
 def save(figure: Figure, path: Path, key: str) -> None:
-    """Write the figure whole or not at all, in few colours, with its key."""
-    drawn, small = BytesIO(), BytesIO()
-    figure.savefig(drawn, format="png")
-    text = PngInfo()
-    text.add_text(KEY, key)
-    _in_few_colors(Image.open(drawn).convert("RGB")).save(small, format="png", pnginfo=text, optimize=True)
-    write_atomic(path, small.getvalue())
+    """Write the figure atomically, as a PNG with a small palette that carries the key."""
+    image = _reduce_colors(render(figure))
+    write_png(image, path, key)
+
+
+def render(figure: Figure) -> Image.Image:
+    """Draw the figure to an RGB image."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
+
+
+def write_png(image: Image.Image, path: Path, key: str | None) -> None:
+    """Write an image atomically, as a PNG that carries the key."""
+    text, buffer = PngInfo(), BytesIO()
+    if key is not None:
+        text.add_text(KEY, key)
+    image.save(buffer, format="png", pnginfo=text, optimize=True)
+    write_atomic(path, buffer.getvalue())
 
 
 def drawn_from(path: Path) -> str | None:
-    """The hash that a figure carries; None if it is not there or carries none."""
+    """Return the hash that a figure carries; None if it is missing, broken, or carries none."""
     try:
         with Image.open(path) as image:
-            return image.info.get(KEY)
-    except Exception:  # of a broken file, Pillow raises whatever it meets
+            found = image.info.get(KEY)
+    except Exception:  # a broken file makes Pillow raise exceptions of any kind
         return None
+    return found if isinstance(found, str) else None
 
 
-def _in_few_colors(image: Image.Image) -> Image.Image:
-    """The image in our colours and its 56 most frequent ones, which take a quarter of the space.
+def _reduce_colors(image: Image.Image) -> Image.Image:
+    """Reduce an RGB image to COLORS and its most frequent colors, which takes a quarter of the space.
 
-    Only the soft edges of lines and letters change, and little. Pillow's own reductions tint the page or the grid.
+    Only antialiased edges of lines and letters change, and little. Pillow's own quantization would tint the background
+    or the grid.
     """
-    pixels = np.asarray(image).astype(np.int32) @ [1 << 16, 1 << 8, 1]
-    found, place, count = np.unique(pixels, return_inverse=True, return_counts=True)
+    pixels = np.asarray(image).astype(np.int32)
+    codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    found, place, count = np.unique(codes, return_inverse=True, return_counts=True)
     levels = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
-    ours = [ImageColor.getrgb(colour) for colour in COLORS]
-    kept = np.concatenate([ours, levels[np.argsort(-count, kind="stable")[:56]]])
-    nearest = cdist(levels, kept).argmin(axis=1).astype(np.uint8)
-    reduced = Image.fromarray(nearest[place].reshape(pixels.shape))
-    reduced.putpalette(kept.astype(np.uint8).tobytes())
+    ours = [ImageColor.getrgb(color) for color in COLORS]
+    palette = np.concatenate([ours, levels[np.argsort(-count, kind="stable")[:FREQUENT_COLORS]]])
+    nearest = cdist(levels, palette).argmin(axis=1).astype(np.uint8)
+    reduced = Image.fromarray(nearest[place].reshape(codes.shape))
+    reduced.putpalette(palette.astype(np.uint8).tobytes())
     return reduced
 
 

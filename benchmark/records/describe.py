@@ -1,0 +1,58 @@
+"""Parts of a record that more than one command fills in."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from ..dataset import Dataset, Index
+from ..utils.environment import code_state, versions
+from ..utils.options import to_dict
+from .schema import CodePart, Counts, DatasetPart, LabelsPart, Software, SplitPart
+
+
+def now() -> str:
+    """Return the time as records hold it: UTC, ISO 8601, in seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def describe_software() -> Software:
+    """Describe the versions and the state of the code, as they are now."""
+    state = code_state()
+    commit, dirty = state["commit"], state["dirty"]
+    code = CodePart(commit=None if commit is None else str(commit), dirty=None if dirty is None else bool(dirty))
+    return Software(versions=versions(), code=code)
+
+
+def describe_dataset(dataset: Dataset, index: Index, splits: Sequence[str], pixels_sha256: str | None) -> DatasetPart:
+    """Describe the dataset of a run or of external predictions.
+
+    Args:
+        dataset: the plugin, with its options.
+        index: the images that were scored, or trained on.
+        splits: those of the index to count.
+        pixels_sha256: of the decoded images; None where none was decoded.
+    """
+    return DatasetPart(
+        name=dataset.name,
+        title=dataset.title,
+        caveat=dataset.caveat,
+        options=to_dict(dataset),
+        findings=list(index.findings),
+        rare=[finding for finding in index.findings if finding in dataset.rare],
+        labels=LabelsPart(**index.labels._asdict()),
+        split=SplitPart(**index.split._asdict()),
+        pixels_sha256=pixels_sha256,
+        counts={split: _count(index, split) for split in splits},
+        skipped=list(index.skipped),
+    )
+
+
+def _count(index: Index, split: str) -> Counts:
+    images = index.images.iloc[index.rows(split)]
+    positive = images[list(index.findings)] == 1
+    return Counts(
+        images=len(images),
+        patients=int(images["patient_id"].nunique()),
+        positives={finding: int(positive[finding].sum()) for finding in index.findings},
+        with_finding=int(positive.any(axis=1).sum()),
+        absent=index.absent.get(split, 0),
+    )

@@ -1,0 +1,61 @@
+"""Options: what pydantic cannot say is said by the docstrings, in one format."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from chxbench import DATASETS, METHODS
+from chxbench.benchmark.recipe import SECTIONS
+from chxbench.benchmark.utils.options import field_help, field_names
+
+CLASSES = {
+    **{f"method {entry.name}": entry.cls for entry in METHODS},
+    **{f"dataset {entry.name}": entry.cls for entry in DATASETS},
+    **{f"recipe section {name}": cls for name, cls in SECTIONS.items()},
+}
+
+
+@dataclass
+class Base:
+    """Base class.
+
+    Options:
+        first: explained on
+            two lines, with key: value in it
+        second: short
+
+    Attributes:
+        third: not an option
+    """
+
+    first: int = 1
+    second: int = 2
+    third: int = 3
+
+
+@dataclass
+class Extended(Base):
+    """Extension.
+
+    Options:
+        second: replaced
+        fourth: new
+    """
+
+    fourth: int = 4
+
+
+@dataclass
+class Undocumented(Extended):
+    fifth: int = 5
+
+
+def test_help_is_read_from_the_docstring_and_inherited():
+    assert field_help(Base) == {"first": "explained on two lines, with key: value in it", "second": "short"}
+    assert field_help(Extended) == {**field_help(Base), "second": "replaced", "fourth": "new"}
+    assert field_help(Undocumented) == field_help(Extended)
+
+
+@pytest.mark.parametrize("cls", [pytest.param(cls, id=name) for name, cls in CLASSES.items()])
+def test_every_option_is_explained(cls):
+    assert list(field_help(cls)) == field_names(cls, "")
