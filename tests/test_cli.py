@@ -115,7 +115,7 @@ from chxbench import METHODS, Method
 class Mine(Method):
     """A method of one layer.
 
-    Attributes:
+    Options:
         width: of the
             layer.
     """
