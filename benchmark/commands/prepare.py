@@ -18,5 +18,6 @@ def prepare(config: DataConfig, report: Path | None = None) -> None:
         DataError: images cannot be read, unless `dataset.skip_unreadable` leaves them out.
     """
     dataset, recipe = build_dataset(config)
-    pixels, _ = prepare_dataset(config, dataset, recipe, report)
-    say(f"{len(pixels):,} images of {recipe.pixels.size}x{recipe.pixels.size} pixels: {pixels.filename}")
+    pixels = prepare_dataset(config, dataset, recipe, report).pixels
+    where = getattr(pixels, "filename", "")  # a memory map has one
+    say(f"{len(pixels):,} images of {recipe.pixels.size}x{recipe.pixels.size} pixels: {where}")

@@ -212,7 +212,7 @@ def test_what_was_verified_once_is_not_computed_again_until_a_byte_changes(resul
     assert not computed
     (entry,) = kept.iterdir()
     content = json.loads(entry.read_text())
-    content["draws"][0] = 0.99
+    content["replicates"][0] = 0.99
     entry.write_text(json.dumps(content))
     verify_cached(folder, record, kept)
     assert len(computed) == 1  # the entry was changed

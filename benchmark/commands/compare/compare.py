@@ -36,7 +36,8 @@ def compare_runs(first: Path, second: Path, resamples: int, results: Path) -> Co
     one, other = read_side(first), read_side(second)
     check_same_test_set(one, other)
     scored, others = one.scored(one.findings), other.scored(one.findings)
-    found = compare(scored.scores, others.scores, scored.labels, scored.patients, resamples, scored.left_out)
+    rare = [c for c, finding in enumerate(one.findings) if finding in one.record.dataset.rare]
+    found = compare(scored.scores, others.scores, scored.labels, scored.patients, resamples, rare)
     speeds = [speed_record.read(path) for path in speed_record.find(results)]
     facts = differing_context(one.record, other.record)
     return ComparedPair(one, other, found, resamples, facts, paired_timings(one.record, other.record, speeds))

@@ -1,6 +1,7 @@
 """Figure of a comparison: the ROC curves of both runs, one small panel per finding."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -82,9 +83,10 @@ def _labels(compared: ComparedPair) -> list[str]:
 
 def _draw_legend(axes: Axes, compared: ComparedPair) -> None:
     """Draw the legend in a panel that no finding needs."""
+    styles: list[dict[str, Any]] = [{"color": COLORS[k], "linestyle": STROKES[k]} for k in range(2)]
     marks = [
-        Line2D([], [], label=label, color=COLORS[k], linestyle=STROKES[k], linewidth=LINE_WIDTH)
-        for k, label in enumerate(_labels(compared))
+        Line2D([], [], label=label, linewidth=LINE_WIDTH, **style)
+        for label, style in zip(_labels(compared), styles, strict=True)
     ]
     if compared.significant:
         star = f"* differs at {LEVEL * 100:.0f} % after the\ncorrection for all findings"
