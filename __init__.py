@@ -1,14 +1,20 @@
 """chxbench: a benchmark harness for attention methods on chest X-rays.
 
-The names below are all that a plugin author needs. They load on first use, so that `import chxbench` (and with it
-`chxbench --help`) stays fast::
+For scripts and notebooks (docs/python-api.md)::
+
+    import chxbench
+    record = chxbench.run(method="sam", dataset="phantom")
+
+For authors of plugins (docs/contributing-a-method.md)::
 
     from chxbench import METHODS, Method, Output
+
+Names are imported on first use, so that `import chxbench` and `chxbench --help` stay fast.
 """
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 ROOT = Path(__file__).resolve().parent  # every path within the package follows from it
@@ -25,24 +31,39 @@ __all__ = [
     "Selection",
     "Stage",
     "UserError",
+    "evaluate_scores",
+    "load_results",
+    "predict",
+    "run",
 ]
 
 if TYPE_CHECKING:
+    from .api import predict, run
     from .benchmark.dataset import FINDINGS, DataError, Dataset, Index
+    from .benchmark.evaluation.scores import evaluate_arrays as evaluate_scores
     from .benchmark.method import Method, MethodError, Output, Selection, Stage
+    from .benchmark.records.table import load_results
     from .benchmark.registry import DATASETS, METHODS
     from .benchmark.utils.errors import UserError
 
-_HOMES = {
-    "dataset": ("FINDINGS", "DataError", "Dataset", "Index"),
-    "utils.errors": ("UserError",),
-    "method": ("Method", "MethodError", "Output", "Selection", "Stage"),
-    "registry": ("DATASETS", "METHODS"),
+_MODULES = {  # of each name
+    "api": ("predict", "run"),
+    "benchmark.dataset": ("FINDINGS", "DataError", "Dataset", "Index"),
+    "benchmark.evaluation.scores": ("evaluate_scores",),
+    "benchmark.method": ("Method", "MethodError", "Output", "Selection", "Stage"),
+    "benchmark.records.table": ("load_results",),
+    "benchmark.registry": ("DATASETS", "METHODS"),
+    "benchmark.utils.errors": ("UserError",),
 }
+_RENAMED = {"evaluate_scores": "evaluate_arrays"}  # where the module has another name for it
 
 
-def __getattr__(name: str):
-    for home, names in _HOMES.items():
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f".benchmark.{home}", __name__), name)
+            return getattr(import_module(f".{module}", __name__), _RENAMED.get(name, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

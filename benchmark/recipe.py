@@ -190,6 +190,12 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
+def recipe_summary(name: str) -> str:
+    """Return the comment line that a recipe of the package begins with; empty without one."""
+    first = (RECIPES / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip().removesuffix(".") if first.startswith("#") else ""
+
+
 def recipe_table(recipe: Recipe) -> dict[str, Any]:
     """Convert a recipe to the table that records hold."""
     sections = {section: to_dict(getattr(recipe, section)) for section in SECTIONS}

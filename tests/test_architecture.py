@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "cli": {"root", "commands", "utils"},
     "methods": {"method", "registry", "utils"},
     "datasets": {"dataset", "registry", "utils"},
-    "root": {"commands", "evaluation", "leaderboard", "records", "utils", *CONTRACTS},
+    "api": {"commands", "records"},
+    "root": {"api", "evaluation", "records", "utils", *CONTRACTS},
 }
 SHARED_BY_COMMANDS = "benchmark.commands.trained_run"  # all that one command may import of another
 TORCH = {"torch", "torchvision", "timm", "monai", "accelerate", "safetensors"}
@@ -39,7 +40,8 @@ WITHOUT_TORCH = {"cli", "utils", "metrics", "dataset", "registry", "recipe", "ev
 def _modules():
     """Every module of the package by its dotted name, the package itself being the empty one."""
     wings = [chxbench.ROOT / wing for wing in ("benchmark", "methods", "datasets")]
-    for path in (chxbench.ROOT / "__init__.py", *(path for wing in wings for path in sorted(wing.rglob("*.py")))):
+    root = [chxbench.ROOT / name for name in ("__init__.py", "api.py")]
+    for path in (*root, *(path for wing in wings for path in sorted(wing.rglob("*.py")))):
         parts = path.relative_to(chxbench.ROOT).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 

@@ -1,14 +1,20 @@
 """The commands as a user types them: help at once, one sentence and status 2 for a mistake."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 from small_runs import invoke
 
+from chxbench import METHODS
+
+RECIPES = ["paper", "quick"]
+
 
 @pytest.mark.parametrize(
-    "command", ["", "run", "score", "speed", "predict", "prepare", "compare", "verify", "list", "leaderboard", "status"]
+    "command",
+    ["", "run", "score", "speed", "predict", "prepare", "compare", "verify", "list", "show", "leaderboard", "status"],
 )
 def test_help_shows_an_example(command):
     shown = invoke(*command.split(), "--help")
@@ -59,25 +65,90 @@ def test_a_mistake_is_one_sentence_and_status_2(words, message, tmp_path, monkey
     assert not (tmp_path / "results").exists()
 
 
-def test_list_names_every_plugin_with_its_options():
-    shown = invoke("list").output
-    for words in (
-        "method ma",
-        "--option threshold=0.5",
-        "dataset phantom",
-        "dataset.allow_missing=false",
-        "every dataset also takes\n    --set dataset.skip_unreadable=false",
-        "open | random",
-        "--set train.lr=0.01",
-    ):
-        assert words in shown
+def test_list_has_one_line_per_plugin_and_recipe_within_80_columns():
+    lines = invoke("list").output.splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert names == ["bsl", "fam", "ma", "ma_again", "ma_random", "sam", "wang2017", "chestxray14", "phantom", *RECIPES]
+    assert max(map(len, lines)) <= 80
+    assert "  phantom      Phantom (drawn radiographs)" in lines
+
+
+def test_list_as_json_has_the_same_names():
+    catalog = json.loads(invoke("list", "--json").output)
+    assert catalog["methods"]["ma"] == "MA (FAM + SAM + HEM)"
+    assert list(catalog["recipes"]) == RECIPES
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        pytest.param(
+            "ma", ["method ma: MA", "threshold=0.5  (number > 0 and < 1)", "gates=open  (open |"], id="options"
+        ),
+        pytest.param("ma", ["compared with  sam, ma_ran", "methods/ma.py:", "mean AUC 0.794", "r of pool"], id="facts"),
+        pytest.param("phantom", ["dataset.images=2000  (integer)", "dataset.skip_unreadable=false"], id="dataset"),
+        pytest.param("paper", ["train.lr=0.01  (number > 0)", "train.drop_after=[20]  (list of integer"], id="recipe"),
+    ],
+)
+def test_show_has_facts_options_and_reported_numbers(name, words):
+    shown = invoke("show", name)
+    assert shown.exit_code == 0, shown.output
+    for word in words:
+        assert word in shown.output
+    assert all(len(line) <= 80 for line in shown.output.splitlines() if "defined in" not in line)
+
+
+def test_every_method_dataset_and_recipe_can_be_shown_as_json():
+    for kind, names in json.loads(invoke("list", "--json").output).items():
+        for name in names:
+            (shown,) = json.loads(invoke("show", name, "--json").output)
+            assert (shown["name"], shown["kind"] + "s") == (name, kind)
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+from typing import ClassVar
+from chxbench import METHODS, Method
+
+@METHODS.register("show_mine")
+@dataclass(frozen=True)
+class Mine(Method):
+    """A method of one layer.
+
+    Options:
+        width: of the
+            layer.
+    """
+
+    title: ClassVar[str] = "Mine"
+    width: int = 7
+'''
+
+
+def test_show_takes_a_plugin_file(tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN)
+    try:
+        shown = invoke("show", "show_mine", "--plugin", plugin)
+    finally:
+        METHODS._entries.pop("show_mine", None)
+    assert "width=7  (integer)\n      of the layer." in shown.output
+
+
+def test_show_suggests_the_name_that_was_meant():
+    wrong = invoke("show", "phantm")
+    assert wrong.exit_code == 2
+    assert "no method, dataset or recipe is called 'phantm': did you mean phantom?" in wrong.output
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [([], "Interrupted: the same command goes on"), (["--fresh"], "the same command without --fresh goes on")],
+    [
+        ([], "Interrupted: rerun the same command to resume."),
+        (["--fresh"], "the same command without --fresh to resume."),
+    ],
 )
-def test_an_interrupt_says_that_the_same_command_goes_on(words, message, monkeypatch):
+def test_an_interrupt_shows_how_to_resume(words, message, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 

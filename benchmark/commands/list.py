@@ -1,44 +1,49 @@
-"""`chxbench list`: the methods, datasets and recipes there are."""
+"""`chxbench list`: the methods, datasets and recipes that can be used, one per line."""
 
-from dataclasses import MISSING, Field, fields
-from typing import Literal, get_args, get_origin, get_type_hints
+import json
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
-from ..data.source import SKIP
-from ..recipe import SECTIONS, load_recipe, recipe_names
-from ..registry import DATASETS, METHODS, Registry
-from ..utils.options import format_value, to_dict
+from ..recipe import recipe_names, recipe_summary
+from ..registry import DATASETS, METHODS, load_plugins
+from ..utils.text import plain
+
+WIDTH = 80  # columns
+KINDS = {"methods": "--method", "datasets": "--dataset", "recipes": "--recipe"}
 
 
-def report_plugins() -> None:
-    """Every method and dataset with its options and defaults, then the recipes."""
-    console = Console(highlight=False)
-    _report(console, METHODS, "--option ")
-    _report(console, DATASETS, "--set dataset.")
-    console.print(f"every dataset also takes\n    --set {SKIP}=false\n", markup=False, soft_wrap=True)
-    for name in recipe_names():
-        console.print(f"recipe [bold]{name}[/]  (--recipe {name}; change a setting with --set SECTION.KEY=VALUE)")
-        recipe = load_recipe(name, {})
-        for section in SECTIONS:
-            for key, value in to_dict(getattr(recipe, section)).items():
-                console.print(f"    --set {section}.{key}={format_value(value)}", markup=False, soft_wrap=True)
+def list_plugins(plugins: Sequence[Path] = (), as_json: bool = False) -> None:
+    """Print one line per method, dataset and recipe: its name and what it is.
+
+    Args:
+        plugins: files to import first.
+        as_json: whether to print JSON: kind to name to description.
+
+    Raises:
+        UserError: a plugin file cannot be imported.
+    """
+    load_plugins(plugins)
+    console = Console(markup=False, emoji=False, highlight=False)
+    catalog = read_catalog()
+    if as_json:
+        console.print(json.dumps(catalog, indent=1), soft_wrap=True)
+        return
+    width = max(len(name) for names in catalog.values() for name in names)
+    for kind, names in catalog.items():
+        console.print(f"{kind} ({KINDS[kind]} NAME)")
+        for name, description in names.items():
+            line = f"  {name:<{width}}  {plain(description)}"
+            console.print(line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…", soft_wrap=True)
+        console.print()
+    console.print("`chxbench show NAME` describes one: its options, defaults and reported numbers.")
 
 
-def _report(console: Console, registry: Registry, prefix: str) -> None:
-    for entry in registry:
-        console.print(f"{registry.kind} [bold]{entry.name}[/]", end=" ")
-        console.print(f"{entry.cls.title} ({entry.place})", markup=False, soft_wrap=True)
-        hints = get_type_hints(entry.cls)
-        for option in fields(entry.cls):
-            choices = get_args(hints[option.name]) if get_origin(hints[option.name]) is Literal else ()
-            told = f"    {prefix}{option.name}={_default(option)}"
-            told += f"  ({' | '.join(map(str, choices))})" if choices else ""
-            console.print(told, markup=False, soft_wrap=True)
-    console.print()
-
-
-def _default(option: Field) -> str:
-    if option.default is not MISSING:
-        return format_value(option.default)
-    return format_value(option.default_factory()) if option.default_factory is not MISSING else "(required)"
+def read_catalog() -> dict[str, dict[str, str]]:
+    """Return the description of each method, dataset and recipe by kind and name."""
+    return {
+        "methods": {entry.name: entry.cls.title for entry in METHODS},
+        "datasets": {entry.name: entry.cls.title for entry in DATASETS},
+        "recipes": {name: recipe_summary(name) for name in recipe_names()},
+    }

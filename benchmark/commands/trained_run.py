@@ -18,6 +18,7 @@ from ..registry import METHODS
 from ..utils.errors import UserError, first_few
 from ..utils.options import build
 from ..utils.progress import say
+from ..utils.workspace import Workspace
 
 WEIGHTS = "weights.safetensors"
 
@@ -77,7 +78,7 @@ def _hint(folder: Path) -> str:
     """Return what to do about a folder that holds no record."""
     if (folder / "stage1").is_dir():
         return "the run was interrupted, rerun its command to resume it"
-    runs = sorted(path.parent.name for path in Path("runs").glob("*/run.json"))
+    runs = sorted(path.parent.name for path in Workspace().runs.glob("*/run.json"))
     return f"runs/ has {first_few(runs)}" if runs else "pass the folder under runs/ that `chxbench run` named"
 
 
@@ -99,8 +100,7 @@ def _build_method(record: Record, options: Mapping[str, Any]) -> Method:
 
 def _load_weights(folder: Path, record: Record, sha256: str) -> dict[str, Tensor]:
     """Load the weights that were scored, from the run's folder: next to its record, or in the record's workspace."""
-    published = folder.resolve().parents
-    paths = [folder / WEIGHTS] + [published[3] / "runs" / record.run_id / WEIGHTS] * (len(published) > 3)
+    paths = [folder / WEIGHTS, Workspace.of_record(folder).run_folder(record.run_id) / WEIGHTS]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(f"the weights of this run are missing ({' or '.join(map(str, paths))}): run {record.command}")

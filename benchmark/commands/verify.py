@@ -1,4 +1,4 @@
-"""`chxbench verify RUN`: everything in a record that can be computed again, and whether it holds."""
+"""`chxbench verify RUN`: recompute everything in a record that can be recomputed, and report what holds."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,38 +18,64 @@ from ..records.provenance import origin
 from ..records.record import RecordError
 from ..records.schema import SCHEMA, Record
 from ..registry import load_plugins
+from ..utils.errors import UserError
 from ..utils.text import plain
+from ..utils.workspace import is_run_folder
+
+Outcome = Literal["holds", "fails", "not checked"]
+STYLES: dict[Outcome, str] = {"holds": "green", "fails": "bold red", "not checked": "yellow"}
 
 
 class Check(NamedTuple):
-    """Attributes: what was looked at; whether it holds; why, in words."""
+    """Outcome of one check.
 
-    what: str
-    outcome: Literal["holds", "fails", "not checked"]
-    told: str
+    Attributes:
+        subject: what was checked.
+        outcome: whether it holds.
+        detail: what was found, or why it could not be checked.
+    """
+
+    subject: str
+    outcome: Outcome
+    detail: str
 
 
 class Verdict(NamedTuple):
-    """The checks of a record; the record itself is None where it cannot be read."""
+    """Checks of a record.
+
+    Attributes:
+        record: the record; None if it cannot be read.
+        checks: one per part of the record.
+    """
 
     record: Record | None
     checks: list[Check]
 
     @property
     def failed(self) -> list[Check]:
+        """The checks that found something wrong."""
         return [check for check in self.checks if check.outcome == "fails"]
 
 
+def verify(folder: Path, data_dir: Path | None = None, plugins: tuple[Path, ...] = ()) -> None:
+    """Check a record as `verify_run` does and print the outcomes. Raises UserError if a check fails."""
+    verdict = verify_run(folder, data_dir, plugins)
+    report_verdict(verdict)
+    if verdict.failed:
+        subjects = ", ".join(check.subject for check in verdict.failed)
+        raise UserError(f"{folder}: {len(verdict.failed)} of {len(verdict.checks)} checks failed ({subjects})")
+
+
 def verify_run(folder: Path, data_dir: Path | None = None, plugins: tuple[Path, ...] = ()) -> Verdict:
-    """Check a record against its evidence, its dataset and its figures, each check by itself.
+    """Check a record against its artifacts, its dataset and its figures; a failed check does not end the others.
 
     Args:
-        folder: holds `run.json`, under `results/` or `runs/`.
-        data_dir: the files of its dataset: its labels and split are compared with them.
-        plugins: files to import first, where the dataset is one.
+        folder: holds `run.json`, in `results/` or `runs/`.
+        data_dir: the files of its dataset, whose labels and split are compared with the record's.
+        plugins: files to import first, if one of them defines the dataset.
 
     Raises:
-        UserError: there is no record, or no such dataset in `data_dir`.
+        UserError: no record in `folder`, or no such dataset in `data_dir`.
     """
     records.require_record(folder)
     load_plugins(plugins)
@@ -62,40 +88,49 @@ def verify_run(folder: Path, data_dir: Path | None = None, plugins: tuple[Path, 
 
 
 def _checks(folder: Path, record: Record, data_dir: Path | None) -> Iterator[Check]:
-    yield Check("record", "holds", f"schema {SCHEMA}, every key known")
-    yield _check("checksum", lambda: records.read(folder) and "unchanged since it was written")
-    yield _check("place", lambda: _place(folder, record))
-    yield _check("scores", lambda: "the file that it names" if len(records.read_scores(folder, record)) else None)
+    yield Check("record", "holds", f"schema {SCHEMA}, every key recognized")
+    yield _check("checksum", lambda: _checksum(folder))
+    yield _check("location", lambda: _location(folder, record))
+    yield _check("scores", lambda: _scores_file(folder, record))
     try:
         table = records.load_scores(folder / record.scores.file)
     except RecordError as error:
-        yield Check("numbers", "not checked", f"nothing can be computed: {error}")
+        yield Check("numbers", "not checked", f"they need the scores: {error}")
         return
     yield _check("images", lambda: _images(folder, record, table))
     yield _check("AUC, statistics", lambda: _numbers(folder, record, table))
-    yield _check("localisation", lambda: _localization(folder, record, table))
-    unknown = "their source is not at hand: name the folder with --data-dir, or the dataset's file with --plugin"
-    yield _check("labels, split", lambda: _origin(folder, record, table, data_dir), unknown)
+    yield _check("localization", lambda: _localization(folder, record, table))
+    hint = "the dataset's files are needed: name their folder with --data-dir, or the dataset's plugin with --plugin"
+    yield _check("labels, split", lambda: _origin(folder, record, table, data_dir), hint)
     yield from _figures(folder, record)
     yield _code(record)
 
 
-def _check(what: str, look: Callable[[], str | None], unknown: str = "") -> Check:
-    """What `look` says holds; None from it means that it could not be checked, for the reason `unknown`."""
+def _check(subject: str, check: Callable[[], str | None], hint: str = "") -> Check:
+    """Run one check; without a finding it could not be made, for the reason `hint`."""
     try:
-        told = look()
+        detail = check()
     except RecordError as error:
-        return Check(what, "fails", str(error))
-    return Check(what, "not checked", unknown) if told is None else Check(what, "holds", told)
+        return Check(subject, "fails", str(error))
+    return Check(subject, "not checked", hint) if detail is None else Check(subject, "holds", detail)
 
 
-def _place(folder: Path, record: Record) -> str:
-    if folder.parent.name == "runs":
-        if folder.name != record.run_id:
-            raise RecordError(f"{folder} holds the run {record.run_id}: move it to a folder of that name")
-    else:
+def _checksum(folder: Path) -> str:
+    records.read(folder)
+    return "unchanged since it was written"
+
+
+def _scores_file(folder: Path, record: Record) -> str:
+    records.read_scores(folder, record)
+    return "the file that it names"
+
+
+def _location(folder: Path, record: Record) -> str:
+    if not is_run_folder(folder):
         records.check_place(folder, record)
-    return "lies where its names say"
+    elif folder.name != record.run_id:
+        raise RecordError(f"{folder} holds the run {record.run_id}: move it to a folder of that name")
+    return "the folder that its names give"
 
 
 def _images(folder: Path, record: Record, table: pd.DataFrame) -> str:
@@ -105,15 +140,15 @@ def _images(folder: Path, record: Record, table: pd.DataFrame) -> str:
 
 def _numbers(folder: Path, record: Record, table: pd.DataFrame) -> str:
     check_scores(folder, record, table)
-    return f"computed again, intervals from {resamples_of(record.recipe):,} resamples of patients: the same"
+    return f"equal when recomputed, intervals from {resamples_of(record.recipe):,} bootstrap replicates of patients"
 
 
 def _localization(folder: Path, record: Record, table: pd.DataFrame) -> str:
     maps = records.read_maps(folder, record)
     if maps is None:
-        return "none is claimed"
+        return "not part of this record"
     check_maps(folder, record, table, maps)
-    return f"computed again from {len(maps.image_id):,} images' heatmaps: the same"
+    return f"equal when recomputed from the heatmaps of {len(maps.image_id):,} images"
 
 
 def _origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | None) -> str | None:
@@ -121,43 +156,39 @@ def _origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | 
     if found.checked is None:
         return None
     names = [name for name in (found.labels, found.test) if name]
-    return f"compared {found.checked}" + (f"; known as {' and '.join(names)}" if names else "")
+    return f"compared {found.checked}" + (f"; recognized as {' and '.join(names)}" if names else "")
 
 
 def _figures(folder: Path, record: Record) -> Iterator[Check]:
-    wanted = {"roc.png": record.scores.sha256}
+    expected = {"roc.png": record.scores.sha256}
     if record.localization:
-        wanted["heatmaps.png"] = record.localization.sha256
-    for name, sha256 in wanted.items():
-        if not (folder / name).is_file():
-            yield Check(name, "not checked", "is not there: `chxbench leaderboard` draws what it can")
-        elif drawn_from(folder / name) == sha256:
-            yield Check(name, "holds", "carries the hash of these numbers")
+        expected["heatmaps.png"] = record.localization.sha256
+    for name, sha256 in expected.items():
+        path = folder / name
+        if not path.is_file():
+            yield Check(name, "not checked", "missing: `chxbench leaderboard` redraws what it can")
+        elif drawn_from(path) == sha256:
+            yield Check(name, "holds", "drawn from these numbers, by its embedded hash")
         else:
-            yield Check(
-                name,
-                "fails",
-                f"{folder / name} carries the hash of other numbers: draw it again with chxbench leaderboard",
-            )
+            yield Check(name, "fails", f"{path} was drawn from other numbers: redraw it with `chxbench leaderboard`")
 
 
 def _code(record: Record) -> Check:
     code = record.environment.code
     version = f"chxbench {record.environment.versions.get('chxbench', '?')}"
     if code.commit is None:
-        return Check("code", "not checked", f"{version}, no commit is recorded")
-    state = "with changes that are not in it" if code.dirty else "unchanged"
+        return Check("code", "not checked", f"{version}, no commit recorded")
+    state = "with uncommitted changes" if code.dirty else "unchanged"
     return Check("code", "not checked", f"{version}, commit {code.commit[:10]}, {state}")
 
 
 def report_verdict(verdict: Verdict) -> None:
-    """Each check with its outcome, then the command that makes the record again."""
+    """Print each check with its outcome, then the command that made the record."""
     console = Console(highlight=False)
-    table = Table("Check", "Outcome", "Found", box=box.SIMPLE_HEAD, pad_edge=False)
-    styles = {"holds": "green", "fails": "bold red", "not checked": "yellow"}
+    table = Table("Check", "Outcome", "Detail", box=box.SIMPLE_HEAD, pad_edge=False)
     for check in verdict.checks:
-        outcome = Text(check.outcome, styles[check.outcome])
-        table.add_row(check.what, outcome, Text(plain(check.told), overflow="fold"))
+        outcome = Text(check.outcome, STYLES[check.outcome])
+        table.add_row(check.subject, outcome, Text(plain(check.detail), overflow="fold"))
     console.print(table)
     if verdict.record:
         console.print(f"made by      {plain(verdict.record.command)}", markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from ..recipe import Recipe, recipe_identity, recipe_table
 from ..registry import DATASETS, METHODS, Entry, load_plugins
 from ..utils.files import json_sha256
 from ..utils.options import build, field_names, to_dict
+from ..utils.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class RunConfig(DataConfig):
         method: name of a registered method.
         options: options of the method that differ from their defaults.
         seed: of initial weights, order of examples and shifts of crops.
-        results: the folder of published records; `runs/` and `leaderboard.md` lie beside it.
+        results: the folder of published records, from which the experiment's `Workspace` follows.
         fresh: start over even if this run is completed or interrupted.
         track: names of accelerate's experiment trackers, or trackers of its kind.
-        typed: the words behind `chxbench`, as the user typed them; kept in the run's log, and nowhere else.
+        argv: the words after `chxbench`, as the user typed them; saved in the run's log, and nowhere else.
     """
 
     method: str = "ma"
@@ -38,7 +39,7 @@ class RunConfig(DataConfig):
     results: Path = Path("results")
     fresh: bool = False
     track: Sequence[Any] = ()
-    typed: Sequence[str] = ()
+    argv: Sequence[str] = ()
 
     def command(self, recipe: str) -> str:
         """Return the command of the same run, with defaults spelled out and without folders of this machine."""
@@ -59,6 +60,7 @@ class Experiment:
         run_id: a readable name that follows from all of these: the same experiment has the same id. A plugin from
             outside the package counts with its source, and weights from a file with their bytes.
         entry: the method's entry in the registry, which knows where its class is defined.
+        workspace: the folders of records and runs.
     """
 
     config: RunConfig
@@ -68,11 +70,12 @@ class Experiment:
     index: Index
     run_id: str
     entry: Entry
+    workspace: Workspace
 
     @property
     def work(self) -> Path:
         """The run's folder."""
-        return self.config.results.resolve().parent / "runs" / self.run_id
+        return self.workspace.run_folder(self.run_id)
 
 
 def build_experiment(config: RunConfig) -> Experiment:
@@ -84,7 +87,7 @@ def build_experiment(config: RunConfig) -> Experiment:
     index = load_readable_index(config, dataset, recipe)
     plugins = [entry.source_sha256 for entry in (method_entry, dataset_entry) if not entry.built_in]
     run_id = _run_id(config.seed, method, dataset, recipe, index, plugins)
-    return Experiment(config, method, dataset, recipe, index, run_id, method_entry)
+    return Experiment(config, method, dataset, recipe, index, run_id, method_entry, Workspace(config.results))
 
 
 def build_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -> Method:

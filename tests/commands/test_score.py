@@ -19,6 +19,7 @@ from chxbench.benchmark.evaluation.artifacts import image_list_sha256 as sha256_
 from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard
 from chxbench.benchmark.recipe import Evaluate
 from chxbench.benchmark.records import record as records
+from chxbench.benchmark.utils.workspace import Workspace
 from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.phantom import Phantom
 
@@ -90,7 +91,7 @@ def test_a_file_becomes_a_verified_record_and_a_row(ask, published, tmp_path, im
     assert record.dataset.counts.keys() == {"test"} and record.dataset.split.name == "phantom, by patient"
     assert (tmp_path / "results" / place / "roc.png").is_file()
     assert "Theirs, 5 models" in (tmp_path / "leaderboard.md").read_text()
-    assert check_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md") == 1
+    assert check_leaderboard(Workspace(tmp_path / "results")) == 1
     for told in ("columns 'prob_{finding}'", "scale: probability", "Theirs, 5 models on Phantom", "leaderboard  "):
         assert told in ran.output
     assert "chxbench predict" not in ran.output
@@ -184,19 +185,19 @@ def test_two_submissions_of_the_same_images_share_a_board(ask, published, tmp_pa
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        pytest.param(["--name", "a/b"], "--name 'a/b' is no name for a folder", id="name with a slash"),
-        pytest.param(["--name", ".."], "is no name for a folder", id="parent folder"),
-        pytest.param(["--name", "x" * 101], "is no name for a folder", id="long name"),
+        pytest.param(["--name", "a/b"], "--name 'a/b' is not a valid folder name", id="name with a slash"),
+        pytest.param(["--name", ".."], "is not a valid folder name", id="parent folder"),
+        pytest.param(["--name", "x" * 101], "is not a valid folder name", id="long name"),
         pytest.param(["--name", "ma"], "ma is a method of chxbench", id="name of a method"),
-        pytest.param(["--title", "<b>"], "--title '<b>' fits no table", id="title with markup"),
-        pytest.param(["--title", " "], "--title ' ' fits no table", id="blank title"),
-        pytest.param(["--split", "a|b"], "--split 'a|b' fits no table", id="split with a bar"),
-        pytest.param(["--set", "train.lr=1"], "--set train.lr is no option of a dataset", id="recipe"),
+        pytest.param(["--title", "<b>"], "--title '<b>' is not a valid title", id="title with markup"),
+        pytest.param(["--title", " "], "--title ' ' is not a valid title", id="blank title"),
+        pytest.param(["--split", "a|b"], "--split 'a|b' is not a valid title", id="split with a bar"),
+        pytest.param(["--set", "train.lr=1"], "--set train.lr is not a dataset option", id="recipe"),
         pytest.param(["--set", "dataset.imags=9"], "did you mean dataset.images", id="misspelt option"),
         pytest.param(["--dataset", "phantm"], "did you mean phantom?", id="misspelt dataset"),
         pytest.param(["--dataset", "chestxray14"], "--data-dir", id="no folder"),
         pytest.param(["--columns", "p_{finding}"], "no column like 'p_{finding}'", id="columns"),
-        pytest.param(["--columns", "prob_X"], "does not name {finding} once", id="pattern"),
+        pytest.param(["--columns", "prob_X"], "does not contain {finding} exactly once", id="pattern"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2_and_writes_nothing(ask, tmp_path, words, told):
@@ -224,7 +225,8 @@ def test_other_scores_of_the_same_images_need_another_name_and_title(ask, publis
     assert ask().exit_code == 0
     other = predictions(of(images, "test"), seed=7)
     refused = ask(table=other)
-    assert refused.exit_code == 2 and "other scores of these images already have the name theirs" in refused.output
+    assert refused.exit_code == 2
+    assert "other predictions for these images already have the name theirs" in refused.output
     assert len(published()) == 1
     refused = ask("--title", "theirs", table=other, name="other")
     assert refused.exit_code == 2 and "already have the title theirs" in refused.output
@@ -306,10 +308,10 @@ def test_no_torch_is_loaded(tmp_path, images):
     assert (tmp_path / "leaderboard.md").is_file()
 
 
-def test_scores_that_are_all_equal_are_told(ask, images):
+def test_constant_scores_are_reported(ask, images):
     table = predictions(of(images, "test")).assign(prob_Mass=0.5)
     told = ask(table=table).stderr
-    assert "look at Mass: all scores are equal" in " ".join(told.split())
+    assert "check Mass: all scores are equal" in " ".join(told.split())
     assert "all scores are equal" not in ask(name="others").stderr
 
 
@@ -318,10 +320,10 @@ def test_a_split_of_ones_own_says_where_its_images_are_from_and_takes_no_name_of
     counts = images["split"].value_counts()
     ran = ask("--split", "mine", table=table)
     assert ran.exit_code == 0
-    assert f"the dataset has {counts['train']:,} train, {counts['test']:,} test" in " ".join(ran.stderr.split())
+    assert f"images in {counts['train']:,} train, {counts['test']:,} test" in " ".join(ran.stderr.split())
     taken = ask("--split", " Phantom,  BY patient", table=table, name="others")
     assert taken.exit_code == 2
-    assert "is the name of a list of the dataset's" in " ".join(taken.output.split())
+    assert "is the name of one of the dataset's own lists" in " ".join(taken.output.split())
 
 
 def test_scores_that_claim_another_split_are_refused(ask, published, tmp_path):

@@ -34,6 +34,7 @@ from chxbench.benchmark.records import speed_record
 from chxbench.benchmark.records.figures.style import drawn_from
 from chxbench.benchmark.records.record import RecordError
 from chxbench.benchmark.utils.options import build
+from chxbench.benchmark.utils.workspace import Workspace
 
 SIDE = 16
 
@@ -231,7 +232,7 @@ def two(tmp_path_factory):
     publish(base / "results", score_table(0.5), "a0", "Weak")
     publish(base / "results", score_table(1.5, 1), "b0", "Strong", name="ma")
     speed_record.publish(speed_fields(), base / "results")
-    write_leaderboard(base / "results", base / "leaderboard.md")
+    write_leaderboard(Workspace(base / "results"))
     return base
 
 
@@ -243,7 +244,7 @@ def results(two, tmp_path):
 
 
 def board(results):
-    return render(make_boards(read_runs(results, results.parent)), read_speeds(results))
+    return render(make_boards(read_runs(Workspace(results))), read_speeds(Workspace(results)))
 
 
 def speed_rows(text):
@@ -255,7 +256,7 @@ def speed_rows(text):
 
 
 def test_the_board_shows_the_speed_beside_the_auc(results):
-    run = next(run for run in read_runs(results, results.parent) if run.record.method.name == "ma")
+    run = next(run for run in read_runs(Workspace(results)) if run.record.method.name == "ma")
     text = board(results)
     wanted = ["42.5", "1.27", "12.3", "14.5", "–", "100", "32", "1.00", "31.4", "50,000", "30.1", "32", "1.00"]
     assert speed_rows(text) == [["Strong", f"{run.record.mean_auc.value:.3f}", *wanted]]
@@ -287,7 +288,7 @@ def test_a_plugin_is_known_by_its_source(results, source, shown):
 
 def test_each_setup_has_a_section_and_a_figure(results):
     speed_record.publish(speed_fields(setup={"compiled": True}), results)
-    write_leaderboard(results, results.parent / "leaderboard.md")
+    write_leaderboard(Workspace(results))
     text = (results.parent / "leaderboard.md").read_text()
     assert text.count("Speed on a CPU (2 cores), float32") == 2
     assert text.count("channels\\_last, compiled\n") == 1
@@ -297,7 +298,7 @@ def test_each_setup_has_a_section_and_a_figure(results):
 def test_a_board_without_speeds_is_as_it_was(results):
     before, _, rest = board(results).partition("<details><summary>Speed")
     runs = rest[rest.index("<details><summary>Runs") :]
-    assert render(make_boards(read_runs(results, results.parent))) == before + runs
+    assert render(make_boards(read_runs(Workspace(results)))) == before + runs
 
 
 EVIL = "<script>x</script> | [a](b) ![c](d) `e` \x1b[31m\u202e**f**\n# g"
@@ -310,7 +311,7 @@ def test_texts_from_a_record_are_only_text(results):
     assert not any(harm in text for harm in ("<script>", "\x1b", "\u202e", "\n# g", "![c]"))
     assert r"\| \[a\](b) \!\[c\](d) \`e\`" in text
     assert {len(row) for row in speed_rows(text)} == {15}
-    write_leaderboard(results, results.parent / "leaderboard.md")  # a figure's title is drawn as it stands
+    write_leaderboard(Workspace(results))  # a figure's title is drawn as it stands
 
 
 def the_figure(results):
@@ -319,14 +320,14 @@ def the_figure(results):
 
 
 def test_the_figure_is_drawn_where_it_is_stale_alone(full_figures, results):
-    path, place = results.parent / "leaderboard.md", the_figure(results)
+    place = the_figure(results)
     drawn, written = drawn_from(place), place.stat().st_mtime_ns
-    write_leaderboard(results, path)
+    write_leaderboard(Workspace(results))
     assert place.stat().st_mtime_ns == written
     speed_record.publish(speed_fields(images_per_second=50.0), results)
-    write_leaderboard(results, path)
+    write_leaderboard(Workspace(results))
     assert drawn_from(place) not in (drawn, None)
-    assert check_leaderboard(results, path) == 2
+    assert check_leaderboard(Workspace(results)) == 2
     with Image.open(place) as image:
         assert image.width > 700
 
@@ -345,20 +346,20 @@ def test_the_figure_is_drawn_where_it_is_stale_alone(full_figures, results):
     ],
 )
 def test_a_figure_that_does_not_show_the_speeds_is_told(results, damage):
-    assert check_leaderboard(results, results.parent / "leaderboard.md") == 2
+    assert check_leaderboard(Workspace(results)) == 2
     damage(results)
     with pytest.raises(RecordError, match=r"speed-\w+\.png does not show its numbers"):
-        check_leaderboard(results, results.parent / "leaderboard.md")
+        check_leaderboard(Workspace(results))
 
 
 def test_a_figure_of_no_board_is_told_and_removed(results):
-    path, left_over = results.parent / "leaderboard.md", the_figure(results).with_name("speed-0123456789.png")
+    left_over = the_figure(results).with_name("speed-0123456789.png")
     shutil.copy(the_figure(results), left_over)
-    with pytest.raises(RecordError, match=r"speed-0123456789\.png shows a board that is gone"):
-        check_leaderboard(results, path)
-    write_leaderboard(results, path)
+    with pytest.raises(RecordError, match=r"speed-0123456789\.png shows a board that no longer exists"):
+        check_leaderboard(Workspace(results))
+    write_leaderboard(Workspace(results))
     assert not left_over.exists()
-    assert check_leaderboard(results, path) == 2
+    assert check_leaderboard(Workspace(results)) == 2
 
 
 def test_the_hash_of_a_figure_changes_with_all_that_it_shows():
@@ -384,7 +385,7 @@ def measured(tmp_path_factory, cache):
 
 def test_the_command_measures_and_records_every_method(measured):
     _, results = measured
-    records = {record.method.name: record for record in read_speeds(results)}
+    records = {record.method.name: record for record in read_speeds(Workspace(results))}
     assert set(records) == {"bsl", "sam"}
     for record in records.values():
         assert [part.batch_size for part in record.inference] == [2, 4] == list(record.setup.batch_sizes)
@@ -408,7 +409,7 @@ def test_the_command_says_what_it_measures_and_shows_tables_that_fit_the_screen(
 
 def test_the_recorded_command_measures_the_same_again(measured, cache):
     output, results = measured
-    (command,) = [record.command for record in read_speeds(results) if record.method.name == "bsl"]
+    (command,) = [record.command for record in read_speeds(Workspace(results)) if record.method.name == "bsl"]
     words = tomllib.loads(f"words = {json.dumps(command.split())}")["words"]
     again = invoke(*words[1:], "--results", results, "--cache", cache)
     assert again.exit_code == 0, again.output
@@ -439,8 +440,8 @@ def test_what_was_measured_before_a_failure_stands_on_the_leaderboard(tmp_path, 
     ran = invoke("speed", "--method", "bsl", "--method", "no_output", *SMALL, *words)
     assert ran.exit_code == 2
     assert ran.output.splitlines()[-1].startswith("Error: the network must return Output")
-    assert [record.method.name for record in read_speeds(folder)] == ["bsl"]
-    assert check_leaderboard(folder, tmp_path / "leaderboard.md") == 0
+    assert [record.method.name for record in read_speeds(Workspace(folder))] == ["bsl"]
+    assert check_leaderboard(Workspace(folder)) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`chxbench status`: every run stands where it really stands, and whatever lies beside them does no harm."""
+"""`chxbench status`: the state of every run as it is, whatever else is in the folder."""
 
 import json
 import os
@@ -17,9 +17,14 @@ from chxbench.benchmark.engine import checkpoint
 from chxbench.benchmark.engine.experiment import build_experiment
 from chxbench.benchmark.utils.files import CHECKPOINT_FILE
 from chxbench.benchmark.utils.run_log import LOG_FILE, LogFile, attach_listeners, log_event
-from chxbench.benchmark.utils.workspace import runs_folder
+from chxbench.benchmark.utils.workspace import Workspace
 
 STARTED = {"method": "ma", "dataset": "phantom", "command": ["chxbench", "run", "--method", "ma"]}
+
+
+def status_of(work):
+    """The state of the run in this folder."""
+    return read_status(Workspace(work.parents[1] / "results"), work.name)
 
 
 def shown(results, width=80):
@@ -51,9 +56,9 @@ EPOCH = ("epoch", {"stage": 2, "epoch": 3, "epochs": 4, "loss": 0.1, "validation
 
 
 @pytest.mark.parametrize(
-    ("events", "state", "told"),
+    ("events", "state", "detail"),
     [
-        pytest.param([], "interrupted", "begun", id="begun"),
+        pytest.param([], "interrupted", "started", id="started"),
         pytest.param([STEP], "interrupted", "stage 2, epoch 3, step 40 of 71", id="killed in a step"),
         pytest.param(
             [STEP, EPOCH, ("interrupted", {"why": "by the user"})],
@@ -71,13 +76,13 @@ EPOCH = ("epoch", {"stage": 2, "epoch": 3, "epochs": 4, "loss": 0.1, "validation
         pytest.param([("step", {})], "interrupted", "stage ?, epoch ?, step ? of ?", id="values are missing"),
     ],
 )
-def test_a_run_that_has_ended_stands_where_its_log_says(make_run, events, state, told):
-    standing = read_status(make_run("quick-seed0-1", *events))
-    assert (standing.state, standing.told, standing.what) == (state, told, "ma on phantom")
-    assert standing.command.endswith("chxbench run --method ma")
+def test_the_state_of_a_run_that_ended_is_that_of_its_log(make_run, events, state, detail):
+    status = status_of(make_run("quick-seed0-1", *events))
+    assert (status.state, status.detail, status.task) == (state, detail, "ma on phantom")
+    assert status.command.endswith("chxbench run --method ma")
 
 
-def test_a_run_goes_on_as_long_as_a_process_holds_its_lock(make_run, tmp_path):
+def test_a_run_is_running_while_a_process_holds_its_lock(make_run, tmp_path):
     work = make_run("quick-seed0-1", STEP)
     code = (
         f"import time; from filelock import FileLock\n"
@@ -86,15 +91,15 @@ def test_a_run_goes_on_as_long_as_a_process_holds_its_lock(make_run, tmp_path):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         try:
-            standing = read_status(work)
+            status = status_of(work)
         finally:
             process.kill()
-    assert (standing.state, standing.command) == ("running", None)
-    assert standing.told == "stage 2, epoch 3, step 40 of 71"
-    assert read_status(work).state == "interrupted"
+    assert (status.state, status.command) == ("running", None)
+    assert status.detail == "stage 2, epoch 3, step 40 of 71"
+    assert status_of(work).state == "interrupted"
 
 
-def test_the_command_shown_goes_on_with_the_run(small_config, tmp_path, monkeypatch):
+def test_the_command_shown_resumes_the_run(small_config, tmp_path, monkeypatch):
     settings = {"train.epochs": 2}
     config = small_config(method="bsl", settings=settings)
     words = ["run", "--method", "bsl", *config.changes(config.options), "--cache", str(config.cache), "--results"]
@@ -121,46 +126,46 @@ def test_the_command_shown_goes_on_with_the_run(small_config, tmp_path, monkeypa
     text, lines = shown(config.results)
     mean = json.loads((build_experiment(config).work / "run.json").read_text())["mean_auc"]["value"]
     assert f"bsl on phantom: mean AUC {mean:.3f}" in text
-    assert "to go on" not in text
+    assert "to resume" not in text
 
 
-def test_a_command_typed_elsewhere_is_shown_with_its_folder(make_run):
-    standing = read_status(make_run("quick-seed0-1", folder="/data/my trials"))
-    assert standing.command == "cd '/data/my trials' && chxbench run --method ma"
+def test_a_command_typed_in_another_folder_is_shown_with_it(make_run):
+    status = status_of(make_run("quick-seed0-1", folder="/data/my trials"))
+    assert status.command == "cd '/data/my trials' && chxbench run --method ma"
 
 
-def test_one_typed_here_is_shown_as_it_was(make_run, tmp_path, monkeypatch):
+def test_a_command_typed_in_this_folder_is_shown_as_it_was(make_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert read_status(make_run("quick-seed0-1")).command == "chxbench run --method ma"
+    assert status_of(make_run("quick-seed0-1")).command == "chxbench run --method ma"
 
 
 def test_the_last_command_counts(make_run, tmp_path):
     moved = ("started", {**STARTED, "command": ["chxbench", "run", "--data-dir", "b"], "folder": str(tmp_path)})
-    assert read_status(make_run("quick-seed0-1", STEP, moved)).command.endswith("chxbench run --data-dir b")
+    assert status_of(make_run("quick-seed0-1", STEP, moved)).command.endswith("chxbench run --data-dir b")
 
 
-def test_a_run_begun_from_python_has_no_command(make_run, tmp_path):
+def test_a_run_started_from_python_has_no_command(make_run, tmp_path):
     make_run("quick-seed0-1", ("started", {**STARTED, "command": []}))
-    assert "the command that began it (its log does not hold it)" in shown(tmp_path / "results")[0]
+    assert "rerun the command that started it (not in its log)" in shown(tmp_path / "results")[0]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        pytest.param("run.json", b"{", "is not JSON", id="record cut"),
+        pytest.param("run.json", b"{", "is not readable JSON", id="record cut"),
         pytest.param("run.json", b"{}", "has schema None", id="no record"),
         pytest.param("run.json", b"\xff", "cannot be read", id="record of bytes"),
-        pytest.param("run.json", b"[" * 100_000, "is not JSON that can be read", id="record nested"),
+        pytest.param("run.json", b"[" * 100_000, "is not readable JSON", id="record nested"),
         pytest.param("log.jsonl/x", b"", "Is a directory", id="log is a folder"),
     ],
 )
-def test_damage_is_told(tmp_path, name, content, told):
+def test_damage_is_reported(tmp_path, name, content, told):
     path = tmp_path / "runs" / "quick-seed0-1" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    (standing,), _ = read_statuses(tmp_path / "runs")
-    assert standing.state == "broken"
-    assert told in standing.told
+    (status,), _ = read_statuses(Workspace(tmp_path / "results"))
+    assert status.state == "broken"
+    assert told in status.detail
     assert "broken" in shown(tmp_path / "results")[0]
 
 
@@ -184,7 +189,7 @@ def test_a_damaged_log_does_no_harm(tmp_path, log):
     assert "\x1b" not in text
 
 
-def test_what_is_no_run_is_counted_and_left_alone(make_run, tmp_path):
+def test_other_entries_are_counted_and_left_alone(make_run, tmp_path):
     work = make_run("quick-seed0-1", STEP)
     (work.parent / "notes.txt").write_text("mine")
     (work.parent / "pictures").mkdir()
@@ -202,22 +207,22 @@ def test_names_fold_and_nothing_is_cut(make_run, tmp_path, width):
     make_run(name, ("failed", {"why": "the loss is nan in stage 1: lower the rate with --set train.lr=0.001"}))
     text, lines = shown(tmp_path / "results", width)
     assert "…" not in text
-    table = lines[: lines.index(next(line for line in lines if line.startswith("to go on")))]
+    table = lines[: lines.index(next(line for line in lines if line.startswith("to resume")))]
     assert max(map(len, table)) <= width
     assert name in "".join(re.sub(r"failed|\s\d+ s ago\s+\d+ bytes|\s", "", line) for line in table)
-    assert f"to go on with {name}:" in lines
+    assert f"to resume {name}:" in lines
 
 
-def test_the_run_that_wrote_last_stands_last_and_its_size_is_that_of_its_files(make_run, tmp_path):
+def test_the_most_recently_written_run_is_last_and_its_size_is_that_of_its_files(make_run, tmp_path):
     first, second = make_run("b"), make_run("a")
     (first / "stage1").mkdir()
     (first / "stage1" / "weights.bin").write_bytes(bytes(5_000_000))
     now = time.time()
     for path, ago in ((first / LOG_FILE, 7200), (first / "stage1" / "weights.bin", 9000), (second / LOG_FILE, 300)):
         os.utime(path, (now - ago, now - ago))
-    standings, _ = read_statuses(tmp_path / "runs")
-    assert [standing.run for standing in standings] == ["b", "a"]
-    assert standings[0].size == 5_000_000 + (first / LOG_FILE).stat().st_size
+    statuses, _ = read_statuses(Workspace(tmp_path / "results"))
+    assert [status.run_id for status in statuses] == ["b", "a"]
+    assert statuses[0].size == 5_000_000 + (first / LOG_FILE).stat().st_size
     text, _ = shown(tmp_path / "results")
     assert "2 h ago 5.0 MB" in text
     assert "5 min ago" in text
@@ -231,8 +236,8 @@ def test_ages(seconds, told):
     assert age(seconds) == told
 
 
-def test_where_there_is_no_run_the_way_to_one_is_shown(tmp_path):
-    assert "There are no runs in" in shown(tmp_path / "results")[0]
+def test_without_runs_a_command_that_starts_one_is_shown(tmp_path):
+    assert "No runs in" in shown(tmp_path / "results")[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,12 +245,12 @@ def test_runs_that_are_a_file_are_refused_in_one_line(tmp_path):
     (tmp_path / "runs").write_text("mine")
     done = CliRunner().invoke(main, ["status", "--results", str(tmp_path / "results")])
     assert done.exit_code == 2
-    assert done.output == f"Error: {tmp_path / 'runs'}: Not a directory: mend that, or choose another place\n"
+    assert done.output == f"Error: {tmp_path / 'runs'}: Not a directory: fix it or choose another location\n"
 
 
 def test_the_folder_is_the_one_that_runs_work_in(small_config):
     config = small_config(method="bsl")
-    assert build_experiment(config).work.parent == runs_folder(config.results)
+    assert build_experiment(config).work.parent == Workspace(config.results).runs
 
 
 def test_it_needs_no_torch(make_run, tmp_path):
@@ -279,10 +284,10 @@ def test_a_damaged_checkpoint_is_reported_as_training_would_see_it(tmp_path, cap
     path.parent.mkdir(parents=True)
     for number in range(2 if previous else 1):
         checkpoint.save_checkpoint(path, {"weights": torch.full((3,), float(number))})
-    assert "damaged" not in read_status(path.parents[1]).told
+    assert "damaged" not in status_of(path.parents[1]).detail
     path.write_bytes(damage(path.read_bytes()))
-    status = read_status(path.parents[1])
+    status = status_of(path.parents[1])
     assert status.state == "interrupted"
-    assert f"stage1/checkpoint.pt is damaged: {fallback}" in status.told
+    assert f"stage1/checkpoint.pt is damaged: {fallback}" in status.detail
     assert (checkpoint.load_checkpoint(path) is not None) == previous
     assert "is damaged" in capsys.readouterr().err

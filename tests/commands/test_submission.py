@@ -89,7 +89,7 @@ def test_images_may_be_the_index_of_a_pandas_table(tmp_path, name):
     for label in ("Image Index", None):
         made.index.name = label
         notes = check_scores(write(tmp_path, made, name, index=True))
-        assert label is not None or "without a name" in notes[0] or "__index_level_0__" in notes[0]
+        assert label is not None or "(unnamed)" in notes[0] or "__index_level_0__" in notes[0]
 
 
 def test_blank_lines_and_spaces_behind_delimiters_do_no_harm(tmp_path):
@@ -114,18 +114,18 @@ def test_parquet_columns_that_are_neither_text_nor_number_are_left_out(tmp_path)
     [
         pytest.param(b"", "is empty", id="empty"),
         pytest.param(b"\n \n\n", "is empty", id="blank"),
-        pytest.param(b"image,Mass\n", "has no row of scores", id="header alone"),
-        pytest.param(b"image,Mass\n\n,\n", "has no row of scores", id="blank rows"),
+        pytest.param(b"image,Mass\n", "has no rows of scores", id="header alone"),
+        pytest.param(b"image,Mass\n\n,\n", "has no rows of scores", id="blank rows"),
         pytest.param(pickle.dumps([1.5] * 9), "neither text in UTF-8 nor parquet", id="pickle"),
         pytest.param(b"PK\x03\x04\x00\x00", "neither text in UTF-8 nor parquet", id="spreadsheet"),
         pytest.param(b"\x89PNG\r\n", "neither text in UTF-8 nor parquet", id="picture"),
-        pytest.param(b"PAR1 and nothing", "is no parquet file that can be read", id="broken parquet"),
-        pytest.param(gzip.compress(b"image,Mass\n" * 99)[:-9], "is a broken gzip file", id="broken gzip"),
+        pytest.param(b"PAR1 and nothing", "is not a readable parquet file", id="broken parquet"),
+        pytest.param(gzip.compress(b"image,Mass\n" * 99)[:-9], "is a damaged gzip file", id="broken gzip"),
         pytest.param(
-            b"image,Mass\na,1\nb,1,2\n", "is no table (Expected 2 fields in line 3, saw 3)", id="a longer row"
+            b"image,Mass\na,1\nb,1,2\n", "is not a table (Expected 2 fields in line 3, saw 3)", id="a longer row"
         ),
-        pytest.param(b'image,Mass\n"a,1\n', "is no table", id="open quote"),
-        pytest.param(b"x" * 200_000 + b",Mass\na,1\n", "is no table", id="an endless name"),
+        pytest.param(b'image,Mass\n"a,1\n', "is not a table", id="open quote"),
+        pytest.param(b"x" * 200_000 + b",Mass\na,1\n", "is not a table", id="an endless name"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, data, told):
@@ -146,8 +146,8 @@ def test_a_damaged_parquet_file_is_read_or_refused_in_one_line(tmp_path, damage)
 
 
 def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
-    assert "is no file" in refusal(tmp_path / "no.csv")
-    assert "is no file" in refusal(tmp_path)
+    assert "is not a file" in refusal(tmp_path / "no.csv")
+    assert "is not a file" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_two_columns_that_name_different_images_are_refused(tmp_path):
 
 def test_a_file_without_known_images_is_refused_and_shows_one(tmp_path):
     told = refusal(write(tmp_path, table(ids=["a", "b", "c"])))
-    assert "has no column that names a known image" in told and "such as 00000001_000.png" in told
+    assert "has no column with images of the dataset" in told and "such as 00000001_000.png" in told
 
 
 def test_unknown_images_are_refused_with_a_count_and_the_first_few_rows(tmp_path):
@@ -284,17 +284,17 @@ def test_two_patterns_that_cover_all_findings_are_refused_and_the_user_decides(t
             ["prob_Mass", "prob_Hernya", "prob_Pleural_Thickening", "Infiltration"],
             None,
             "2 of 4 findings have no column like 'prob_{finding}' (Hernia, Infiltration; "
-            "near: prob_Hernya, Infiltration)",
+            "similar: prob_Hernya, Infiltration)",
             id="misspelt and another prefix",
         ),
         pytest.param(["a", "b"], None, "4 of 4 findings have no column like '{finding}'", id="none"),
-        pytest.param(["a", "b"], None, "its columns: a, b)", id="none, and what there is"),
+        pytest.param(["a", "b"], None, "columns: a, b)", id="none, and what there is"),
         pytest.param(list(THREE), "p_{finding}", "no column like 'p_{finding}'", id="another pattern asked for"),
-        pytest.param(list(THREE), "prob", "does not name {finding} once", id="a pattern without a hole"),
-        pytest.param(list(THREE), "{finding}{finding}", "does not name {finding} once", id="two holes"),
+        pytest.param(list(THREE), "prob", "does not contain {finding} exactly once", id="a pattern without a hole"),
+        pytest.param(list(THREE), "{finding}{finding}", "does not contain {finding} exactly once", id="two holes"),
         pytest.param([*THREE, "mass"], None, "1 findings have two columns (Mass: Mass, mass)", id="two of a finding"),
         pytest.param([*THREE, "Infiltrate"], None, "(Infiltration: Infiltration, Infiltrate)", id="two spellings"),
-        pytest.param([f"label_{f}" for f in THREE], None, "are called labels ('label_{finding}')", id="labels alone"),
+        pytest.param([f"label_{f}" for f in THREE], None, "named like labels ('label_{finding}')", id="labels alone"),
     ],
 )
 def test_names_that_do_not_say_what_is_what_are_refused(names, pattern, told):
@@ -332,7 +332,7 @@ def test_a_score_that_is_no_finite_number_is_refused_with_row_and_column(tmp_pat
     told = refusal(write(tmp_path, table(scores=scores), name), scale="probability")
     row = 3 if name == "scores.csv" else 2
     assert f"row {row}, column 'Pleural_Thickening' (" in told and f"row {row + 1}, column 'Mass'" in told
-    assert "2 of 12 scores are no finite numbers" in told
+    assert "2 of 12 scores are not finite numbers" in told
 
 
 @pytest.mark.parametrize("text", ["", "n/a", "0.5 %", "1.2.3", "1,2,3", "high" * 99])
@@ -348,11 +348,11 @@ def test_text_in_a_score_column_is_refused_with_row_and_column(tmp_path, text):
     ("scores", "scale", "noted"),
     [
         pytest.param(SCORES, "auto", "scale: probability (all scores are from 0 to 1)", id="probabilities"),
-        pytest.param(SCORES, "probability", "scale: probability (as you say)", id="probabilities, said"),
-        pytest.param(SCORES, "logit", "scale: logit (as you say)", id="log-odds from 0 to 1, said"),
+        pytest.param(SCORES, "probability", "scale: probability (by --scale)", id="probabilities, said"),
+        pytest.param(SCORES, "logit", "scale: logit (by --scale)", id="log-odds from 0 to 1, said"),
         pytest.param(SCORES * 9 - 4, "auto", "scale: logit (some scores are below 0 or above 1)", id="log-odds"),
-        pytest.param(SCORES * 100, "logit", "scale: logit (as you say)", id="large log-odds, said"),
-        pytest.param((SCORES > 0.5) * 1, "probability", "scale: probability (as you say)", id="decisions, said"),
+        pytest.param(SCORES * 100, "logit", "scale: logit (by --scale)", id="large log-odds, said"),
+        pytest.param((SCORES > 0.5) * 1, "probability", "scale: probability (by --scale)", id="decisions, said"),
     ],
 )
 def test_the_scale_is_found_or_said(tmp_path, scores, scale, noted):
@@ -373,7 +373,7 @@ def wide(value: float) -> np.ndarray:
     [
         pytest.param(wide(1.5), "auto", "row 4, column 'Hernia' ('1.5'): only 1 of 32 scores", id="one above"),
         pytest.param(wide(-0.1), "auto", "row 4, column 'Hernia' ('-0.1'): only 1 of 32 scores", id="one below"),
-        pytest.param(wide(1.5), "probability", "('1.5'): 1 of 32 scores are no probabilities", id="not as said"),
+        pytest.param(wide(1.5), "probability", "('1.5'): 1 of 32 scores are not probabilities", id="not as said"),
         pytest.param(100 * wide(0.5), "auto", "without a negative one, likely to be log-odds", id="percent"),
         pytest.param((wide(0.5) > 0.5) * 1, "auto", "holds only 0 and 1 in 'Mass' and the others", id="labels"),
     ],

@@ -91,10 +91,10 @@ def test_nothing_of_it_is_part_of_the_run(tracked, config_in, tmp_path):
     ("name", "message"),
     [
         ("tensorbord", "unknown tracker 'tensorbord': did you mean tensorboard?"),
-        ("comet_ml", "tracker comet_ml needs the package comet-ml: pip install comet-ml, or leave --track away"),
+        ("comet_ml", "tracker comet_ml needs the package comet-ml: pip install comet-ml or omit --track"),
     ],
 )
-def test_a_tracker_that_is_not_there_is_told_before_anything_is_made(small_config, name, message):
+def test_a_missing_tracker_is_reported_before_anything_is_written(small_config, name, message):
     config = small_config(method="bsl", track=[name])
     with pytest.raises(UserError) as refusal:
         run(config)
@@ -102,20 +102,20 @@ def test_a_tracker_that_is_not_there_is_told_before_anything_is_made(small_confi
     assert not build_experiment(config).work.parent.exists()
 
 
-def test_a_tracker_that_does_not_begin_is_told(small_config):
+def test_a_tracker_that_does_not_start_is_reported(small_config):
     config = small_config(method="bsl", track=[Own(["start"])])
-    with pytest.raises(UserError, match=r"a tracker does not begin \(no start\): mend that, or leave --track away"):
+    with pytest.raises(UserError, match=r"a tracker does not start \(no start\): fix it or omit --track"):
         run(config)
     assert not config.results.exists()
 
 
-def test_a_tracker_that_fails_later_is_told_once_and_ends_nothing(small_config, capsys):
+def test_a_tracker_that_fails_later_is_reported_once_and_ends_nothing(small_config, capsys):
     own = Own(["log", "finish"])
     record, _ = run(small_config(method="bsl", track=[own]))
     assert len(record.stages[0].loss) == 2
     assert (own.heard, own.finished) == ([], 1)
     told = [line for line in capsys.readouterr().err.splitlines() if "a tracker" in line]
-    assert told == ["a tracker fails (ConnectionError: no log): the run goes on without it"]
+    assert told == ["a tracker failed (ConnectionError: no log): the run continues without it"]
 
 
 def test_a_tracker_of_the_users_own_needs_no_name():

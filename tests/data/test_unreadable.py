@@ -16,6 +16,7 @@ from chxbench.benchmark.data.unreadable import without_images
 from chxbench.benchmark.dataset import DataError, split_sha256
 from chxbench.benchmark.engine.experiment import build_experiment
 from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard
+from chxbench.benchmark.utils.workspace import Workspace
 from chxbench.datasets.phantom import Phantom
 
 SKIP = "dataset.skip_unreadable"
@@ -154,7 +155,7 @@ def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_
     monkeypatch.undo()
     whole, _ = run(small_config(method="bsl", settings=settings))
     assert whole.run_id != record.run_id and whole.dataset.skipped == []
-    assert check_leaderboard(config.results, tmp_path / "leaderboard.md") == 2
+    assert check_leaderboard(Workspace(config.results)) == 2
     assert (
         sum(line[:3] == "## " and "recipe" in line for line in (tmp_path / "leaderboard.md").read_text().splitlines())
         == 2

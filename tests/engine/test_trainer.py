@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from chxbench import Output, UserError
-from chxbench.benchmark.commands.run.run import build_network
+from chxbench.benchmark.commands.run.training import build_network
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.engine import checkpoint, epoch, trainer
 from chxbench.benchmark.engine.context import build_train_context, permute_labels_by_patient

@@ -11,7 +11,8 @@ import numpy as np
 from coarse_figures import make_coarse
 from matplotlib.figure import Figure
 
-from chxbench.benchmark.commands.run.run import build_network, run
+from chxbench.benchmark.commands.run.run import run
+from chxbench.benchmark.commands.run.training import build_network
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.engine.device import Device, destroy_process_group
 from chxbench.benchmark.engine.experiment import RunConfig, build_experiment

@@ -18,7 +18,7 @@ from chxbench.benchmark.leaderboard.tables import make_rows
 from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records.record import RecordError
 from chxbench.benchmark.utils.files import file_sha256
-from chxbench.benchmark.utils.workspace import LEADERBOARD_MARK
+from chxbench.benchmark.utils.workspace import LEADERBOARD_MARK, Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def three(tmp_path_factory):
     publish(base / "results", score_table(0.5), "a0", "Weak")
     publish(base / "results", score_table(1.5, 1), "b0", "Strong", name="ma")
     publish(base / "results", score_table(1.5, 2), "b1", "Strong", seed=1, name="ma")
-    write_leaderboard(base / "results", base / "leaderboard.md")
+    write_leaderboard(Workspace(base / "results"))
     return base
 
 
@@ -46,7 +46,7 @@ def localized(three, tmp_path_factory):
     """The same with a run that has heatmaps: the folder of them all, and that run's record."""
     base = Path(shutil.copytree(three, tmp_path_factory.mktemp("localized") / "all"))
     _, record = publish_localized(base / "results", 3.0, name="sam")
-    write_leaderboard(base / "results", base / "leaderboard.md")
+    write_leaderboard(Workspace(base / "results"))
     return base, record
 
 
@@ -58,7 +58,7 @@ def with_maps(localized, tmp_path):
 
 
 def text_of(results):
-    return render(make_boards(read(results, results.parent)))
+    return render(make_boards(read(Workspace(results))))
 
 
 def board(results):
@@ -66,17 +66,17 @@ def board(results):
 
 
 def test_the_committed_tree_agrees_with_itself():
-    assert check_leaderboard(ROOT / "results", ROOT / "leaderboard.md") >= 5
+    assert check_leaderboard(Workspace(ROOT / "results")) >= 5
 
 
 def test_methods_are_ranked_by_the_mean_over_their_seeds(results):
     text = board(results)
-    strong = [run.record.mean_auc.value for run in read(results, results.parent) if run.record.method.name == "ma"]
+    strong = [run.record.mean_auc.value for run in read(Workspace(results)) if run.record.method.name == "ma"]
     first, second = [line for line in text.splitlines() if line.lstrip("| ").startswith(("1 ", "2 "))]
     assert f"| {np.mean(strong):.3f} [" in first
     assert f"2 ({min(strong):.3f}–{max(strong):.3f})" in first
     assert "Weak" in second
-    assert check_leaderboard(results, results.parent / "leaderboard.md") == 3
+    assert check_leaderboard(Workspace(results)) == 3
 
 
 def test_other_splits_and_recipes_have_boards_of_their_own(results):
@@ -140,7 +140,7 @@ def test_scores_that_are_not_the_splits_are_refused_though_all_hashes_fit(result
     digest = file_sha256(folder / "scores.parquet")
     edit(folder / "run.json", lambda c: (c["scores"].update(sha256=digest), recheck(c)))
     with pytest.raises(RecordError, match=message):
-        check_leaderboard(results, results.parent / "leaderboard.md")
+        check_leaderboard(Workspace(results))
 
 
 def test_runs_on_other_images_do_not_share_a_board(results):
@@ -171,10 +171,10 @@ def test_changed_or_missing_scores_are_refused(results):
     table.loc[100, "label Mass"] = 1 - table.loc[100, "label Mass"]
     table.to_parquet(path, index=False)
     with pytest.raises(RecordError, match="is not the file that the record was made from"):
-        check_leaderboard(results, results.parent / "leaderboard.md")
+        check_leaderboard(Workspace(results))
     path.unlink()
     with pytest.raises(RecordError, match=r"scores\.parquet is missing"):
-        check_leaderboard(results, results.parent / "leaderboard.md")
+        check_leaderboard(Workspace(results))
 
 
 def test_a_leaderboard_changed_by_hand_is_told_by_line(results):
@@ -183,19 +183,19 @@ def test_a_leaderboard_changed_by_hand_is_told_by_line(results):
     number = next(k for k, line in enumerate(lines) if "Weak" in line)
     path.write_text("\n".join([*lines[:number], lines[number].replace("0.", "0.9", 1), *lines[number + 1 :]]) + "\n")
     with pytest.raises(RecordError, match=f"line {number + 1} is"):
-        check_leaderboard(results, path)
+        check_leaderboard(Workspace(results))
     path.unlink()
     with pytest.raises(RecordError, match="line 1 is None"):
-        check_leaderboard(results, path)
+        check_leaderboard(Workspace(results))
 
 
 def test_a_figure_of_other_scores_is_told(results):
     folder = results / "made"
     shutil.copy(folder / "ma" / "b0" / "roc.png", folder / "bsl" / "a0" / "roc.png")
     with pytest.raises(RecordError, match=r"a0/roc\.png does not show its numbers"):
-        check_leaderboard(results, results.parent / "leaderboard.md")
-    write_leaderboard(results, results.parent / "leaderboard.md")
-    assert check_leaderboard(results, results.parent / "leaderboard.md") == 3
+        check_leaderboard(Workspace(results))
+    write_leaderboard(Workspace(results))
+    assert check_leaderboard(Workspace(results)) == 3
 
 
 def test_texts_from_a_record_are_only_text(results):
@@ -217,15 +217,15 @@ def test_a_file_of_somebody_else_is_not_overwritten(results):
     path = results.parent / "leaderboard.md"
     path.write_text("my notes\n")
     with pytest.raises(UserError, match="was not written by chxbench leaderboard"):
-        write_leaderboard(results, path)
+        write_leaderboard(Workspace(results))
     assert path.read_text() == "my notes\n"
 
 
 def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
-    with pytest.raises(UserError, match="there is no results folder"):
-        write_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md")
+    with pytest.raises(UserError, match=r"results folder .* does not exist"):
+        write_leaderboard(Workspace(tmp_path / "results"))
     (tmp_path / "results").mkdir()
-    write_leaderboard(tmp_path / "results", tmp_path / "leaderboard.md")
+    write_leaderboard(Workspace(tmp_path / "results"))
     text = (tmp_path / "leaderboard.md").read_text()
     assert text.startswith(LEADERBOARD_MARK)
     assert "| Hernia" in text
@@ -301,7 +301,7 @@ def test_localization_that_does_not_follow_from_its_heatmaps_is_refused(with_map
     results, folder = with_maps
     damage(folder)
     with pytest.raises(RecordError, match=message):
-        check_leaderboard(results, results.parent / "leaderboard.md")
+        check_leaderboard(Workspace(results))
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(w
     digest = heatmaps_sha256(maps)
     edit(folder / "run.json", lambda c: (c["localization"].update(sha256=digest), recheck(c)))
     with pytest.raises(RecordError, match=r"maps\.npz holds"):
-        read(results, results.parent)
+        read(Workspace(results))
 
 
 def test_runs_localized_against_different_boxes_do_not_share_a_board(results):
@@ -334,7 +334,7 @@ def test_a_paired_difference_is_over_common_seeds(results):
     claim = {"name": "sam", "compared_with": ["ma", "bsl", "nobody"]}
     publish(results, score_table(1.5, 2), "s1", "Step", seed=1, **claim)
     publish(results, score_table(3.0, 5), "s2", "Step", seed=2, **claim)
-    rows = make_rows(read(results, results.parent))
+    rows = make_rows(read(Workspace(results)))
     steps = {step.lower.label: step for step in paired_differences(rows)}
     assert set(steps) == {"Strong"}  # Weak has seed 0 alone
     assert steps["Strong"].by_seed == [0.0]  # seed 1 of both: the same scores
@@ -377,7 +377,7 @@ def test_options_that_both_have_must_be_equal_in_a_pair(results):
     about = {"name": "sam", "compared_with": ["fam"]}
     publish(results, score_table(1), "o1", "Same", options={"gates": "open", "pool": "max"}, **about)
     publish(results, score_table(1), "o2", "Other", options={"gates": "random"}, **about)
-    steps = paired_differences(make_rows(read(results, results.parent)))
+    steps = paired_differences(make_rows(read(Workspace(results))))
     assert [(step.upper.label, step.lower.label) for step in steps] == [("Same", "Lower")]
 
 

@@ -11,6 +11,7 @@ from chxbench.benchmark.leaderboard.markdown import board_markdown
 from chxbench.benchmark.leaderboard.secondary_metrics import secondary_metrics, secondary_metrics_notes, subgroup_table
 from chxbench.benchmark.leaderboard.tables import make_rows, ranking
 from chxbench.benchmark.records.provenance import Origin
+from chxbench.benchmark.utils.workspace import Workspace
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def results(tmp_path):
 
 
 def rows_of(results):
-    return make_rows(read_runs(results, results.parent))
+    return make_rows(read_runs(Workspace(results)))
 
 
 def on_nih(run, version, test):
@@ -41,7 +42,7 @@ def on_nih(run, version, test):
 )
 def test_a_reported_value_has_a_difference_where_the_protocol_is_the_same(results, version, test, shown):
     publish(results, score_table(1.5), "a0", "MA", name="ma", reported="ma")
-    (row,) = make_rows([on_nih(run, version, test) for run in read_runs(results, results.parent)])
+    (row,) = make_rows([on_nih(run, version, test) for run in read_runs(Workspace(results))])
     cells = [cell.strip() for cell in ranking([row]).splitlines()[-1].strip("|").split("|")]
     assert cells[-3:-1] == ["0.7942", "Ma et al., ICASSP 2019; NIH official test split, NIH v2017 labels"]
     assert cells[-1] == (f"{row.mean('mean_auc') - 0.7942:+.3f}" if shown else "–")

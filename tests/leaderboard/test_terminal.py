@@ -11,6 +11,7 @@ from chxbench.benchmark.cli import main
 from chxbench.benchmark.leaderboard.boards import make_boards
 from chxbench.benchmark.leaderboard.leaderboard import read_runs as read
 from chxbench.benchmark.leaderboard.terminal import show_boards
+from chxbench.benchmark.utils.workspace import Workspace
 
 EVIL = (
     "[bold red]x[/] [link=file:///etc]y[/link] :smile: \x1b[31m\u202e\x07 `a` *b* <b>&amp;</b> \\[c] 漢字 " + "w" * 99
@@ -30,13 +31,13 @@ def results(tmp_path):
 
 def shown(results, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    show_boards(read(results, results.parent))
+    show_boards(read(Workspace(results)))
     return capsys.readouterr().out
 
 
 def numbers(results):
     """What must stand in the ranking: mean, interval and seeds of every row."""
-    boards = make_boards(read(results, results.parent))
+    boards = make_boards(read(Workspace(results)))
     for row in (row for board in boards for row in board.rows):
         low, high = row.bounds("mean_auc")
         yield f"{row.mean('mean_auc'):.3f} [{low:.3f}, {high:.3f}]"
@@ -75,7 +76,7 @@ def test_text_from_records_is_only_text(results, capsys, monkeypatch):
 
 def test_a_dataset_and_a_rule_are_only_text_too(results, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "600")
-    (run, *_) = read(results, results.parent)
+    (run, *_) = read(Workspace(results))
     dataset = run.record.dataset.model_copy(update={"title": EVIL, "caveat": EVIL})
     record = run.record.model_copy(update={"dataset": dataset, "selection": EVIL})
     show_boards([run._replace(record=record)])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chxbench.benchmark.leaderboard.leaderboard import write_leaderboard
 from chxbench.benchmark.records import record as records
-from chxbench.benchmark.utils.workspace import leaderboard_path
+from chxbench.benchmark.utils.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def measure(count: int, seeds: int, folder: Path) -> None:
     copy_records(count, seeds, results)
     for what in ("verified", "from the cache"):
         start = time.perf_counter()
-        write_leaderboard(results, leaderboard_path(results))
+        write_leaderboard(Workspace(results))
         print(f"{count:,} records, {what}: {time.perf_counter() - start:.1f} s")  # noqa: T201
 
 

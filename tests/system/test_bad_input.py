@@ -302,7 +302,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(root, prepare, tmp_path,
     assert f"{tmp_path / 'cache'}" in sentence(prepare())
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", failing(errno.EROFS))
-        assert "the cache: Read-only file system: mend that, or choose another place" in sentence(prepare())
+        assert "the cache: Read-only file system: fix it or choose another location" in sentence(prepare())
 
 
 def test_a_full_disk_is_told_and_leaves_no_map(root, prepare, tmp_path, monkeypatch):
@@ -314,7 +314,7 @@ def test_a_full_disk_is_told_and_leaves_no_map(root, prepare, tmp_path, monkeypa
 def test_results_that_are_no_folder_are_one_sentence(tmp_path):
     (tmp_path / "results").write_text("a file")
     ran = CliRunner().invoke(main, ["leaderboard", "--results", str(tmp_path / "results")])
-    assert f"there is no results folder {tmp_path / 'results'}" in sentence(ran)
+    assert f"results folder {tmp_path / 'results'} does not exist" in sentence(ran)
     assert not (tmp_path / "leaderboard.md").exists()
 
 

@@ -218,13 +218,13 @@ def test_a_line_that_fits_the_disk_in_part_is_closed_before_the_next(tmp_path):
     ],
 )
 def test_the_end_of_a_run_is_logged_and_the_log_continues_when_it_resumes(small_config, monkeypatch, error, event, why):
-    config = small_config(method="bsl", settings={"train.epochs": 1}, typed=("run", "--fresh", "--method", "bsl"))
+    config = small_config(method="bsl", settings={"train.epochs": 1}, argv=("run", "--fresh", "--method", "bsl"))
 
     def stop(*_):
         raise error
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
-        patch.setattr("chxbench.benchmark.commands.run.run.score", stop)
+        patch.setattr("chxbench.benchmark.commands.run.training.score", stop)
         run(config)
     path = build_experiment(config).work / LOG_FILE
     assert read_log(path)[-1].items() >= {"event": event, "why": why}.items()
@@ -262,8 +262,8 @@ def test_the_command_is_logged_as_it_was_typed(program, processes, wanted, monke
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     configs, words = [], ["run", "--method", "ma", "--data-dir", "a folder", "--set", "train.epochs=1", "--fresh"]
-    monkeypatch.setattr("chxbench.benchmark.commands.run.run.run", lambda config, tell: configs.append(config))
+    monkeypatch.setattr("chxbench.benchmark.commands.run.run.run", lambda config, on_record: configs.append(config))
     ran = CliRunner().invoke(main, words)
     assert ran.exit_code == 0, ran.output
-    assert configs[0].typed == tuple(words)
-    assert _resume_command(list(configs[0].typed)) == [*wanted, *words[:-1]]
+    assert configs[0].argv == tuple(words)
+    assert _resume_command(list(configs[0].argv)) == [*wanted, *words[:-1]]

@@ -1,4 +1,4 @@
-"""What else is different between two records, beside their scores: lest a difference be given the wrong cause."""
+"""What else differs between two records: other possible causes of a difference in AUC."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,36 +11,41 @@ from ...utils.text import recipe_label
 
 
 class ContextFact(NamedTuple):
-    """Something that differs, in words; None where a record does not have it or tell it."""
+    """One fact in which two records differ.
 
-    what: str
+    Attributes:
+        name: what it is.
+        first, second: its value in either record; None where a record does not have it.
+    """
+
+    name: str
     first: str | None
     second: str | None
 
 
 class Timing(NamedTuple):
-    """The speeds of both methods, measured in the same setup."""
+    """Speed records of both methods, measured in the same setup."""
 
     first: SpeedRecord
     second: SpeedRecord
 
 
 def differing_context(first: Record, second: Record) -> list[ContextFact]:
-    """How methods, data, recipes, seeds and machines of two records differ; equal ones are not listed."""
+    """Return in what methods, data, recipes, seeds and machines of two records differ."""
     one, other = _facts(first), _facts(second)
-    facts = (ContextFact(what, one.get(what), other.get(what)) for what in dict.fromkeys([*one, *other]))
+    facts = (ContextFact(name, one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other]))
     return [fact for fact in facts if fact.first != fact.second]
 
 
 def paired_timings(first: Record, second: Record, speeds: Sequence[SpeedRecord]) -> list[Timing]:
-    """Speeds of both methods, options and crops, one for each setup in which both were measured."""
+    """Return the speeds of both methods, with these options and crops, in each setup in which both were measured."""
     mine, others = ({speed.setup: speed for speed in speeds if matches_run(speed, run)} for run in (first, second))
     return [Timing(mine[setup], others[setup]) for setup in mine if setup in others]
 
 
 def _facts(record: Record) -> dict[str, str]:
     method, data = record.method, record.dataset
-    known: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "method": method.name,
         "source of the method": None if method.built_in else f"plugin {method.source_sha256[:10]}",
         **{f"option {key}": format_value(value) for key, value in method.options.items()},
@@ -52,11 +57,11 @@ def _facts(record: Record) -> dict[str, str]:
         **_training(record),
         **_machine(record),
     }
-    return {what: str(value) for what, value in known.items() if value is not None}
+    return {name: str(value) for name, value in facts.items() if value is not None}
 
 
 def _training(record: Record) -> dict[str, Any]:
-    """Nothing for scores from elsewhere."""
+    """Return how a run was trained; nothing for external predictions."""
     if record.recipe is None or record.weights is None:
         return {}
     table = recipe_table(record.recipe)
@@ -65,9 +70,9 @@ def _training(record: Record) -> dict[str, Any]:
         "recipe": recipe_label(record.recipe.name),
         **settings,
         "seed": record.seed,
-        "epoch chosen by": record.selection,
-        "weights at the start": record.weights.source or record.weights.init,
-        "images trained on": f"{sum(stage.examples * stage.epochs for stage in record.stages):,}",
+        "selected epoch": record.selection,
+        "initial weights": record.weights.source or record.weights.init,
+        "training images seen": f"{sum(stage.examples * stage.epochs for stage in record.stages):,}",
     }
 
 

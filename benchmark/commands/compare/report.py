@@ -1,4 +1,4 @@
-"""What `chxbench compare` prints: within 80 columns, A and B for the two runs."""
+"""What `chxbench compare` prints: within 80 columns, with A and B for the two runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +14,20 @@ from .compare import FILES
 from .pair import ComparedPair
 from .tables import MEANS, cells, rows, summarize, timing_rows
 
-LAYOUT = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
-
 
 def report_comparison(compared: ComparedPair, folder: Path) -> None:
-    """Both runs, the table of differences, what they show, what else differs, and where the files lie."""
+    """Print both runs, their differences, a summary, what else differs, and the files written."""
     console = Console(highlight=False)
     for letter, side in zip("AB", (compared.first, compared.second), strict=True):
         console.print(f"{letter}  {side.title}: {side.folder}", markup=False, soft_wrap=True)
     table = compared.first.table
-    console.print(f"{len(table):,} test images of {table['patient_id'].nunique():,} patients, scored by both")
+    console.print(f"{len(table):,} test images of {table['patient_id'].nunique():,} patients")
     console.print(_differences(compared))
     for sentence in summarize(compared):
         console.print(sentence, markup=False)
-    console.print("analytic: p by Obuchowski 1997, uncorrected; * at most 0.05 after Holm's correction")
+    console.print("analytic: p by Obuchowski 1997, uncorrected; *: p at most 0.05 after Holm's correction")
     if compared.facts:
-        console.print(_table("Also different", [(fact.what, fact.first, fact.second) for fact in compared.facts]))
+        console.print(_table("Also different", compared.facts))
     for pair in compared.timings:
         console.print(_table(f"Speed on {setup_label(pair.first.setup)}", timing_rows(pair)))
     for name in FILES:
@@ -37,7 +35,7 @@ def report_comparison(compared: ComparedPair, folder: Path) -> None:
 
 
 def _differences(compared: ComparedPair) -> Table:
-    table = Table("Finding", **LAYOUT)
+    table = _new_table("Finding")
     for heading in ("A", "B", "A - B", "95 % interval", "p, Holm", "analytic"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, one in rows(compared):
@@ -48,9 +46,13 @@ def _differences(compared: ComparedPair) -> Table:
 
 
 def _table(title: str, lines: Sequence[tuple[str, str | None, str | None]]) -> Table:
-    table = Table(plain(title), "A", "B", **LAYOUT)
+    table = _new_table(plain(title), "A", "B")
     for column in table.columns:
         column.overflow = "fold"
     for line in lines:
         table.add_row(*(EMPTY if text is None else plain(text) for text in line))
     return table
+
+
+def _new_table(*headings: str) -> Table:
+    return Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -1,4 +1,4 @@
-"""A comparison in Markdown and in sentences; A is the first run, B the second."""
+"""A comparison as Markdown and as sentences; A is the first run, B the second."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from ...utils.text import code, display_name, escape
 from .context import Timing
 from .pair import LEVEL, ComparedPair, Side
 
-MORE = 1.05  # times the images: so much counts as the same budget
+SAME_BUDGET = 1.05  # ratio of training images up to which two runs have the same budget
 MEANS = ("Mean", "Mean without Hernia")
 
 
 def comparison_markdown(compared: ComparedPair) -> str:
-    """The whole page; it links `roc.png`, which lies beside it."""
+    """Return the page, which shows the `roc.png` next to it."""
     sides = "\n".join(
         f"- {letter}: {escape(side.title)}, {code(side.folder.as_posix())}"
         for letter, side in zip("AB", (compared.first, compared.second), strict=True)
@@ -36,51 +36,49 @@ def comparison_markdown(compared: ComparedPair) -> str:
 
 
 def summarize(compared: ComparedPair) -> list[str]:
-    """What the differences show, and what they cannot, in sentences without markup."""
+    """Return what the differences show and what they cannot show, in sentences without markup."""
     defined = [one for one in compared.found.each if one.value is not None]
     if not defined:
-        return ["No finding has positive and negative test images: nothing can be compared."]
-    told = [_which(compared, len(defined)), _mean(compared.found.mean)]
+        return ["No finding has both positive and negative test images, so nothing can be compared."]
+    sentences = [_significant(compared, len(defined)), _mean(compared.found.mean)]
     smallest = 2 * len(defined) / (compared.resamples + 1)
     if smallest > LEVEL:
-        told.append(
-            f"With {compared.resamples:,} draws no finding could: the smallest corrected p is {min(1, smallest):.2f}; "
-            f"ask for --resamples {draws_needed(len(defined))} or more."
+        sentences.append(
+            f"With {compared.resamples:,} resamples no finding can differ: the smallest possible corrected p is "
+            f"{min(1, smallest):.2f}; use --resamples {resamples_needed(len(defined))} or more."
         )
     elif smallest > LEVEL / 10:
-        told.append(f"With {compared.resamples:,} draws the smallest corrected p is {smallest:.3f}.")
-    told += _budgets(compared)
-    told.append(
-        "The draws are of test patients: what another seed of the training would change is in no interval here."
-    )
-    return told
+        sentences.append(f"With {compared.resamples:,} resamples the smallest possible corrected p is {smallest:.3f}.")
+    sentences += _budgets(compared)
+    sentences.append("Only test patients are resampled: no interval includes the variation between training seeds.")
+    return sentences
 
 
 def _budgets(compared: ComparedPair) -> list[str]:
-    """That one was trained on more images, where that is so: a difference may be all of that."""
+    """Return a sentence if one run saw more training images, which may be the cause of the difference."""
     one, other = (
         sum(stage.examples * stage.epochs for stage in side.record.stages) for side in (compared.first, compared.second)
     )
-    if not one or not other or max(one, other) <= MORE * min(one, other):
+    if not one or not other or max(one, other) <= SAME_BUDGET * min(one, other):
         return []
     letter = "A" if one > other else "B"
     times = max(one, other) / min(one, other)
-    return [f"{letter} was trained on {times:.1f} times as many images, which may be all of the difference."]
+    return [f"{letter} saw {times:.1f} times as many training images, which may explain the difference."]
 
 
-def draws_needed(findings: int) -> int:
-    """How many draws it takes that one finding of so many can differ at the level after Holm's correction."""
+def resamples_needed(findings: int) -> int:
+    """Return the resamples needed for one of so many findings to differ at `LEVEL` after Holm's correction."""
     return round(2 * findings / LEVEL) - 1
 
 
 def rows(compared: ComparedPair) -> list[tuple[str, Difference]]:
-    """Findings, then the two means, with their names as they are said."""
+    """Return the differences of the findings and of the two means, by display name."""
     means = zip(MEANS, (compared.found.mean, compared.found.mean_without), strict=True)
     return [*((display_name(finding), one) for finding, one in compared.each.items()), *means]
 
 
 def cells(one: Difference) -> list[str]:
-    """AUC of A and of B, difference, its interval, p corrected (starred where significant), analytic p."""
+    """Return AUC of A and of B, difference, interval, corrected p (starred where significant), analytic p."""
     if one.value is None:
         return [EMPTY, EMPTY, EMPTY, one.reason or "", EMPTY, EMPTY]
     star = "*" if one.p_corrected is not None and one.p_corrected <= LEVEL else ""
@@ -90,14 +88,14 @@ def cells(one: Difference) -> list[str]:
 
 
 def p_text(p: float | None) -> str:
-    """Three digits."""
+    """Return a p-value with three decimals."""
     if p is None:
         return EMPTY
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def timing_rows(pair: Timing) -> list[tuple[str, str, str]]:
-    """What was measured, A, B."""
+    """Return rows of quantity, value of A, value of B."""
     names = ["Parameters, M", "GFLOPs", "Latency p50, ms", "p95", "p99", "Inference, images/s", "at batch", "peak GB"]
     names += ["Training steps alone, images/s", "reading alone", "end to end", "at batch", "peak GB"]
     one, other = ([*inference_cells(record), *training_cells(record)] for record in pair)
@@ -108,7 +106,7 @@ def _data(side: Side) -> str:
     data = side.record.dataset
     return (
         f"{escape(data.title)}, labels {escape(data.labels.version)}: {len(side.table):,} test images of "
-        f"{side.table['patient_id'].nunique():,} patients, which both were scored on."
+        f"{side.table['patient_id'].nunique():,} patients."
     )
 
 
@@ -123,17 +121,17 @@ def _auc_table(compared: ComparedPair) -> str:
 
 def _legend(compared: ComparedPair) -> str:
     return (
-        f'AUC; intervals and p from {compared.resamples:,} draws of patients, the same for both. "p, Holm" is p '
-        'corrected for the number of findings, with \\* where it is at most 0.05. "p, analytic" is a second opinion '
-        "on p, uncorrected: by the normal law from the variance of Obuchowski 1997."
+        f'AUC; intervals and p from {compared.resamples:,} resamples of patients, the same for both. "p, Holm" is p '
+        'corrected for the number of findings, with \\* where it is at most 0.05. "p, analytic" is a second, '
+        "uncorrected estimate of p, from the variance of Obuchowski 1997."
     )
 
 
 def _facts_table(compared: ComparedPair) -> str:
     if not compared.facts:
-        return "Nothing that the records tell."
+        return "Nothing that is in the records."
     table = [
-        [escape(fact.what), *(EMPTY if value is None else code(value) for value in (fact.first, fact.second))]
+        [escape(fact.name), *(EMPTY if value is None else code(value) for value in (fact.first, fact.second))]
         for fact in compared.facts
     ]
     return make_table(["", "A", "B"], table, "lll")
@@ -143,21 +141,21 @@ def _speed(pair: Timing) -> Sequence[str]:
     return f"## Speed on {escape(setup_label(pair.first.setup))}", make_table(["", "A", "B"], timing_rows(pair), "lrr")
 
 
-def _which(compared: ComparedPair, defined: int) -> str:
-    """The findings that differ, by who is better."""
+def _significant(compared: ComparedPair, defined: int) -> str:
+    """Return a sentence on the findings that differ, by which run is better."""
     correction = f"at {LEVEL * 100:.0f} % after Holm's correction for {defined} findings"
-    told = []
+    better = []
     for letter, sign in (("A", 1), ("B", -1)):
         found = [
             f"{name.replace('_', ' ')} ({one.value:+.3f})"
             for name in compared.significant
-            if sign * (one := compared.each[name]).value > 0
+            if sign * ((one := compared.each[name]).value or 0) > 0
         ]
         if found:
-            told.append(f"{letter} is better on {_listed(found)}")
-    if not told:
+            better.append(f"{letter} is better on {_listed(found)}")
+    if not better:
         return f"No finding differs {correction}."
-    return f"{correction[0].upper()}{correction[1:]}, {'; '.join(told)}."
+    return f"{correction[0].upper()}{correction[1:]}, {'; '.join(better)}."
 
 
 def _mean(mean: Difference) -> str:

@@ -1,155 +1,124 @@
-"""One run, from a name on the command line to a row on the leaderboard. `run` is the whole story."""
+"""`chxbench run`: from names on the command line to a published record and a row on the leaderboard."""
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
 
-from ...data.pixel_cache import prepare_pixels
-from ...engine.device import Device, init_distributed
+from ...engine.device import Device, destroy_process_group, init_distributed
 from ...engine.experiment import Experiment, RunConfig, build_experiment
-from ...engine.inference import Predictor
-from ...engine.stages import train_stages
-from ...engine.weights import copy_weights, loaded_weights, save_weights
-from ...evaluation.artifacts import score_table
-from ...leaderboard.figures import draw_run
-from ...leaderboard.leaderboard import write_leaderboard
+from ...leaderboard.leaderboard import publish
 from ...method import ContractError
+from ...recipe import recipe_table
 from ...records import record as records
 from ...records.checks import verify_record
 from ...records.schema import Record
-from ...utils.errors import UserError, first_few
+from ...utils.errors import UserError
 from ...utils.progress import say
-from ...utils.run_log import LOG_FILE, log_event, read_log
+from ...utils.run_log import LOG_FILE, read_log
 from ...utils.signals import handle_signals
-from ...utils.workspace import check_not_overwriting, check_results_folder, leaderboard_path
-from .describe import describe_environment, describe_run, describe_stages, describe_weights
-from .localize import localize
-from .tracking import check_trackers, log_run
+from .tracking import LoggedRun, check_trackers, log_run
+from .training import train_and_score
+
+OnRecord = Callable[[Record, Path], None]
 
 
-def run(config: RunConfig, tell: Callable[[Record, Path], None] | None = None) -> tuple[Record, Path] | None:
-    """Train and score a method as ordered, publish the record, regenerate the leaderboard.
+def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, Path] | None:
+    """Train and evaluate a method, publish its record and regenerate the leaderboard.
 
     Args:
-        order: what is asked for.
-        tell: called with the record and its place as soon as it is published.
+        config: the requested run. One that was interrupted is resumed, one that is finished is published again.
+        on_record: called with the record and its published folder before the leaderboard is regenerated.
 
     Returns:
-        The record, and the folder it was published to; None in a process that only helps the main one.
+        The record and the folder it was published to; None in a process other than the main one.
 
     Raises:
-        UserError: whatever the user can mend. Nothing is published then, unless only the leaderboard could not be
-            written because another record under `results` is refused.
+        UserError: for everything that the user can fix. Nothing is published then, unless only the leaderboard could
+            not be written because another record under `results` is refused.
     """
-    with init_distributed().main_process_first():  # what is refused is told once
+    with init_distributed().main_process_first():  # the main process reports a mistake, the others find it reported
         check_trackers(config.track)
         experiment = build_experiment(config)
-        board = leaderboard_path(config.results)
-        check_results_folder(config.results)
-        check_not_overwriting(board)
+        experiment.workspace.check()
     device = Device(experiment.recipe.compute.precision, cache=config.cache)
-    with handle_signals(), _alone(experiment) if device.is_main else nullcontext():
-        if not device.broadcast((experiment.work / "run.json").exists()):
-            with log_run(experiment, device), _named(experiment):
-                train_and_score(experiment, device)
-        else:
-            say(f"this run is finished: {experiment.work} (--fresh trains again)")
-        if not device.is_main:
+    with handle_signals(), _lock_run(experiment) if device.is_main else nullcontext():
+        record = train_or_read(experiment, device)
+        if record is None:
             return None
-        record = records.read(experiment.work)
-        draw_run(record, verify_record(experiment.work, record).table, experiment.work)
-        with FileLock(experiment.work.with_name("publish.lock")):  # two seeds may finish at the same time
-            place, done = records.publish(experiment.work, record, config.results)
-            say(f"{done} {place}")
-            if tell:
-                tell(record, place)
-            write_leaderboard(config.results, board)
-    return record, place
+        # Still locked: a second process with --fresh would remove the folder that is being copied.
+        return record, publish(experiment.workspace, record, experiment.work, on_record)
 
 
-def train_and_score(experiment: Experiment, device: Device) -> None:
-    """The costly part of a run: from initial weights to a record and its scores in the run's folder."""
-    environment = describe_environment(experiment, device)  # as it starts: by the end, the code may have been edited
-    with device.accelerator.main_process_first():  # pretrained weights are downloaded once
-        network, initial = build_network(experiment)
-    where = f"{device.describe()['device']} in {device.precision}"
-    where += f", {device.shard.world_size} processes" if device.shard.world_size > 1 else ""
-    what = f"{experiment.method.title} on {experiment.dataset.title}, recipe {experiment.recipe.name}"
-    say(f"{what}, seed {experiment.config.seed}, {where}")
-    say(f"working in {experiment.work}")
-    with device.accelerator.main_process_first():  # it is the one that shows how far it has come
-        decoded = prepare_pixels(
-            experiment.dataset, experiment.index, experiment.recipe.pixels.size, experiment.config.cache
-        )
-    stages = train_stages(experiment, device, network, initial, decoded.pixels)
-    rows, scores = score(experiment, device, network, stages[-1].trained.weights, decoded.pixels)
+def run_and_leave(config: RunConfig, on_record: OnRecord | None = None) -> None:
+    """Run as the last thing that this process does: it leaves the process group in order."""
+    run(config, on_record)
+    destroy_process_group()
+
+
+def train_or_read(experiment: Experiment, device: Device) -> Record | None:
+    """Return the run's verified record, training first where there is none; None in a process other than the main."""
+    if device.broadcast((experiment.work / "run.json").exists()):
+        say(f"this run is finished: {experiment.work} (--fresh trains again)")
+    else:
+        with _log(experiment, device), _blame_method(experiment):
+            train_and_score(experiment, device)
     if not device.is_main:
-        return
-    maps = localize(experiment, device, network, decoded.pixels)
-    weights = describe_weights(experiment, network, initial, stages[-1].trained.weights)
-    trained = describe_stages(stages, experiment.index)
-    described = describe_run(experiment, environment, decoded.sha256, weights, trained)
-    records.write(experiment.work, described, score_table(experiment.index, rows, scores), maps)
+        return None
+    record = records.read(experiment.work)
+    verify_record(experiment.work, record)  # a finished run may have been edited since
+    return record
 
 
-def build_network(experiment: Experiment) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The method's network and a copy of its initial weights, drawn from the run's seed where they are random."""
-    torch.manual_seed(experiment.config.seed)
-    network = experiment.method.build(experiment.index.findings, experiment.recipe.model.weights)
-    source, untouched = loaded_weights(network)
-    if source:
-        say(f"loaded {source}; {len(untouched)} tensors keep their initial values: {first_few(untouched)}")
-    return network, copy_weights(network)
-
-
-def score(
-    experiment: Experiment, device: Device, network: nn.Module, weights: dict[str, Tensor], pixels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the validation and test images, and their log-odds under the chosen weights, which are kept."""
-    if device.is_main:
-        save_weights(weights, experiment.work / "weights.safetensors")
-    rows = np.concatenate([experiment.index.rows("val"), experiment.index.rows("test")])
-    log_event("scoring", images=len(rows))
-    title, findings = "scoring validation and test", len(experiment.index.findings)
-    return rows, Predictor(device, network, pixels, experiment.recipe, findings).scores(rows, title)
+def _log(experiment: Experiment, device: Device) -> AbstractContextManager[None]:
+    """Return the context that writes the run's log; only the main process has one."""
+    if not device.is_main:
+        return nullcontext()
+    logged = LoggedRun(
+        run_id=experiment.run_id,
+        method=experiment.method.name,
+        dataset=experiment.dataset.name,
+        seed=experiment.config.seed,
+        folder=experiment.work,
+        recipe=recipe_table(experiment.recipe),
+        hardware=device.describe(),
+        argv=experiment.config.argv,
+        trackers=experiment.config.track,
+    )
+    return log_run(logged)
 
 
 @contextmanager
-def _alone(experiment: Experiment) -> Iterator[None]:
-    """Hold the run's folder against a second process; begin it anew where the user asks for that.
+def _lock_run(experiment: Experiment) -> Iterator[None]:
+    """Hold the run's folder against a second process, emptied first with `--fresh`; remove it if nothing was saved.
 
-    The system lets go of the lock of a process that is dead. What ends before anything was kept leaves nothing.
+    The system releases the lock of a process that was killed.
     """
-    experiment.work.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(experiment.work.with_name(f"{experiment.run_id}.lock"))
+    work = experiment.work
+    work.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(experiment.workspace.run_lock(experiment.run_id))
     try:
-        lock.acquire(timeout=1)  # `chxbench status` may be looking at it
+        lock.acquire(timeout=1)  # `chxbench status` holds it for an instant
     except Timeout:
-        raise UserError(
-            f"another process is working on this run in {experiment.work}: wait for it, or end it"
-        ) from None
+        raise UserError(f"another process is working on this run in {work}: wait for it or stop it") from None
     try:
-        if experiment.config.fresh and experiment.work.exists():
-            (experiment.work / "run.json").unlink(missing_ok=True)  # first: half of a finished run is no finished run
-            shutil.rmtree(experiment.work)
-        experiment.work.mkdir(exist_ok=True)
+        if experiment.config.fresh and work.exists():
+            (work / "run.json").unlink(missing_ok=True)  # first: a half-removed run must not count as finished
+            shutil.rmtree(work)
+        work.mkdir(exist_ok=True)
         yield
     finally:
-        if _is_empty(experiment.work):
+        if _remove_if_empty(work):
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-        with suppress(OSError):  # other runs lie there
-            experiment.work.parent.rmdir()
+        with suppress(OSError):  # not empty: other runs are there
+            work.parent.rmdir()
 
 
-def _is_empty(work: Path) -> bool:
-    """Remove the folders that hold nothing, and a log of a run that was refused; tell whether nothing is left."""
+def _remove_if_empty(work: Path) -> bool:
+    """Remove empty folders, and the log of a run that was refused; return whether nothing is left."""
     log = work / LOG_FILE
     if log.is_file() and {entry["event"] for entry in read_log(log)} <= {"started", "failed"}:
         log.unlink()
@@ -160,8 +129,8 @@ def _is_empty(work: Path) -> bool:
 
 
 @contextmanager
-def _named(experiment: Experiment) -> Iterator[None]:
-    """Who breaks the contract is named, with the place where its class is written."""
+def _blame_method(experiment: Experiment) -> Iterator[None]:
+    """Add to a ContractError which method broke the contract, and where its class is defined."""
     try:
         yield
     except ContractError as error:

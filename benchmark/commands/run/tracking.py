@@ -1,33 +1,66 @@
-"""A run, watched: its beginning and its end go into its log, and how an epoch comes on while it is trained."""
+"""A run's log file and its experiment trackers: both receive the same events while the run trains and scores."""
 
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
-from ...engine.device import Device
-from ...engine.experiment import Experiment
-from ...recipe import recipe_table
 from ...utils.environment import versions
 from ...utils.errors import UserError, did_you_mean
 from ...utils.progress import say
 from ...utils.run_log import LOG_FILE, Entry, LogFile, attach_listeners, log_event
 
+TRACKING_FOLDER = "tracking"
+PROJECT = "chxbench"
+METRICS = ("loss", "lr", "images_per_second", "memory", "validation_auc")  # keys of log entries that trackers plot
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """Ids and settings of a run, as its log and its trackers show them.
+
+    Attributes:
+        run_id, method, dataset, seed: what the run is.
+        folder: the run's folder.
+        recipe: the recipe's table, by section.
+        hardware: the description of the device.
+        argv: the words after `chxbench`; empty for a run that was started from Python.
+        trackers: names of accelerate's trackers, or trackers of its kind.
+    """
+
+    run_id: str
+    method: str
+    dataset: str
+    seed: int
+    folder: Path
+    recipe: Mapping[str, Any]
+    hardware: Mapping[str, Any]
+    argv: Sequence[str] = ()
+    trackers: Sequence[str | GeneralTracker] = ()
+
+    @property
+    def tracking(self) -> Path:
+        """The folder of what local trackers write."""
+        return self.folder / TRACKING_FOLDER
+
+    def ids(self) -> dict[str, str | int]:
+        """Return what log and trackers both start with."""
+        return {"run": self.run_id, "method": self.method, "dataset": self.dataset, "seed": self.seed}
+
 
 @contextmanager
-def log_run(experiment: Experiment, device: Device) -> Iterator[None]:
-    """Keep the run's log while it is trained and scored; in a process that only helps the main one, do nothing."""
-    if not device.is_main:
-        yield
-        return
-    with track_run(experiment) as trackers, attach_listeners(LogFile(experiment.work / LOG_FILE, say), *trackers):
-        log_event("started", **_run_header(experiment, device))
+def log_run(run: LoggedRun) -> Iterator[None]:
+    """Log start, end and all events of a run to its log file and its trackers."""
+    with track_run(run) as trackers, attach_listeners(LogFile(run.folder / LOG_FILE, say), *trackers):
+        log_event("started", **_log_header(run))
         try:
             yield
         except KeyboardInterrupt:
@@ -39,40 +72,31 @@ def log_run(experiment: Experiment, device: Device) -> Iterator[None]:
         log_event("finished")
 
 
-def _run_header(experiment: Experiment, device: Device) -> dict[str, object]:
-    """What the log says when a run begins or goes on."""
-    config, where = experiment.config, device.describe()
+def _log_header(run: LoggedRun) -> dict[str, object]:
+    """Return the values of the log's `started` entry."""
     return {
-        "command": _resume_command(list(config.typed)) if config.typed else [],
+        "command": _resume_command(run.argv) if run.argv else [],
         "folder": str(Path.cwd()),
-        "run": experiment.run_id,
-        "method": experiment.method.name,
-        "dataset": experiment.dataset.name,
-        "seed": config.seed,
+        **run.ids(),
         "host": platform.node(),
         "process": os.getpid(),
-        **{name: where[name] for name in ("device", "kind", "cores", "processes", "precision")},
+        **{name: run.hardware[name] for name in ("device", "kind", "cores", "processes", "precision")},
         "versions": {name: number for name, number in versions().items() if name in ("python", "torch", "chxbench")},
     }
 
 
-def _resume_command(typed: list[str]) -> list[str]:
-    """The words that go on with this run: as typed, behind what started the processes, and without --fresh."""
-    words = [word for word in typed if word != "--fresh"]
-    own = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if own > 1:  # several machines are started by one such command on each: it is left to the user to say which
-        return ["torchrun", "--nproc-per-node", str(own), "-m", "chxbench", *words]
+def _resume_command(argv: Sequence[str]) -> list[str]:
+    """Return the words that resume this run: as typed, after what started the processes, and without --fresh."""
+    words = [word for word in argv if word != "--fresh"]
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if local_processes > 1:  # of several machines each has a command of its own: the user knows the others
+        return ["torchrun", "--nproc-per-node", str(local_processes), "-m", "chxbench", *words]
     as_module = Path(sys.argv[0]).name == "__main__.py"
     return [*([sys.orig_argv[0], "-m"] if as_module else []), "chxbench", *words]
 
 
-TRACKING_FOLDER = "tracking"
-PROJECT = "chxbench"
-MEASURED = ("loss", "lr", "images_per_second", "memory", "validation_auc")
-
-
 def check_trackers(trackers: Sequence[str | GeneralTracker]) -> None:
-    """Raises UserError where a name is none of accelerate's, or its package is not installed."""
+    """Check the names of trackers. Raises UserError for an unknown one, or one whose package is not installed."""
     available = {str(name) for name in get_available_trackers()}
     for name in trackers:
         if isinstance(name, GeneralTracker):
@@ -81,17 +105,17 @@ def check_trackers(trackers: Sequence[str | GeneralTracker]) -> None:
             raise UserError(f"unknown tracker {name!r}: {did_you_mean(name, LOGGER_TYPE_TO_CLASS)}")
         if name in LoggerType.list() and name not in available:
             package = name.replace("_", "-")
-            raise UserError(f"tracker {name} needs the package {package}: pip install {package}, or leave --track away")
+            raise UserError(f"tracker {name} needs the package {package}: pip install {package} or omit --track")
 
 
 @contextmanager
-def track_run(experiment: Experiment) -> Iterator[list["Trackers"]]:
-    """What the user wants to hear of the run, begun and ended with it. Raises UserError if a tracker does not begin."""
-    if not experiment.config.track:
+def track_run(run: LoggedRun) -> Iterator[list["Trackers"]]:
+    """Start the run's trackers and finish them with it. Raises UserError if one does not start."""
+    if not run.trackers:
         yield []
         return
-    with _local_mlflow(experiment):
-        trackers = Trackers(experiment)
+    with _local_mlflow(run):
+        trackers = Trackers(run)
         try:
             yield [trackers]
         finally:
@@ -99,75 +123,71 @@ def track_run(experiment: Experiment) -> Iterator[list["Trackers"]]:
 
 
 class Trackers:
-    """Hands what is measured to accelerate's trackers; where one fails, the user is told once and the run goes on.
+    """Log listener that passes metrics to accelerate's trackers; a failing tracker is reported once and skipped.
 
-    Metrics are named `stage1/step/loss`, `stage1/epoch/validation_auc`, ...; their step is counted within the stage.
+    Metrics are named `stage1/step/loss`, `stage1/epoch/validation_auc`, ...; steps are counted within the stage.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
-        place = ProjectConfiguration(str(experiment.work), logging_dir=str(experiment.work / TRACKING_FOLDER))
-        (experiment.work / TRACKING_FOLDER).mkdir(exist_ok=True)
+    def __init__(self, run: LoggedRun) -> None:
+        project = ProjectConfiguration(str(run.folder), logging_dir=str(run.tracking))
+        run.tracking.mkdir(exist_ok=True)
         self._accelerator = Accelerator(
-            log_with=list(experiment.config.track), project_config=place, mixed_precision="no", cpu=PartialState()._cpu
+            log_with=list(run.trackers), project_config=project, mixed_precision="no", cpu=PartialState()._cpu
         )
         names = {
-            "mlflow": {"run_name": experiment.run_id},
-            "wandb": {"name": experiment.run_id, "dir": str(experiment.work / TRACKING_FOLDER)},
+            "mlflow": {"run_name": run.run_id},
+            "wandb": {"name": run.run_id, "dir": str(run.tracking)},
         }
         try:
-            self._accelerator.init_trackers(PROJECT, _flat_settings(experiment), names)
-        except Exception as error:
-            raise UserError(f"a tracker does not begin ({error}): mend that, or leave --track away") from error
+            self._accelerator.init_trackers(PROJECT, _flat_settings(run), names)
+        except Exception as error:  # trackers raise whatever their service does
+            raise UserError(f"a tracker does not start ({error}): fix it or omit --track") from error
         self._step = 0
         self._failed = False
 
     def __call__(self, entry: Entry) -> None:
-        values = {name: entry[name] for name in MEASURED if isinstance(entry.get(name), int | float)}
+        values = {name: entry[name] for name in METRICS if isinstance(entry.get(name), int | float)}
         if self._failed or not values:
             return
         if entry["event"] == "step":
             self._step = (entry["epoch"] - 1) * entry["steps"] + entry["step"]
         kind = f"stage{entry['stage']}/{entry['event']}"
-        with self._told():
+        with self._report_once():
             self._accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=self._step)
 
     def finish(self) -> None:
-        """End the trackers, but not the processes, as `end_training` would: they still have work to do."""
+        """Finish the trackers, but keep the process group, which accelerate's `end_training` would destroy."""
         for tracker in self._accelerator.trackers:
-            with self._told():
+            with self._report_once():
                 tracker.finish()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _report_once(self) -> Iterator[None]:
+        # A run of days must not end because a tracking server is down.
         try:
             yield
         except Exception as error:
             if not self._failed:
-                say(f"a tracker fails ({type(error).__name__}: {error}): the run goes on without it")
+                say(f"a tracker failed ({type(error).__name__}: {error}): the run continues without it")
             self._failed = True
 
 
-def _flat_settings(experiment: Experiment) -> dict[str, str | int | float]:
-    """What the run was asked to do, flat."""
-    flat = {
-        "run": experiment.run_id,
-        "method": experiment.method.name,
-        "dataset": experiment.dataset.name,
-        "seed": experiment.config.seed,
-    }
-    for section, settings in recipe_table(experiment.recipe).items():
+def _flat_settings(run: LoggedRun) -> dict[str, str | int | float]:
+    """Return ids and recipe settings as `section.name` to a value that every tracker accepts."""
+    flat: dict[str, str | int | float] = {**run.ids()}
+    for section, settings in run.recipe.items():
         for name, value in settings.items() if isinstance(settings, dict) else ():
             flat[f"{section}.{name}"] = value if isinstance(value, int | float | str) else str(value)
     return flat
 
 
 @contextmanager
-def _local_mlflow(experiment: Experiment) -> Iterator[None]:
-    """MLflow keeps its database in the run's folder, unless the user says where."""
-    if "mlflow" not in experiment.config.track or "MLFLOW_TRACKING_URI" in os.environ:
+def _local_mlflow(run: LoggedRun) -> Iterator[None]:
+    """Keep MLflow's database in the run's folder, unless the user has set another place."""
+    if "mlflow" not in run.trackers or "MLFLOW_TRACKING_URI" in os.environ:
         yield
         return
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{experiment.work / TRACKING_FOLDER / 'mlflow.db'}"
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{run.tracking / 'mlflow.db'}"
     try:
         yield
     finally:

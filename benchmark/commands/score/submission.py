@@ -1,4 +1,4 @@
-"""What the user of `score` asks for, made definite: names checked, the file read, the images found."""
+"""The request of `chxbench score`, checked and read: names, the file, its images, and the record's description."""
 
 import re
 import shlex
@@ -24,18 +24,18 @@ from .split import EvaluatedSplit, choose_split
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """What a user asks of `score`.
+    """What `chxbench score` is to evaluate.
 
     Attributes:
         predictions: the file of scores.
-        name: of the method that gave them: its folder under the results, and its row on the leaderboard.
+        name: of the method that computed them: its folder in the results, its row on the leaderboard.
         title: the row's label; None takes the name.
-        dataset: a registered dataset, whose images were scored.
-        data_dir: the folder where its labels and lists lie; None if it needs none.
-        settings: the dataset's options, behind `dataset.`.
-        split: a name for the images of the file as a test split of their own; None takes the dataset's test split.
-        scale: what the scores are.
-        columns: what the finding columns are called; None finds it out.
+        dataset: name of a registered dataset, whose images were scored.
+        data_dir: folder of its labels and lists; None if it needs none.
+        settings: the dataset's options, prefixed with `dataset.`.
+        split: evaluates all images of the file as a test split of this name; None takes the dataset's test split.
+        scale: of the scores.
+        columns: pattern of the findings' columns; None detects it.
         results: the folder of published records.
         plugins: files to import before the dataset is looked up.
     """
@@ -54,10 +54,11 @@ class ScoreConfig:
 
     @property
     def label(self) -> str:
+        """The row's label on the leaderboard."""
         return self.name if self.title is None else self.title
 
     def command(self) -> str:
-        """The command that asks for the same; folders of this machine are left out."""
+        """Return the command that evaluates the same again, without the folders of this machine."""
         words = ["chxbench", "score", self.predictions.name, "--name", self.name, "--dataset", self.dataset]
         words += ["--data-dir", "DIR"] if self.data_dir else []
         for flag, value in (("--title", self.title), ("--split", self.split), ("--columns", self.columns)):
@@ -71,14 +72,14 @@ class ScoreConfig:
 
 
 class Submission(NamedTuple):
-    """An order, read and checked.
+    """External predictions, read and checked.
 
     Attributes:
-        order: the order.
+        config: the request.
         dataset: built from it.
-        read: what its file says.
+        read: the content of the file.
         file_sha256: of the file's bytes.
-        scored: the images that count, and their scores.
+        scored: the images to evaluate, and their scores.
     """
 
     config: ScoreConfig
@@ -89,24 +90,19 @@ class Submission(NamedTuple):
 
     @property
     def splits(self) -> list[str]:
-        """Those of which images count."""
-        there = set(self.scored.index.images["split"])
-        return [split for split in SPLITS if split in there]
+        """The splits that have images to evaluate."""
+        present = set(self.scored.index.images["split"])
+        return [split for split in SPLITS if split in present]
 
     @property
     def run_id(self) -> str:
-        """Readable, and the same for the same name, bytes, reading of them, labels and split."""
+        """An id that follows from the name, the file's bytes and how they were read, labels and split."""
         index, read = self.scored.index, self.read
-        everything: list[object] = [self.config.name, self.file_sha256, read.image_column, read.columns, read.scale]
-        everything += [self.dataset.name, *index.labels, *index.split, self.splits]
-        digest = json_sha256(everything)
+        identity: list[object] = [self.config.name, self.file_sha256, read.image_column, read.columns, read.scale]
+        identity += [self.dataset.name, *index.labels, *index.split, self.splits]
+        digest = json_sha256(identity)
         stem = re.sub(r"[^A-Za-z0-9_]+", "-", self.config.predictions.name.partition(".")[0]).strip("-")
         return f"{stem[:40] or 'scores'}-{digest[:10]}"
-
-    @property
-    def place(self) -> Path:
-        """Where its record is published."""
-        return self.config.results / self.dataset.name / self.config.name / self.run_id
 
     def describe(self) -> RunDescription:
         """Describe the submission for its record, before its scores are evaluated."""
@@ -134,26 +130,26 @@ class Submission(NamedTuple):
 
 
 def read_submission(config: ScoreConfig) -> Submission:
-    """Check the order and read the file. Raises UserError."""
+    """Check the request and read its file. Raises UserError."""
     _check_names(config)
     dataset = _build_dataset(config)
-    known = load_listed_index(dataset, config.data_dir)
-    read = read_predictions(config.predictions, known, config.scale, config.columns)
-    scored = choose_split(config.predictions, read, known, dataset.known_tests, config.split)
+    full = load_listed_index(dataset, config.data_dir)
+    read = read_predictions(config.predictions, full, config.scale, config.columns)
+    scored = choose_split(config.predictions, read, full, dataset.known_tests, config.split)
     return Submission(config, dataset, read, file_sha256(config.predictions), scored)
 
 
 def _check_names(config: ScoreConfig) -> None:
     if not _fits(Name, config.name):
         raise UserError(
-            f"--name {config.name!r} is no name for a folder: use at most 100 letters, digits, _ . and -, "
-            "and begin with a letter, a digit or _"
+            f"--name {config.name!r} is not a valid folder name: use at most 100 letters, digits, _ . and -, "
+            "starting with a letter, a digit or _"
         )
     for flag, text in (("--title", config.label), ("--split", config.split)):
         if text is not None and not (_fits(Title, text) and text.strip()):
-            raise UserError(f"{flag} {text!r} fits no table: use 1 to 100 characters, none of < > [ ] ` | \\")
+            raise UserError(f"{flag} {text!r} is not a valid title: use 1 to 100 characters, none of < > [ ] ` | \\")
     if (ROOT / "methods" / f"{config.name}.py").is_file():
-        raise UserError(f"{config.name} is a method of chxbench: choose another --name for scores from elsewhere")
+        raise UserError(f"{config.name} is a method of chxbench: choose another --name for external predictions")
 
 
 def _fits(kind: Any, text: str) -> bool:
@@ -165,12 +161,12 @@ def _fits(kind: Any, text: str) -> bool:
 
 
 def _build_dataset(config: ScoreConfig) -> Dataset:
-    """The dataset with its options. Raises UserError for a setting that is none of them."""
-    strange = [key for key in config.settings if not key.startswith(DATASET_PREFIX)]
-    if strange:
-        raise UserError(f"--set {strange[0]} is no option of a dataset: nothing is trained here, set dataset.KEY=VALUE")
+    """Build the dataset with its options. Raises UserError for other settings."""
+    others = [key for key in config.settings if not key.startswith(DATASET_PREFIX)]
+    if others:
+        raise UserError(f"--set {others[0]} is not a dataset option: nothing is trained here, set dataset.KEY=VALUE")
     if SKIP in config.settings:
-        raise UserError(f"--set {SKIP} has no sense here, where no image is opened: leave it out")
+        raise UserError(f"--set {SKIP} has no effect here, where no image is opened: omit it")
     source = DataConfig(config.dataset, config.data_dir, settings=config.settings, plugins=config.plugins)
     return build_dataset(source)[0]
 

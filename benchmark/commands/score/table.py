@@ -1,4 +1,4 @@
-"""A file of scores from elsewhere as a table of texts and numbers: CSV or parquet, and nothing is unpickled."""
+"""Tables of external predictions: CSV or parquet files of bounded size; nothing is unpickled."""
 
 import csv
 import gzip
@@ -23,13 +23,13 @@ DELIMITERS = ",;\t"
 
 
 class PredictionTable(NamedTuple):
-    """A table as it stands in a file.
+    """A table as it is in a file.
 
     Attributes:
         path: the file.
-        names: what its columns are called, without spaces around; two may have one name.
-        table: its columns under the numbers 0, 1, ...: numbers where the file has types, else texts. Label i of the
-            table's index is the row that an editor shows: of a CSV file the line, of a parquet file the row, from 1.
+        names: of its columns, without surrounding spaces; not necessarily unique.
+        table: columns 0, 1, ...: numbers if the file has types, else texts. The labels of its index are the rows that
+            an editor shows: lines of a CSV file, rows of a parquet file, from 1.
     """
 
     path: Path
@@ -38,29 +38,29 @@ class PredictionTable(NamedTuple):
 
 
 def read_table(path: Path) -> PredictionTable:
-    """Read the whole file. Raises DataError: not there, too large, neither CSV nor parquet, rows that do not fit."""
+    """Read a file. Raises DataError if it is missing, too large, or neither a CSV nor a parquet table."""
     if not path.is_file():
-        raise DataError(f"{path} is no file: name the CSV or parquet file that holds the scores")
+        raise DataError(f"{path} is not a file: name the CSV or parquet file of the scores")
     with path.open("rb") as file:
         parquet = file.read(4) == b"PAR1"
     sheet = _read_parquet(path) if parquet else _read_csv(path, _text(path))
     if sheet.table.empty:
-        raise DataError(f"{path} has no row of scores: write one row an image under a line of column names")
+        raise DataError(f"{path} has no rows of scores: write one row per image below a line of column names")
     return sheet
 
 
 def _text(path: Path) -> str:
-    """The file's text, unpacked if it is gzipped."""
+    """Return the text of a file, decompressed if it is gzipped."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is a broken gzip file ({error}): pack it again") from error
+        raise DataError(f"{path} is a damaged gzip file ({error}): compress it again") from error
     if len(data) > MAX_BYTES:
         raise DataError(
-            f"{path} holds more than {MAX_BYTES >> 20} MiB of text: keep the images and the scores, one row an image"
+            f"{path} holds more than {MAX_BYTES >> 20} MiB of text: keep only image names and scores, one row per image"
         )
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -72,36 +72,44 @@ def _text(path: Path) -> str:
 
 
 def _read_csv(path: Path, text: str) -> PredictionTable:
-    """Commas, semicolons or tabs, whichever gives the first line that is not blank the most names."""
-    before, delimiter = _dialect(path, text)
+    """Parse CSV, separated by whichever of comma, semicolon and tab gives the header the most names."""
+    blank_lines, delimiter = _dialect(path, text)
     if text.count(delimiter) > MAX_CELLS:
-        raise DataError(f"{path} holds more than {MAX_CELLS:,} cells: keep the images and the scores")
-    options = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False, "skiprows": before}
+        raise DataError(f"{path} holds more than {MAX_CELLS:,} cells: keep only image names and scores")
     try:
-        table = pd.read_csv(io.StringIO(text), sep=delimiter, skipinitialspace=True, **options).fillna("")
+        table = pd.read_csv(
+            io.StringIO(text),
+            sep=delimiter,
+            header=None,
+            dtype=str,
+            skiprows=blank_lines,
+            skipinitialspace=True,
+            skip_blank_lines=False,  # so that rows have the numbers that an editor shows
+            keep_default_na=False,
+        ).fillna("")
     except ValueError as error:
         reason = plain(error).split("C error: ")[-1].strip()
-        raise DataError(f"{path} is no table ({reason}): write it again, with as many fields in each row") from error
-    table.index += before + 1
+        raise DataError(f"{path} is not a table ({reason}): write the same number of fields in each row") from error
+    table.index += blank_lines + 1
     body = table.iloc[1:]
     return PredictionTable(path, [plain(name).strip() for name in table.iloc[0]], body[(body != "").any(axis=1)])
 
 
 def _dialect(path: Path, text: str) -> tuple[int, str]:
-    """How many blank lines come first, and the delimiter."""
-    blank = re.match(r"(?:[ \t]*\r?\n)*", text)[0]
-    header = re.split("[\r\n]", text[len(blank) :], maxsplit=1)[0]
+    """Return the number of leading blank lines, and the delimiter."""
+    body = re.sub(r"\A(?:[ \t]*\r?\n)*", "", text)
+    header = re.split("[\r\n]", body, maxsplit=1)[0]
     if not header.strip():
-        raise DataError(f"{path} is empty: write one row an image under a line of column names")
+        raise DataError(f"{path} is empty: write one row per image below a line of column names")
     try:
         names = {delimiter: next(csv.reader([header], delimiter=delimiter)) for delimiter in DELIMITERS}
     except csv.Error as error:
-        raise DataError(f"{path} is no table ({error}): save the scores as CSV or parquet") from error
-    return blank.count("\n"), max(names, key=lambda delimiter: len(names[delimiter]))
+        raise DataError(f"{path} is not a table ({error}): save the scores as CSV or parquet") from error
+    return text[: len(text) - len(body)].count("\n"), max(names, key=lambda delimiter: len(names[delimiter]))
 
 
 def _read_parquet(path: Path) -> PredictionTable:
-    """The columns that hold numbers or texts; lists, images and the like are left out."""
+    """Read the columns of numbers and texts; nested ones are ignored."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -109,13 +117,13 @@ def _read_parquet(path: Path) -> PredictionTable:
         with pq.ParquetFile(path) as file:
             names = list(dict.fromkeys(field.name for field in file.schema_arrow if _is_plain(field.type)))
             if file.metadata.num_rows * len(names) > MAX_CELLS:
-                raise DataError(f"{path} holds more than {MAX_CELLS:,} cells: keep the images and the scores")
+                raise DataError(f"{path} holds more than {MAX_CELLS:,} cells: keep only image names and scores")
             if sum(file.metadata.row_group(k).total_byte_size for k in range(file.num_row_groups)) > MAX_BYTES:
-                raise DataError(f"{path} holds more than {MAX_BYTES >> 20} MiB: keep the images and the scores")
+                raise DataError(f"{path} holds more than {MAX_BYTES >> 20} MiB: keep only image names and scores")
             columns = file.read(columns=names)
         table = pd.DataFrame({number: _as_pandas(column) for number, column in enumerate(columns.itercolumns())})
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no parquet file that can be read ({plain(error)}): write it again") from error
+        raise DataError(f"{path} is not a readable parquet file ({plain(error)}): write it again") from error
     table.index += 1
     return PredictionTable(path, [plain(name).strip() for name in columns.column_names], table)
 
@@ -132,7 +140,7 @@ def _is_plain(kind: "pa.DataType") -> bool:
 
 
 def _as_pandas(column: "pa.ChunkedArray") -> pd.Series:
-    """Floats for floats and decimals, text for the rest: a missing text is empty, a missing number NaN."""
+    """Convert floats and decimals to float64, the rest to text; missing numbers become NaN, missing texts empty."""
     import pyarrow as pa
     from pyarrow import types
 

@@ -1,7 +1,6 @@
 """What `chxbench speed` prints."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -9,17 +8,17 @@ from rich.table import Table
 from ...leaderboard.speed import inference_cells, training_cells
 from ...records.speed_record import SpeedRecord, place
 from ...utils.text import plain
-from ...utils.workspace import leaderboard_path
+from ...utils.workspace import Workspace
 
 
-def report_speed(records: Sequence[SpeedRecord], results: Path) -> None:
-    """Two tables of what was measured, inference and training, and where the records lie."""
+def report_speed(records: Sequence[SpeedRecord], workspace: Workspace) -> None:
+    """Print the measurements of inference and of training, and the files of the records."""
     console = Console(highlight=False)
     setup = records[0].setup
     where = f"{setup.device}, {setup.cores} cores, {setup.precision}, {setup.crop}x{setup.crop} pixels"
     console.print(plain(where), markup=False, soft_wrap=True)
-    inference = _numbers("Inference", "Params", "GFLOPs", "p50", "p95", "p99", "img/s", "batch", "GB")
-    training = _numbers("Training", "steps alone", "reading alone", "end to end", "batch", "GB")
+    inference = _number_table("Inference", "Params", "GFLOPs", "p50", "p95", "p99", "img/s", "batch", "GB")
+    training = _number_table("Training", "steps alone", "reading alone", "end to end", "batch", "GB")
     for record in records:
         name = plain(record.method.name) + (" (compiled)" if record.setup.compiled else "")
         inference.add_row(name, *inference_cells(record))
@@ -30,12 +29,12 @@ def report_speed(records: Sequence[SpeedRecord], results: Path) -> None:
     )
     console.print(units, markup=False, soft_wrap=True)
     for record in records:
-        console.print(f"record       {results / place(record)}", markup=False, soft_wrap=True)
-    console.print(f"leaderboard  {leaderboard_path(results)}", markup=False, soft_wrap=True)
+        console.print(f"record       {workspace.results / place(record)}", markup=False, soft_wrap=True)
+    console.print(f"leaderboard  {workspace.leaderboard}", markup=False, soft_wrap=True)
 
 
-def _numbers(first: str, *headings: str) -> Table:
-    """A table of numbers that are never cut: where the screen is narrow, names are folded."""
+def _number_table(first: str, *headings: str) -> Table:
+    """Return a table whose numbers are never cut: on a narrow screen, names are folded."""
     table = Table()
     table.add_column(first, overflow="fold")
     for heading in headings:

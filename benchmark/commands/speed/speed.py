@@ -1,4 +1,4 @@
-"""`chxbench speed`: from names on the command line to published speed records. `run_speed` is the whole story."""
+"""`chxbench speed`: from names on the command line to published speed records."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -30,25 +30,26 @@ from ...utils.errors import UserError
 from ...utils.options import to_dict
 from ...utils.progress import say
 from ...utils.text import recipe_label
-from ...utils.workspace import check_not_overwriting, check_results_folder, leaderboard_path
-from ..speed import measure as speed
+from ...utils.workspace import Workspace
+from . import measure as speed
 from .measure import MeasuredMethod, Throughput
 
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 8, 32, 128, 512)}
-BUSY = 0.5  # of the cores
+BUSY = 0.5  # load average per core from which measurements are doubtful
+OnRecords = Callable[[list[SpeedRecord]], None]
 
 
 @dataclass(frozen=True)
 class SpeedConfig(DataConfig):
-    """What a user asks of `speed`.
+    """What `chxbench speed` is to measure.
 
     Attributes:
-        methods: registered methods' names.
-        options: their options that differ from the defaults; every one of them has these.
-        device: "cpu", "cuda", or "auto": a GPU where there is one.
-        batch_sizes: of inference; none for the device's usual ones.
-        seconds: about how long each measurement shall take.
-        results: the folder of published records; `leaderboard.md` lies beside it.
+        methods: names of registered methods.
+        options: options that differ from their defaults, the same for all methods.
+        device: "cpu", "cuda", or "auto" for a GPU if one is available.
+        batch_sizes: of inference; empty for the device's defaults.
+        seconds: approximate duration of each measurement.
+        results: the folder of published records.
     """
 
     methods: Sequence[str] = ()
@@ -59,7 +60,7 @@ class SpeedConfig(DataConfig):
     results: Path = Path("results")
 
     def command(self, method: str, recipe: str) -> str:
-        """The command that measures this method again; folders of this machine are left out."""
+        """Return the command that measures a method again, without the folders of this machine."""
         words = ["chxbench", "speed", "--method", method, "--dataset", self.dataset, "--recipe", recipe]
         words += ["--data-dir", "DIR"] if self.data_dir else []
         words += ["--device", self.device, "--seconds", f"{self.seconds:g}"]
@@ -70,7 +71,14 @@ class SpeedConfig(DataConfig):
 
 @dataclass(frozen=True)
 class SpeedExperiment:
-    """What all methods of an order are measured on: names found and values checked."""
+    """A checked `SpeedConfig`: what all its methods are measured on.
+
+    Attributes:
+        config: the request.
+        methods: each method's registry entry, and the method with its options.
+        dataset, recipe, index: whose images are read and whose settings apply.
+        device: where to compute.
+    """
 
     config: SpeedConfig
     methods: list[tuple[Entry, Method]]
@@ -81,27 +89,27 @@ class SpeedExperiment:
 
     @property
     def batch_sizes(self) -> list[int]:
+        """The batch sizes of inference, ascending."""
         usual = BATCH_SIZES.get(self.device.torch_device.type, BATCH_SIZES["cpu"])
         return sorted(set(self.config.batch_sizes or usual))
 
 
-def run_speed(config: SpeedConfig, tell: Callable[[list[SpeedRecord]], None] | None = None) -> list[SpeedRecord]:
-    """Measure the methods as ordered, publish each record as soon as it is whole, regenerate the leaderboard.
+def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[SpeedRecord]:
+    """Measure methods, publish each record as soon as it is complete, regenerate the leaderboard.
 
-    Networks run as they are, and where the recipe says `compute.compile` compiled as well, which is another record.
+    With the recipe's `compute.compile`, networks are measured both as they are and compiled, which gives two records.
 
     Args:
-        order: what is asked for.
-        tell: called with the records before the leaderboard is written.
+        config: the requested measurements.
+        on_records: called with the records before the leaderboard is regenerated.
 
     Raises:
-        UserError: whatever the user can mend. What was measured before stays published.
+        UserError: for everything that the user can fix. Records that were measured before stay published.
     """
     bench = build_speed_experiment(config)
-    board = leaderboard_path(config.results)
-    check_results_folder(config.results)
-    check_not_overwriting(board)
-    environment = describe_environment()  # as it is now: later the code may have been edited
+    workspace = Workspace(config.results)
+    workspace.check()
+    environment = describe_environment()  # before measuring: the code may be edited meanwhile
     pixels = prepare_pixels(bench.dataset, bench.index, bench.recipe.pixels.size, config.cache).pixels
     records: list[SpeedRecord] = []
     try:
@@ -111,75 +119,77 @@ def run_speed(config: SpeedConfig, tell: Callable[[list[SpeedRecord]], None] | N
                 measured = measure(subject, build_speed_context(bench, subject, pixels), bench)
                 described = describe_speed(bench, entry, subject, measured, environment)
                 records.append(_publish(described, config.results.resolve()))
-    finally:  # also where a later method fails, or the user stops
+    finally:  # also if a later method fails or the user stops
         if records:
-            if tell:
-                tell(records)
-            write_leaderboard(config.results, board)
+            if on_records:
+                on_records(records)
+            write_leaderboard(workspace)
     return records
 
 
 def build_speed_experiment(config: SpeedConfig) -> SpeedExperiment:
-    """Check the whole order before anything costs time. Raises UserError."""
+    """Check the request before anything costs time. Raises UserError."""
     dataset, recipe = build_dataset(config)
     entries = [METHODS.get(name) for name in dict.fromkeys(config.methods)]
     methods = [(entry, build_method(entry.cls, recipe, config.options)) for entry in entries]
     index = load_readable_index(config, dataset, recipe)
     device = Device(recipe.compute.precision, config.device, config.cache)
     if device.shard.world_size > 1:
-        raise UserError("speed is measured in one process: start chxbench speed without torchrun")
+        raise UserError("speed is measured in one process: start `chxbench speed` without torchrun")
     return SpeedExperiment(config, methods, dataset, recipe, index, device)
 
 
 def build_measured(bench: SpeedExperiment, method: Method, compiled: bool) -> MeasuredMethod:
-    """One method, as it is or compiled."""
+    """Return what is measured of a method, as it is or compiled."""
     recipe = replace(bench.recipe, compute=replace(bench.recipe.compute, compile=compiled))
     return MeasuredMethod(bench.device, method, recipe, bench.index.findings, bench.config.seconds)
 
 
 def build_speed_context(bench: SpeedExperiment, subject: MeasuredMethod, pixels: np.ndarray) -> TrainContext:
-    """What a stage of training would have; pixels uint8 (N, size, size)."""
+    """Return the context of a training stage; pixels are uint8 (N, size, size)."""
     return build_train_context(
         device=bench.device, method=subject.method, recipe=subject.recipe, index=bench.index, pixels=pixels, seed=0
     )
 
 
 def measure(subject: MeasuredMethod, context: TrainContext, bench: SpeedExperiment) -> SpeedMeasurements:
-    """Measure inference and training. Raises UserError: too little memory, or no compiler."""
+    """Measure inference and training. Raises UserError: out of memory, or no compiler."""
     try:
         return SpeedMeasurements.model_validate(
             {**inference_fields(subject, bench.batch_sizes), **training_fields(subject, context, bench.index)}
         )
     except torch._dynamo.exc.TorchDynamoException as error:
         cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(
-            f"method {subject.method.name} cannot be compiled here ({cause}): leave out --compile"
-        ) from error
+        raise UserError(f"method {subject.method.name} cannot be compiled here ({cause}): omit --compile") from error
 
 
 def inference_fields(subject: MeasuredMethod, batch_sizes: Sequence[int]) -> dict[str, Any]:
-    """Parameters, operations, latency, and throughput at each batch size."""
+    """Measure parameters, operations, latency, and throughput at each batch size."""
     network = subject.network()
     _say(subject, "parameters and operations")
-    size = {"parameters": speed.count_parameters(network), "flops": speed.count_operations(subject, network)}
+    counts = {"parameters": speed.count_parameters(network), "flops": speed.count_operations(subject, network)}
     _say(subject, "latency of one image")
     latency = speed.measure_latency(subject, network)
-    an_image, inference = latency.p50 / 1e3, []
-    for asked in batch_sizes:
-        _say(subject, f"inference in batches of {asked:,}")
-        found = speed.measure_inference(subject, network, asked, an_image)
-        _say_size(subject, found)
-        inference.append(found._asdict())
-        an_image = 1 / found.images_per_second if found.images_per_second else an_image
-    return {"network": size, "latency": latency._asdict(), "inference": inference}
+    assert latency.p50 is not None  # every measurement has enough repetitions for a median
+    # Seconds per image decide whether a larger batch would take too long.
+    seconds, inference = latency.p50 / 1e3, []
+    for size in batch_sizes:
+        _say(subject, f"inference in batches of {size:,}")
+        throughput = speed.measure_inference(subject, network, size, seconds)
+        _say_size(subject, throughput)
+        inference.append(throughput._asdict())
+        seconds = 1 / throughput.images_per_second if throughput.images_per_second else seconds
+    return {"network": counts, "latency": latency._asdict(), "inference": inference}
 
 
 def training_fields(subject: MeasuredMethod, context: TrainContext, index: Index) -> dict[str, Any]:
-    """Training steps alone, reading alone, and both together."""
+    """Measure training steps alone, reading alone, and both together."""
     rows, train = index.rows("train"), subject.recipe.train
     _say(subject, f"training steps of {train.batch_size:,} images")
     training, learner = speed.measure_training(subject, subject.network())
     _say_size(subject, training)
+    assert training.batch_size is not None and training.images_per_second is not None  # training is never skipped
+    # Reading and training together use the batch size that fits the memory.
     fitting = replace(subject.recipe, train=replace(train, batch_size=training.batch_size))
     context = replace(context, recipe=fitting)
     _say(subject, "reading batches")
@@ -257,12 +267,12 @@ def _publish(speed: SpeedDescription, results: Path) -> SpeedRecord:
     return record
 
 
-def _say(subject: MeasuredMethod, what: str) -> None:
-    say(f"{subject.name}: {what}")
+def _say(subject: MeasuredMethod, text: str) -> None:
+    say(f"{subject.name}: {text}")
 
 
-def _say_size(subject: MeasuredMethod, found: Throughput) -> None:
-    if found.batch_size is None:
-        _say(subject, f"batches of {found.requested:,} would take too long each, and are left out")
-    elif found.batch_size < found.requested:
-        _say(subject, f"batches of {found.requested:,} do not fit the memory: {found.batch_size:,} were measured")
+def _say_size(subject: MeasuredMethod, throughput: Throughput) -> None:
+    if throughput.batch_size is None:
+        _say(subject, f"batches of {throughput.requested:,} would take too long each and are skipped")
+    elif throughput.batch_size < throughput.requested:
+        _say(subject, f"batches of {throughput.requested:,} do not fit in memory: measured {throughput.batch_size:,}")

@@ -1,0 +1,226 @@
+"""`chxbench show NAME`: what a method, dataset or recipe is, its options, and the numbers that papers report."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import annotated_types
+import pandas as pd
+from pydantic.fields import FieldInfo
+from rich.console import Console
+
+from ..data.source import DATASET_PREFIX, SKIP
+from ..dataset import FINDINGS
+from ..leaderboard.literature import literature
+from ..recipe import RECIPES, SECTIONS, load_recipe, recipe_names, recipe_summary
+from ..registry import DATASETS, METHODS, Entry, load_plugins
+from ..utils.errors import UserError, did_you_mean
+from ..utils.options import field_help, format_value, to_dict
+from ..utils.text import display_name, plain
+
+WIDTH = 80  # columns
+LABEL = 14  # columns of the names of facts
+EMPTY = '""'  # a default without a character
+BOUNDS: dict[type, tuple[str, str]] = {
+    annotated_types.Gt: ("gt", ">"),
+    annotated_types.Ge: ("ge", ">="),
+    annotated_types.Lt: ("lt", "<"),
+    annotated_types.Le: ("le", "<="),
+}
+TYPES = {bool: "true | false", int: "integer", float: "number", str: "text"}
+Description = dict[str, Any]
+
+
+def show_plugin(name: str, plugins: Sequence[Path] = (), as_json: bool = False) -> None:
+    """Print what a method, dataset or recipe is.
+
+    Args:
+        name: as `chxbench list` shows it.
+        plugins: files to import first.
+        as_json: whether to print JSON: a list of one description, or of several where two kinds share a name.
+
+    Raises:
+        UserError: a plugin file cannot be imported, or nothing has that name.
+    """
+    load_plugins(plugins)
+    descriptions = describe(name)
+    if as_json:
+        Console(highlight=False).print(json.dumps(descriptions, indent=1), markup=False, emoji=False, soft_wrap=True)
+        return
+    for description in descriptions:
+        _print(description)
+
+
+def describe(name: str) -> list[Description]:
+    """Return the description of every method, dataset and recipe of this name. Raises UserError if there is none."""
+    found = []
+    if name in METHODS:
+        found.append(_describe_method(METHODS.get(name)))
+    if name in DATASETS:
+        found.append(_describe_dataset(DATASETS.get(name)))
+    if name in recipe_names():
+        found.append(_describe_recipe(name))
+    if not found:
+        known = [*(entry.name for registry in (METHODS, DATASETS) for entry in registry), *recipe_names()]
+        raise UserError(f"no method, dataset or recipe is called {name!r}: {did_you_mean(name, known)}")
+    return found
+
+
+def _describe_method(entry: Entry) -> Description:
+    cls = entry.cls
+    rows = literature()
+    return {
+        "kind": "method",
+        "name": entry.name,
+        "title": cls.title,
+        "facts": _facts(
+            paper=cls.paper,
+            defined_in=entry.place,
+            compared_with=", ".join(cls.compared_with),
+            role="control: marked on the leaderboard, without a rank" if cls.control else "",
+        ),
+        "options_flag": "--option KEY=VALUE",
+        "options": list(_options(cls)),
+        "reported": _reported(rows[rows["key"] == cls.reported]),
+    }
+
+
+def _describe_dataset(entry: Entry) -> Description:
+    cls = entry.cls
+    rows = literature()
+    skip = "leave out images that cannot be read, in a leaderboard section of its own; every dataset has this option."
+    return {
+        "kind": "dataset",
+        "name": entry.name,
+        "title": cls.title,
+        "facts": _facts(
+            defined_in=entry.place,
+            default_recipe=cls.default_recipe,
+            files="named with --data-dir" if cls.needs_folder else "none: nothing to download",
+            caveat=cls.caveat,
+        ),
+        "options_flag": "--set KEY=VALUE",
+        "options": [
+            *_options(cls, DATASET_PREFIX),
+            {"name": SKIP, "type": TYPES[bool], "default": "false", "help": skip},
+        ],
+        "reported": _reported(rows[rows["dataset"] == entry.name]),
+    }
+
+
+def _describe_recipe(name: str) -> Description:
+    recipe = load_recipe(name, {})
+    options = []
+    for section, cls in SECTIONS.items():
+        values = to_dict(getattr(recipe, section))
+        options += [
+            {**option, "default": format_value(values[field.name])}
+            for option, field in zip(_options(cls, f"{section}."), fields(cls), strict=True)
+        ]
+    return {
+        "kind": "recipe",
+        "name": name,
+        "title": recipe_summary(name),
+        "facts": _facts(defined_in=str(RECIPES / f"{name}.toml")),
+        "options_flag": "--set KEY=VALUE",
+        "options": options,
+        "reported": [],
+    }
+
+
+def _facts(**facts: str) -> dict[str, str]:
+    return {key.replace("_", " "): text for key, text in facts.items() if text}
+
+
+def _options(cls: type, prefix: str = "") -> Iterator[dict[str, str]]:
+    hints, texts = get_type_hints(cls, include_extras=True), field_help(cls)
+    for field in fields(cls):
+        yield {
+            "name": prefix + field.name,
+            "type": type_label(hints[field.name]),
+            "default": _default(field),
+            "help": texts.get(field.name, ""),
+        }
+
+
+def _default(option: Field[Any]) -> str:
+    if option.default is not MISSING:
+        return format_value(option.default)
+    return format_value(option.default_factory()) if option.default_factory is not MISSING else "(required)"
+
+
+def type_label(hint: Any) -> str:
+    """Return an option's type as a user reads it: `concat | parsenet`, `integer >= 0`, `list of integer`."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " | ".join(map(str, args))
+    if origin is Annotated:
+        return f"{type_label(args[0])} {' and '.join(_bounds(args[1:]))}".strip()
+    if origin in (Union, UnionType):
+        return " | ".join(map(type_label, args))
+    if origin in (tuple, list):
+        return f"list of {type_label(args[0])}"
+    return TYPES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
+    """Yield the bounds in the metadata of an annotation, pydantic's or annotated_types'."""
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            yield from _bounds(item.metadata)
+        elif type(item) in BOUNDS:
+            attribute, sign = BOUNDS[type(item)]
+            yield f"{sign} {getattr(item, attribute):g}"
+
+
+def _reported(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows of literature.csv as plain values, the highest mean AUC first."""
+    rows = rows.sort_values("mean_auc", ascending=False)
+    kept = ("title", "source", "dataset", "split", "labels", "mean_auc")
+    return [
+        {
+            **{key: row[key] for key in kept},
+            "auc": {finding: row[finding] for finding in FINDINGS if pd.notna(row[finding])},
+        }
+        for row in rows.to_dict("records")
+    ]
+
+
+def _print(description: Description) -> None:
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(f"{description['kind']} {description['name']}: {plain(description['title'])}", style="bold")
+    for key, text in description["facts"].items():
+        console.print(_wrap(text, f"  {key:<{LABEL}} "), soft_wrap=True)
+    console.print(f"\noptions ({description['options_flag']})", style="bold")
+    for option in description["options"]:
+        console.print(f"  {option['name']}={option['default'] or EMPTY}  ({option['type']})", soft_wrap=True)
+        if option["help"]:
+            console.print(_wrap(option["help"]), soft_wrap=True)
+    if not description["options"]:
+        console.print("  none")
+    if description["reported"]:
+        console.print("\nreported by papers, not measured here", style="bold")
+        for row in description["reported"]:
+            _print_reported(console, row, details=description["kind"] == "method")
+
+
+def _print_reported(console: Console, row: Mapping[str, Any], details: bool) -> None:
+    """Print a row of literature.csv: its mean, and in detail its source and findings."""
+    console.print(f"  mean AUC {row['mean_auc']:.3f}  {plain(row['title'])}", soft_wrap=True)
+    if details:
+        console.print(
+            _wrap(f"{row['source']}; {row['dataset']}, {row['split']}, labels {row['labels']}"), soft_wrap=True
+        )
+        cells = ", ".join(f"{display_name(finding)} {value:.3f}" for finding, value in row["auc"].items())
+        console.print(_wrap(cells), soft_wrap=True)
+
+
+def _wrap(text: str, first: str = " " * 6) -> str:
+    """Return text in lines of `WIDTH` columns, the first after `first` and the others below it; paths stay whole."""
+    indent = " " * len(first)
+    wrapper = textwrap.TextWrapper(WIDTH, first, indent, break_long_words=False, break_on_hyphens=False)
+    return wrapper.fill(plain(text))
