@@ -20,7 +20,7 @@ ROUNDING = 1e-12  # a variance below this, relative to those that it was compute
 
 
 def covariance(
-    scores: np.ndarray, labels: np.ndarray, clusters: Sequence | None = None
+    scores: np.ndarray, labels: np.ndarray, clusters: Sequence | np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Compute the AUCs of K scores of the same images, and the covariance of these estimates.
 
@@ -48,7 +48,7 @@ def covariance(
     return areas, _combine(excess, classes, len(np.unique(patient_index)))
 
 
-def interval(scores: np.ndarray, labels: np.ndarray, clusters: Sequence | None = None) -> Interval:
+def interval(scores: np.ndarray, labels: np.ndarray, clusters: Sequence | np.ndarray | None = None) -> Interval:
     """Compute the AUC of scores (N,) with its 95 % interval, normal on the scale of the AUC and clipped to 0..1.
 
     All None where `covariance` is None. Perfect separation has the interval 1 to 1, which is too narrow: consider the
@@ -63,7 +63,7 @@ def interval(scores: np.ndarray, labels: np.ndarray, clusters: Sequence | None =
 
 
 def p_value(
-    first: np.ndarray, second: np.ndarray, labels: np.ndarray, clusters: Sequence | None = None
+    first: np.ndarray, second: np.ndarray, labels: np.ndarray, clusters: Sequence | np.ndarray | None = None
 ) -> float | None:
     """Test whether two scores (N,) of the same images have the same AUC: two-sided p, normal approximation.
 
