@@ -212,7 +212,7 @@ def test_whatever_a_speed_depends_on_makes_another_record(tmp_path, changes):
     ("change", "message"),
     [
         pytest.param(lambda c: c["latency"].update(p50=1.0), "was changed after it was written", id="a number"),
-        pytest.param(lambda c: (c.update(schema=2), recheck(c)), "has schema 2, this version reads 1", id="schema"),
+        pytest.param(lambda c: (c.update(schema=3), recheck(c)), "has schema 2, this version reads 1", id="schema"),
         pytest.param(lambda c: (c.pop("loader"), recheck(c)), "loader: Field required", id="a key less"),
         pytest.param(lambda c: (c.update(note=""), recheck(c)), "note: Extra inputs", id="a key more"),
         pytest.param(lambda c: (c["setup"].update(crop=32), recheck(c)), "move it there", id="another setup"),
