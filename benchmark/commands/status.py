@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..utils.errors import UserError
-from ..utils.files import CorruptFile, check_seal
+from ..utils.files import CHECKPOINT_FILE, is_intact, previous_version
 from ..utils.run_log import LOG_FILE, Entry, read_log
 from ..utils.text import plain
 from ..utils.workspace import Workspace
@@ -151,20 +151,11 @@ class _QuestionMarks(dict[str, Any]):
 
 def _damage(folder: Path) -> str:
     """Return which stages have a damaged checkpoint and what resuming does then; empty if none has."""
-    damaged = [path for path in sorted(folder.glob("stage*/checkpoint.pt")) if not _is_sealed(path)]
+    damaged = [path for path in sorted(folder.glob(f"stage*/{CHECKPOINT_FILE}")) if not is_intact(path)]
     fallback = {True: "the previous one is used", False: "that stage starts over"}
     return "".join(
-        f"; {path.relative_to(folder)} is damaged: {fallback[_is_sealed(path.with_name('checkpoint.previous.pt'))]}"
-        for path in damaged
+        f"; {path.relative_to(folder)} is damaged: {fallback[is_intact(previous_version(path))]}" for path in damaged
     )
-
-
-def _is_sealed(path: Path) -> bool:
-    try:
-        check_seal(path)
-    except (CorruptFile, OSError):
-        return False
-    return True
 
 
 def _resume_command(started: Entry) -> str | None:

@@ -1,4 +1,4 @@
-"""A finished run, ready to be used again: its record, its method, and the network with the weights that were scored."""
+"""A completed run, loaded for use: its record, its method, and the network with the weights that were scored."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..engine.device import Device
 from ..engine.weights import weights_sha256
 from ..method import Method
-from ..recipe import Pixels
+from ..recipe import Pixels, Recipe
 from ..records import record as records
 from ..records.schema import Record
 from ..registry import METHODS
@@ -24,67 +24,90 @@ WEIGHTS = "weights.safetensors"
 
 
 class TrainedRun(NamedTuple):
-    """Attributes: record; method with the recorded options; its trained network on `device`; how it sees pixels."""
+    """A completed run.
+
+    Attributes:
+        record: what it left behind.
+        recipe: its recipe.
+        method: with the recorded options, except for those that the user changed.
+        network: with the weights that were scored, placed on `device`.
+        device: where the network runs, in the recorded precision.
+    """
 
     record: Record
+    recipe: Recipe
     method: Method
     network: nn.Module
     device: Device
-    pixels: Pixels
+
+    @property
+    def pixels(self) -> Pixels:
+        """Size and crop of the images that the network takes."""
+        return self.recipe.pixels
 
 
-def load_trained_run(place: Path, options: Mapping[str, Any]) -> TrainedRun:
-    """A run by its folder under `runs/` or `results/`.
+def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
+    """Load a completed run.
 
     Args:
-        place: the folder that holds `run.json`.
-        options: options of the method to change: those that change no score, such as which heatmap to show.
+        folder: the run's folder under `runs/` or `results/`, which holds `run.json`.
+        options: options of the method to change; only those that change no score, such as which heatmap to show.
 
     Raises:
-        UserError: no record there, its method not registered, an option that was trained, weights absent or not those
-            that the record names.
+        UserError: the folder holds no record of a run, its method is not registered, an option was part of training, or
+            the weights are missing or not those that the record names.
     """
-    records.require_record(place, _finished_runs(place))
-    record = records.read(place)
-    if record.method.name not in METHODS and not record.method.built_in:
-        raise UserError(f"the run's method {record.method.name!r} is a plugin: name its file with --plugin FILE.py")
-    if METHODS.get(record.method.name).source_sha256 != record.method.source_sha256:
-        say(f"method {record.method.name} is not defined as it was when the run was made: its answers may differ")
-    method = build(METHODS.get(record.method.name).cls, {**record.method.options, **options}, "")
-    fixed = sorted(set(options) - set(method.display_options) & set(record.method.options))
-    if fixed:
-        may = ", ".join(method.display_options) or "none"
-        raise UserError(f"option {fixed[0]} is part of what was trained and scored; what may be changed here: {may}")
-    weights = _weights(place, record)
+    records.require_record(folder, _hint(folder))
+    record = records.read(folder)
+    if record.recipe is None or record.weights is None:
+        raise UserError(f"{folder} is a record of external predictions: chxbench has no network for it")
+    method = _build_method(record, options)
+    weights = _load_weights(folder, record, record.weights.final_sha256)
     network = method.build(list(record.auc), "none")
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
-            f"the weights in {place} do not fit {record.method.name} with these options: {error}"
+            f"the weights in {folder} do not fit {record.method.name} with these options: {error}"
         ) from error
     device = Device(record.recipe.compute.precision)
-    return TrainedRun(record, method, device.place(network), device, record.recipe.pixels)
+    return TrainedRun(record, record.recipe, method, device.place(network), device)
 
 
-def _finished_runs(place: Path) -> str:
-    """What there is instead, in words."""
-    if (place / "stage1").is_dir():
-        return "it was interrupted; the command that began it goes on"
+def _hint(folder: Path) -> str:
+    """Return what to do about a folder that holds no record."""
+    if (folder / "stage1").is_dir():
+        return "the run was interrupted, rerun its command to resume it"
     runs = sorted(path.parent.name for path in Workspace().runs.glob("*/run.json"))
-    return f"runs/ has {first_few(runs)}" if runs else "give the folder below runs/ that `chxbench run` named"
+    return f"runs/ has {first_few(runs)}" if runs else "pass the folder under runs/ that `chxbench run` named"
 
 
-def _weights(place: Path, record: Record) -> dict[str, Tensor]:
-    """The weights that were scored: beside the record of a run, or in the `runs/` beside `results/`."""
-    places = [place / WEIGHTS, Workspace.of_record(place).run_folder(record.run_id) / WEIGHTS]
-    there = next((path for path in places if path.is_file()), None)
-    if there is None:
-        raise UserError(f"the weights of this run are not here ({' or '.join(map(str, places))}): run {record.command}")
+def _build_method(record: Record, options: Mapping[str, Any]) -> Method:
+    """Build the recorded method with some options changed."""
+    name = record.method.name
+    if name not in METHODS and not record.method.built_in:
+        raise UserError(f"the run's method {name!r} is a plugin: name its file with --plugin FILE.py")
+    entry = METHODS.get(name)
+    if entry.source_sha256 != record.method.source_sha256:
+        say(f"method {name} has changed since the run was made: its predictions may differ")
+    method: Method = build(entry.cls, {**record.method.options, **options}, "")
+    trained = sorted(set(options) - set(method.display_options) & set(record.method.options))
+    if trained:
+        changeable = ", ".join(method.display_options) or "none"
+        raise UserError(f"option {trained[0]} is part of what was trained and scored; options to change: {changeable}")
+    return method
+
+
+def _load_weights(folder: Path, record: Record, sha256: str) -> dict[str, Tensor]:
+    """Load the weights that were scored, from the run's folder: next to its record, or in the record's workspace."""
+    paths = [folder / WEIGHTS, Workspace.of_record(folder).run_folder(record.run_id) / WEIGHTS]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise UserError(f"the weights of this run are missing ({' or '.join(map(str, paths))}): run {record.command}")
     try:
-        weights = load_file(there)
+        weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"weights {there} cannot be read ({error}): run again with --fresh") from error
-    if weights_sha256(weights) != record.weights.final_sha256:
-        raise UserError(f"weights {there} are not those that the record was made with: run again with --fresh")
+        raise UserError(f"weights {path} cannot be read ({error}): run again with --fresh") from error
+    if weights_sha256(weights) != sha256:
+        raise UserError(f"weights {path} are not those that the record was made with: run again with --fresh")
     return weights

@@ -1,14 +1,13 @@
-"""Batches of crops, read from the memory map: which crops, in which order, and which of them this process computes.
+"""Batches of crops from the pixel map: which crops, in which order, and which of them this process computes.
 
-A batch is copied out of the map whole, one batch ahead of the one that is being computed. Randomness is counted, not
-consumed: the shift of a crop is a function of (seed, stage, epoch, position), so that results depend neither on the
-number of processes nor on where a run was interrupted.
+Batches are read one ahead of the batch in use. Random draws depend only on (seed, stage, epoch, position), not on
+generator state, so that results depend neither on the number of processes nor on where a run was interrupted.
 """
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +16,16 @@ from torch import Tensor
 
 from ..recipe import Pixels
 
+T = TypeVar("T")
+
 
 class Crop(NamedTuple):
-    """Rows of the map and the upper left corners of their crops, in pixels: three int arrays (N,)."""
+    """Crops of images of the pixel map.
+
+    Attributes:
+        rows: row numbers of the map, int (N,).
+        tops, lefts: upper left corners in pixels, int (N,).
+    """
 
     rows: np.ndarray
     tops: np.ndarray
@@ -27,32 +33,36 @@ class Crop(NamedTuple):
 
 
 def center_crops(rows: np.ndarray, setting: Pixels) -> Crop:
-    """The crops of evaluation: the middle of each image."""
-    corner = np.full(len(rows), (setting.size - setting.crop) // 2)
-    return Crop(np.asarray(rows), corner, corner)
+    """Return the crops of evaluation: the center of each image."""
+    corners = np.full(len(rows), _center_corner(setting))
+    return Crop(np.asarray(rows), corners, corners)
 
 
 def center_crop(image: np.ndarray, setting: Pixels) -> np.ndarray:
-    """The crop of evaluation of one image (size, size): (crop, crop)."""
-    corner = (setting.size - setting.crop) // 2
+    """Cut the crop of evaluation out of one image: (size, size) to (crop, crop)."""
+    corner = _center_corner(setting)
     return image[corner : corner + setting.crop, corner : corner + setting.crop]
 
 
 def shifted_crops(rows: np.ndarray, setting: Pixels, *key: int) -> Crop:
-    """The crops of training: shifts uniform in -max_shift..max_shift, a function of the key and the position alone.
+    """Return the crops of training, shifted from the center by whole pixels uniform in -max_shift..max_shift.
 
     Args:
         rows: row numbers (N,), repeats allowed; each position has a shift of its own.
-        setting: size, crop, max_shift.
-        key: counts that name the pass (seed, stage, epoch).
+        setting: size, crop and max_shift.
+        key: identifies the pass (seed, stage, epoch); with the position it determines the shift.
     """
     shifts = np.random.default_rng(key).integers(-setting.max_shift, setting.max_shift + 1, (2, len(rows)))
-    corner = (setting.size - setting.crop) // 2
+    corner = _center_corner(setting)
     return Crop(np.asarray(rows), corner + shifts[0], corner + shifts[1])
 
 
+def _center_corner(setting: Pixels) -> int:
+    return (setting.size - setting.crop) // 2
+
+
 class Shard(NamedTuple):
-    """Which of several processes this one is, and how many there are."""
+    """Rank of this process among those that share the work, and their number."""
 
     rank: int = 0
     world_size: int = 1
@@ -65,10 +75,10 @@ class BatchSpan(NamedTuple):
     """Positions of one batch among the crops.
 
     Attributes:
-        global_: of all its images.
-        local: of those that this process computes.
-        is_padding: the batch has fewer images than processes and none for this one, which computes the first image with
-            weight 0: processes that sum gradients must all take part.
+        global_: positions of all its images.
+        local: positions of those that this process computes.
+        is_padding: whether the batch has fewer images than processes and none for this one. The process then computes
+            the first image with weight 0, because all have to take part in summing gradients.
     """
 
     global_: range
@@ -77,13 +87,13 @@ class BatchSpan(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one step needs.
+    """Images and labels of one step.
 
     Attributes:
-        images: uint8 (b, side, side), this process's part of the batch.
-        targets: labels of the whole batch, float32 (B, C): the loss may depend on all of them.
-        local: which of the B rows the images are.
-        is_padding: whether these images count for nothing (see Span).
+        images: this process's part of the batch, uint8 (b, side, side).
+        targets: labels of the complete batch, float32 (B, C): the loss may depend on all of them.
+        local: which of the B rows are those of `images`.
+        is_padding: whether the images have weight 0, see BatchSpan.
     """
 
     images: Tensor
@@ -93,27 +103,39 @@ class Batch(NamedTuple):
 
 
 def shard_within_batches(total: int, size: int, shard: Shard = SINGLE_PROCESS) -> list[BatchSpan]:
-    """Training: the batches that one process would compute, each divided among the processes."""
+    """Divide each batch among the processes, for training: every step is that of a single process.
+
+    Args:
+        total: number of crops.
+        size: images per batch, over all processes.
+        shard: this process.
+    """
     spans = []
-    for whole in _ranges(batch_sizes(total, size)):
-        cuts = [whole.start + len(whole) * k // shard.world_size for k in (shard.rank, shard.rank + 1)]
-        mine = range(*cuts)
-        spans.append(BatchSpan(whole, mine) if mine else BatchSpan(whole, whole[:1], is_padding=True))
+    for batch in _ranges(batch_sizes(total, size)):
+        start, stop = (batch.start + len(batch) * rank // shard.world_size for rank in (shard.rank, shard.rank + 1))
+        local = range(start, stop)
+        spans.append(BatchSpan(batch, local) if local else BatchSpan(batch, batch[:1], is_padding=True))
     return spans
 
 
 def shard_batches(total: int, size: int, shard: Shard = SINGLE_PROCESS) -> list[BatchSpan]:
-    """Scoring: the batches one process would compute, dealt whole, so that each gives the same bits."""
-    return [BatchSpan(whole, whole) for whole in _ranges(batch_sizes(total, size))[shard.rank :: shard.world_size]]
+    """Distribute complete batches over the processes, for scoring: a batch gives the same bits in any process.
+
+    Args:
+        total: number of crops.
+        size: images per batch.
+        shard: this process.
+    """
+    return [BatchSpan(batch, batch) for batch in _ranges(batch_sizes(total, size))[shard.rank :: shard.world_size]]
 
 
 def batch_sizes(total: int, most: int) -> list[int]:
-    """Lengths of consecutive batches of `most` that cover `total`; a rest of one joins the batch before it.
+    """Return the lengths of consecutive batches of `most` that cover `total`; a remainder of 1 joins the batch before.
 
-    Alone it would leave BatchNorm without a variance wherever the last map is 1x1.
+    Alone, it would leave BatchNorm without a variance wherever the features are 1x1.
     """
-    full, rest = divmod(total, most)
-    sizes = [most] * full + ([rest] if rest else [])
+    full, remainder = divmod(total, most)
+    sizes = [most] * full + ([remainder] if remainder else [])
     if len(sizes) > 1 and sizes[-1] == 1:
         sizes[-2:] = [sizes[-2] + 1]
     return sizes
@@ -122,34 +144,39 @@ def batch_sizes(total: int, most: int) -> list[int]:
 def read_batches(
     pixels: np.ndarray, targets: np.ndarray, crop: Crop, side: int, spans: Sequence[BatchSpan], pin: bool = False
 ) -> Iterator[Batch]:
-    """Read the crops in their order, by a MONAI loader that is one batch ahead.
+    """Read crops in their order, one batch ahead of the batch in use.
 
     Args:
-        pixels: the map (N, size, size).
+        pixels: the map, uint8 (N, size, size).
         targets: labels of all images, float32 (N, C).
-        crop: which crops, in the order in which they are wanted.
-        side: the crops' side in pixels.
+        crop: the crops, in the order of the batches.
+        side: side of the crops in pixels.
         spans: the batches, as positions in `crop`.
-        pin: copy into page-locked memory, from which a GPU fetches without holding up the program.
+        pin: whether to copy into page-locked memory, from which copies to a GPU are asynchronous.
 
     Yields:
         Batches on the CPU.
     """
-    source = _Crops(pixels, targets, crop, side)
-    loader = DataLoader(source, batch_sampler=spans, collate_fn=_identity, num_workers=0, pin_memory=pin)
-    return _one_ahead(iter(loader))
+    dataset = _Crops(pixels, targets, crop, side)
+    loader = DataLoader(dataset, batch_sampler=spans, collate_fn=identity_collate, num_workers=0, pin_memory=pin)
+    return _prefetch(iter(loader))
 
 
 def gather_crops(pixels: np.ndarray, crop: Crop, side: int) -> Tensor:
-    """Copy the crops out of the map: uint8 (B, side, side)."""
+    """Copy crops out of the map: uint8 (B, side, side)."""
     batch = np.empty((len(crop.rows), side, side), np.uint8)
-    for k, (row, top, left) in enumerate(zip(*crop, strict=True)):
-        batch[k] = pixels[row, top : top + side, left : left + side]
+    for position, (row, top, left) in enumerate(zip(*crop, strict=True)):
+        batch[position] = pixels[row, top : top + side, left : left + side]
     return torch.from_numpy(batch)
 
 
+def identity_collate(batch: T) -> T:
+    """Return what the loader read as it is, instead of a tensor of it; a function, because workers pickle it."""
+    return batch
+
+
 class _Crops(torch.utils.data.Dataset):
-    """Hands the loader a whole batch at once (`__getitems__`) instead of one image at a time."""
+    """Crops for the loader, which asks for a complete batch at once (`__getitems__`)."""
 
     def __init__(self, pixels: np.ndarray, targets: np.ndarray, crop: Crop, side: int) -> None:
         self.pixels, self.targets, self.crop, self.side = pixels, targets, crop, side
@@ -158,24 +185,22 @@ class _Crops(torch.utils.data.Dataset):
         return len(self.crop.rows)
 
     def __getitems__(self, span: BatchSpan) -> Batch:
-        whole, mine, idle = span
-        images = gather_crops(self.pixels, Crop(*(part[mine.start : mine.stop] for part in self.crop)), self.side)
-        targets = self.targets[self.crop.rows[whole.start : whole.stop]]
-        return Batch(images, torch.from_numpy(targets), slice(mine.start - whole.start, mine.stop - whole.start), idle)
+        batch, local = span.global_, span.local
+        images = gather_crops(self.pixels, Crop(*(part[local.start : local.stop] for part in self.crop)), self.side)
+        targets = self.targets[self.crop.rows[batch.start : batch.stop]]
+        rows = slice(local.start - batch.start, local.stop - batch.start)
+        return Batch(images, torch.from_numpy(targets), rows, span.is_padding)
 
 
-def _identity(batch: Batch) -> Batch:
-    return batch
-
-
-def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same, each begun while the one before is in use."""
+def _prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the batches, reading each in a thread while the one before is in use; errors of reading are raised here."""
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, batches, None)
+        pending = thread.submit(next, batches, None)
+        while (batch := pending.result()) is not None:
+            pending = thread.submit(next, batches, None)
             yield batch
 
 
 def _ranges(sizes: Sequence[int]) -> list[range]:
+    """Return the positions of consecutive batches of these lengths."""
     return [range(*ends) for ends in pairwise(np.cumsum([0, *sizes]).tolist())]

@@ -1,7 +1,14 @@
-"""Decode and shrink every image once, into one uint8 memory map; batches.py reads from it.
+"""Decode and shrink each image once, into a uint8 memory map that loader.py reads from.
 
-Preparing can stop anywhere and go on, a second call does nothing, and an image whose file has changed is decoded again,
-alone (pixel_cache.py).
+Decoding can stop at any time and resume, a second call does nothing, and an image whose file has changed is decoded
+again, alone. A cache is a folder of four files::
+
+    pixels.u8      the map, uint8 (N, size, size)
+    stamps.u64     per image, a digest of where its pixels came from (its file's size and time); 0: not decoded yet
+    manifest.json  written last: SHA-256 of the pixels of a complete cache
+    lock           held by the process that fills the cache
+
+The public functions come first, then decoding and shrinking, then the files.
 """
 
 import errno
@@ -14,7 +21,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,20 +35,33 @@ from ..utils.environment import cores
 from ..utils.errors import first_few
 from ..utils.files import write_atomic
 from ..utils.progress import progress, say
+from .loader import identity_collate
 
-IMAGES_PER_TASK = 8  # images a worker hands over at a time: few, so that the workers end together
-FLUSH_EVERY = 512  # images decoded between two waits for the disk: what a crash can cost
+CACHE_VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
+IMAGES_PER_TASK = 8  # images a worker delivers at a time: few, so that all workers finish at about the same time
+FLUSH_EVERY = 512  # images between two flushes to disk: what a crash can cost
 
 
 class Decoded(NamedTuple):
-    """The pixel map, uint8 (N, size, size), read-only, row 0 of an image at its top; and the SHA-256 of its bytes."""
+    """Decoded images of an index.
+
+    Attributes:
+        pixels: the map, uint8 (N, size, size), read-only; row 0 of an image is its top.
+        sha256: of the bytes of `pixels`.
+    """
 
     pixels: np.ndarray
     sha256: str
 
 
 class UnreadableImage(NamedTuple):
-    """An image that cannot be used: the file's path, if it has one, and what is wrong with it, in one sentence."""
+    """Image that cannot be used.
+
+    Attributes:
+        image_id: its id in the index.
+        path: its file, if it has one.
+        problem: what is wrong with it, in one sentence.
+    """
 
     image_id: str
     path: str | None
@@ -49,100 +69,147 @@ class UnreadableImage(NamedTuple):
 
 
 def prepare_pixels(dataset: Dataset, index: Index, size: int, cache: Path) -> Decoded:
-    """The pixels of all images of the index, decoding those that are not in the cache yet, on all cores.
+    """Return the pixels of all images of an index; those not in the cache yet are decoded on all cores.
 
     Args:
         dataset: reads the images.
         index: N images, in the order of the result's rows.
-        size: the side of the square that each image is shrunk to, in pixels.
-        cache: the folder that holds the caches.
+        size: side in pixels of the square that each image is shrunk to.
+        cache: the folder of all caches.
 
     Raises:
-        DataError: naming the images that cannot be read (the others stay in the cache), or too little space.
+        DataError: some images cannot be read (the others stay in the cache), or there is too little disk space.
     """
-    decoded, unusable = decode_all(dataset, index, size, cache)
+    decoded, unreadable = decode_all(dataset, index, size, cache)
     if decoded is None:
-        problems = [image.problem for image in unusable]
-        raise DataError(f"{len(unusable):,} of {len(index.images):,} images cannot be used: {first_few(problems)}")
+        problems = [image.problem for image in unreadable]
+        raise DataError(f"{len(unreadable):,} of {len(index.images):,} images cannot be used: {first_few(problems)}")
     return decoded
 
 
 def decode_all(dataset: Dataset, index: Index, size: int, cache: Path) -> tuple[Decoded | None, list[UnreadableImage]]:
-    """The same, but the images that cannot be used are told apart: there are no pixels then, or no such images."""
-    with open_cache(dataset, index, size, cache) as (folder, pixels, stamps, expected):
-        todo = np.flatnonzero(stamps != expected)
-        manifest = folder / "manifest.json"
-        digest = manifest_sha256(manifest)
-        if len(todo) or digest is None:
+    """Decode what is not in the cache yet, and collect the images that cannot be used instead of raising.
+
+    Args:
+        dataset: reads the images.
+        index: N images, in the order of the result's rows.
+        size: side in pixels of the square that each image is shrunk to.
+        cache: the folder of all caches.
+
+    Returns:
+        The pixels and no unreadable images, or None and all unreadable images.
+
+    Raises:
+        DataError: image files are missing, or there is too little disk space.
+    """
+    with open_cache(dataset, index, size, cache) as opened:
+        missing = np.flatnonzero(opened.stamps != opened.expected)
+        manifest = opened.folder / "manifest.json"
+        digest = read_manifest(manifest)
+        if len(missing) or digest is None:
             manifest.unlink(missing_ok=True)
-            unusable = _decode(dataset, index, pixels, stamps, expected, todo)
-            if unusable:
-                return None, unusable
-            digest = write_manifest(manifest, dataset, index, pixels)
+            unreadable = _decode(dataset, index, opened, missing)
+            if unreadable:
+                return None, unreadable
+            digest = write_manifest(manifest, dataset, index, opened.pixels)
         else:
-            say(f"pixels: all {len(stamps):,} images are in {folder}")
-        return Decoded(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=pixels.shape), digest), []
+            say(f"pixels: all {len(opened.stamps):,} images are in {opened.folder}")
+        return Decoded(np.memmap(opened.folder / "pixels.u8", np.uint8, "r", shape=opened.pixels.shape), digest), []
 
 
 def copy_cached(dataset: Dataset, whole: Index, part: Index, size: int, cache: Path) -> None:
-    """Into the cache of some of an index's images, in the same order, what the cache of all of them has."""
+    """Copy pixels from the cache of an index into that of a part of it, so that they are not decoded again.
+
+    Args:
+        dataset: reads the images of both.
+        whole: the index whose cache is copied from.
+        part: some of its images, in the same order.
+        size: side of the decoded images in pixels.
+        cache: the folder of all caches.
+    """
     rows = np.flatnonzero(whole.images["image_id"].isin(part.images["image_id"]))
-    with (
-        open_cache(dataset, whole, size, cache) as (_, pixels, stamps, _),
-        open_cache(dataset, part, size, cache) as (_, part_pixels, part_stamps, expected),
-    ):
-        todo = np.flatnonzero((part_stamps != expected) & (stamps[rows] == expected))
-        for begin in range(0, len(todo), FLUSH_EVERY):
-            some = todo[begin : begin + FLUSH_EVERY]
-            part_pixels[some] = pixels[rows[some]]
-            save_rows(part_pixels, part_stamps, expected, some.tolist())
+    with open_cache(dataset, whole, size, cache) as source, open_cache(dataset, part, size, cache) as target:
+        is_wanted = target.stamps != target.expected
+        is_available = source.stamps[rows] == target.expected
+        wanted = np.flatnonzero(is_wanted & is_available)
+        for start in range(0, len(wanted), FLUSH_EVERY):
+            chunk = wanted[start : start + FLUSH_EVERY]
+            target.pixels[chunk] = source.pixels[rows[chunk]]
+            target.mark_done(chunk.tolist())
 
 
-def identity_collate(batch: Any) -> Any:
-    """The loader's collation: a list stays one."""
-    return batch
+def is_picklable(dataset: Dataset) -> bool:
+    """Return whether worker processes can have the dataset: forked ones always, spawned ones if they can import it."""
+    is_single_file_plugin = type(dataset).__module__.startswith(PLUGIN_PREFIX)
+    return not is_single_file_plugin or multiprocessing.get_start_method() == "fork"
 
 
-def _decode(
-    dataset: Dataset, index: Index, pixels: np.memmap, stamps: np.memmap, expected: np.ndarray, todo: np.ndarray
-) -> list[UnreadableImage]:
-    """Fill the rows to do; the images for which that cannot be done."""
-    workers = cores() if len(todo) > 4 * IMAGES_PER_TASK and is_picklable(dataset) else 0
-    source = _Shrunk(dataset, index, pixels.shape[1], todo)
-    rows, bad = [], []
-    with progress("decoding", len(todo)) as advance:
+class OpenCache(NamedTuple):
+    """Cache of an index, open for writing and locked against other processes.
+
+    Attributes:
+        folder: where its files are.
+        pixels: the map, uint8 (N, size, size).
+        stamps: what each row was decoded from, uint64 (N,); 0 where it was not.
+        expected: the stamps of a complete cache, uint64 (N,).
+    """
+
+    folder: Path
+    pixels: np.memmap
+    stamps: np.memmap
+    expected: np.ndarray
+
+    def mark_done(self, rows: list[int]) -> None:
+        """Stamp decoded rows, after their pixels are on disk: a crash must not leave a stamp without pixels."""
+        self.pixels.flush()
+        self.stamps[rows] = self.expected[rows]
+        self.stamps.flush()
+
+
+def _decode(dataset: Dataset, index: Index, opened: OpenCache, missing: np.ndarray) -> list[UnreadableImage]:
+    """Decode the missing rows (n,) into the cache; return the images that cannot be used."""
+    is_worth_workers = len(missing) > 4 * IMAGES_PER_TASK and is_picklable(dataset)
+    images = _ShrunkImages(dataset, index, opened.pixels.shape[1], missing)
+    loader = DataLoader(
+        images,
+        batch_size=IMAGES_PER_TASK,
+        collate_fn=identity_collate,
+        num_workers=cores() if is_worth_workers else 0,
+    )
+    decoded: list[int] = []  # since the last flush
+    unreadable = []
+    with progress("decoding", len(missing)) as advance:
         try:
-            for done in DataLoader(
-                source, batch_size=IMAGES_PER_TASK, collate_fn=identity_collate, num_workers=workers
-            ):
-                for row, image in done:
+            for task in loader:
+                for row, image in task:
                     if isinstance(image, str):
-                        bad.append(UnreadableImage(source.ids[row], source.paths[row], image))
+                        unreadable.append(UnreadableImage(images.ids[row], images.paths[row], image))
                     else:
-                        pixels[row] = image
-                        rows.append(row)
-                if len(rows) >= FLUSH_EVERY:
-                    save_rows(pixels, stamps, expected, rows)
-                advance(len(done))
-        finally:
-            save_rows(pixels, stamps, expected, rows)
-    return bad
+                        opened.pixels[row] = image
+                        decoded.append(row)
+                if len(decoded) >= FLUSH_EVERY:
+                    opened.mark_done(decoded)
+                    decoded.clear()
+                advance(len(task))
+        finally:  # also when interrupted: what is decoded is not decoded again
+            opened.mark_done(decoded)
+    return unreadable
 
 
-class _Shrunk(torch.utils.data.Dataset):
-    """Row number and shrunk pixels of the images still to do, or the sentence that says why there are none."""
+class _ShrunkImages(torch.utils.data.Dataset):
+    """Row number and shrunk pixels of each missing image, or the sentence that explains why it cannot be used."""
 
-    def __init__(self, dataset: Dataset, index: Index, size: int, todo: np.ndarray) -> None:
-        self.dataset, self.todo = dataset, todo
+    def __init__(self, dataset: Dataset, index: Index, size: int, missing: np.ndarray) -> None:
+        self.dataset, self.missing = dataset, missing
         self.ids = index.images["image_id"].to_numpy()
         self.paths = index.images["path"].to_numpy()
         self.shrink = Shrink(size)
 
     def __len__(self) -> int:
-        return len(self.todo)
+        return len(self.missing)
 
     def __getitem__(self, position: int) -> tuple[int, np.ndarray | str]:
-        row = int(self.todo[position])
+        row = int(self.missing[position])
         try:
             gray = self.dataset.read(self.ids[row], self.paths[row])
         except DataError as error:
@@ -153,7 +220,7 @@ class _Shrunk(torch.utils.data.Dataset):
 
 
 class Shrink:
-    """Gray bytes (H, W) to (size, size): by box averages, and bilinearly where an image is smaller than that."""
+    """Resizes gray bytes (H, W) to (size, size): by box averages, or bilinearly where an image is smaller than that."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -169,63 +236,53 @@ class Shrink:
 
 
 def _box_means(gray: np.ndarray, size: int) -> np.ndarray:
-    """Means of equal boxes of whole pixels, gray bytes (H, W) to (size, size): what Resize gives, in less time.
+    """Average equal boxes of whole pixels, (H, W) to (size, size): Resize's result, in less time.
 
-    A mean halfway between two bytes becomes the even one, as there.
+    A mean halfway between two bytes is rounded to the even one, as there.
     """
     height, width = gray.shape[0] // size, gray.shape[1] // size
-    lines = sum(gray[k::height].astype(np.uint32) for k in range(height))
-    sums = sum(lines[:, k::width] for k in range(width))
-    return (sums / (height * width)).round().astype(np.uint8)
-
-
-def is_picklable(dataset: Dataset) -> bool:
-    """Whether worker processes can have the dataset: a plugin from a single file is known to forked ones alone."""
-    single_file = type(dataset).__module__.startswith(PLUGIN_PREFIX)
-    return not single_file or multiprocessing.get_start_method() == "fork"
-
-
-CACHE_VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
+    sums = np.zeros((size, size), np.uint32)
+    lines = np.zeros((size, gray.shape[1]), np.uint32)
+    for row in range(height):
+        lines += gray[row::height]
+    for column in range(width):
+        sums += lines[:, column::width]
+    means: np.ndarray = sums / (height * width)
+    return means.round().astype(np.uint8)
 
 
 @contextmanager
-def open_cache(
-    dataset: Dataset, index: Index, size: int, cache: Path
-) -> Iterator[tuple[Path, np.memmap, np.memmap, np.ndarray]]:
-    """The cache of an index, held against other processes: folder, pixels, stamps, and what the stamps should be."""
+def open_cache(dataset: Dataset, index: Index, size: int, cache: Path) -> Iterator[OpenCache]:
+    """Open the cache of an index, which is created if it does not exist, and lock it against other processes."""
     expected = _stamps(dataset, index)
     folder = cache / f"{dataset.name}-{size}-{_key(dataset, index, size)}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        yield folder, *_open(folder, len(index.images), size), expected
+        pixels, stamps = _open_maps(folder, len(index.images), size)
+        yield OpenCache(folder, pixels, stamps, expected)
 
 
-def save_rows(pixels: np.memmap, stamps: np.memmap, expected: np.ndarray, rows: list[int]) -> None:
-    """Stamp these rows, and only once their pixels are on disk; empties the list."""
-    pixels.flush()
-    stamps[rows] = expected[rows]
-    stamps.flush()
-    rows.clear()
-
-
-def _open(folder: Path, count: int, size: int) -> tuple[np.memmap, np.memmap]:
-    """The map (count, size, size) and the stamps (count), writable; both anew where either is not whole."""
-    files = {folder / "pixels.u8": count * size * size, folder / "stamps.u64": 8 * count}
-    whole = all(path.exists() and path.stat().st_size == length for path, length in files.items())
-    needed, free = sum(files.values()), shutil.disk_usage(folder).free
-    if not whole and needed > free:
+def _open_maps(folder: Path, count: int, size: int) -> tuple[np.memmap, np.memmap]:
+    """Open pixels (count, size, size) and stamps (count,) for writing; both are made anew if either is incomplete."""
+    lengths = {folder / "pixels.u8": count * size * size, folder / "stamps.u64": 8 * count}
+    is_complete = all(path.exists() and path.stat().st_size == length for path, length in lengths.items())
+    needed, free = sum(lengths.values()), shutil.disk_usage(folder).free
+    if not is_complete and needed > free:
         raise DataError(
             f"the pixels need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: choose another --cache"
         )
-    mode = "r+" if whole else "w+"
+    mode: Literal["r+", "w+"] = "r+" if is_complete else "w+"
     pixels = np.memmap(folder / "pixels.u8", np.uint8, mode, shape=(count, size, size))
-    if not whole:
+    if not is_complete:
         _reserve(folder / "pixels.u8", count * size * size)
     return pixels, np.memmap(folder / "stamps.u64", np.uint64, mode, shape=(count,))
 
 
 def _reserve(path: Path, length: int) -> None:
-    """Take the space now, where the system can: a disk that fills up later would end the process without a word."""
+    """Allocate the file's blocks now, where the system can.
+
+    The file is sparse otherwise, and a write to the map when the disk is full kills the process with SIGBUS.
+    """
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("r+b") as file:
@@ -234,11 +291,11 @@ def _reserve(path: Path, length: int) -> None:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 path.unlink()
-                raise DataError(f"{path} cannot be made ({error.strerror}): choose another --cache") from error
+                raise DataError(f"{path} cannot be allocated ({error.strerror}): choose another --cache") from error
 
 
 def _key(dataset: Dataset, index: Index, size: int) -> str:
-    """Names the cache of these images from this place: a second folder with the same file names has its own."""
+    """Identify the cache of these images from this folder: another folder with the same file names has its own."""
     paths, first = index.images["path"], index.images["image_id"].iloc[0]
     origin = dataset.stamp(first, None) if paths.isna().any() else os.path.commonpath(paths.tolist())
     names = "\n".join([str(CACHE_VERSION), str(size), origin, *index.images["image_id"]])
@@ -246,7 +303,7 @@ def _key(dataset: Dataset, index: Index, size: int) -> str:
 
 
 def _stamps(dataset: Dataset, index: Index) -> np.ndarray:
-    """A 64-bit digest of each image's stamp (N,), never 0, which marks a row that is not done."""
+    """Compute a 64-bit digest of each image's stamp (N,); never 0, which marks a row that is not decoded."""
     missing, digests = [], []
     for image, path in zip(index.images["image_id"], index.images["path"], strict=True):
         try:
@@ -256,12 +313,13 @@ def _stamps(dataset: Dataset, index: Index) -> np.ndarray:
             continue
         digests.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1)
     if missing:
-        raise DataError(f"{len(missing):,} image files have gone: {first_few(missing)}")
+        raise DataError(f"{len(missing):,} image files are missing: {first_few(missing)}")
     return np.array(digests, np.uint64)
 
 
 def write_manifest(path: Path, dataset: Dataset, index: Index, pixels: np.memmap) -> str:
-    """Mark the cache as whole; the SHA-256 of its pixels."""
+    """Mark the cache as complete; return the SHA-256 of its pixels."""
+    digest = hashlib.sha256(pixels.data).hexdigest()
     content = {
         "version": CACHE_VERSION,
         "dataset": dataset.name,
@@ -270,16 +328,16 @@ def write_manifest(path: Path, dataset: Dataset, index: Index, pixels: np.memmap
         "shrunk_by": "box average, as by MONAI's Resize in mode area",
         "first": index.images["image_id"].iloc[0],
         "last": index.images["image_id"].iloc[-1],
-        "sha256": hashlib.sha256(pixels).hexdigest(),
+        "sha256": digest,
     }
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
-    return content["sha256"]
+    return digest
 
 
-def manifest_sha256(manifest: Path) -> str | None:
-    """The SHA-256 that a manifest holds; None where there is none, or one that was cut short."""
+def read_manifest(path: Path) -> str | None:
+    """Return the SHA-256 in a manifest; None if there is no intact manifest."""
     try:
-        digest = json.loads(manifest.read_bytes())["sha256"]
+        digest = json.loads(path.read_bytes())["sha256"]
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None

@@ -1,7 +1,7 @@
-"""What is left of a dataset whose images cannot all be read, where the user asks to go on without them.
+"""Skip the images of a dataset that cannot be read, where the user allows it.
 
-It is asked for beside the dataset's own options, `--set dataset.skip_unreadable=true`, for any dataset. What is left is
-another split with another hash, so its runs have ids and boards of their own, and the record lists what was skipped.
+The setting is the same for any dataset: `--set dataset.skip_unreadable=true`. The images that are left are another
+split with another hash: such runs have ids and boards of their own, and the record lists what was skipped.
 """
 
 import csv
@@ -20,41 +20,54 @@ from .pixel_cache import Decoded, UnreadableImage, copy_cached, decode_all, prep
 from .source import DataConfig, load_index
 
 
-def load_readable_index(source: DataConfig, dataset: Dataset, recipe: Recipe) -> Index:
-    """The index that a run is made on: all images, or where the user asks for that, those that can be decoded.
+def load_readable_index(config: DataConfig, dataset: Dataset, recipe: Recipe) -> Index:
+    """Load the index of a run: all images, or without those that cannot be read where the user allows it.
 
-    Finding out decodes all of them, into the cache. Raises DataError.
+    To find those, all images are decoded into the cache. Raises DataError.
     """
-    index = load_index(dataset, source.data_dir)
-    if not source.skip_unreadable:
+    index = load_index(dataset, config.data_dir)
+    if not config.skip_unreadable:
         return index
-    return _keep(dataset, index, decode_all(dataset, index, recipe.pixels.size, source.cache)[1], source, recipe)
+    _, unreadable = decode_all(dataset, index, recipe.pixels.size, config.cache)
+    return _skip(dataset, index, unreadable, recipe.pixels.size, config.cache)
 
 
-def prepare_dataset(source: DataConfig, dataset: Dataset, recipe: Recipe, report: Path | None = None) -> Decoded:
-    """The pixels of the images, and a CSV file of those that cannot be used.
+def prepare_dataset(config: DataConfig, dataset: Dataset, recipe: Recipe, report: Path | None = None) -> Decoded:
+    """Decode a dataset's images, and report those that cannot be read.
+
+    Args:
+        config: names the data folder and the cache, and whether to skip images.
+        dataset: reads the images.
+        recipe: gives the size of the decoded images.
+        report: CSV file for the images that cannot be read.
 
     Raises:
-        DataError: there are such images, and the user does not ask to skip them; the report is written before.
+        DataError: some images cannot be read and may not be skipped; the report is written before.
+        UserError: the report cannot be written.
     """
     _check_report(report)
-    index = load_index(dataset, source.data_dir)
-    unusable: list[UnreadableImage] = []
-    if report or source.skip_unreadable:
-        unusable = decode_all(dataset, index, recipe.pixels.size, source.cache)[1]
+    index = load_index(dataset, config.data_dir)
+    size = recipe.pixels.size
+    unreadable: list[UnreadableImage] = []
+    if report or config.skip_unreadable:
+        _, unreadable = decode_all(dataset, index, size, config.cache)
     if report:
-        write_report(report, unusable)
-    if source.skip_unreadable:
-        index = _keep(dataset, index, unusable, source, recipe)
-    return prepare_pixels(dataset, index, recipe.pixels.size, source.cache)
+        write_report(report, unreadable)
+    if config.skip_unreadable:
+        index = _skip(dataset, index, unreadable, size, config.cache)
+    return prepare_pixels(dataset, index, size, config.cache)
 
 
 def without_images(index: Index, skipped: Collection[str]) -> Index:
-    """An index without these images; a split of its own. Raises DataError where a whole split would go."""
+    """Return an index without these images, with a split of its own.
+
+    Raises:
+        DataError: a split would be empty.
+    """
     if not skipped:
         return index
-    gone = index.images["image_id"].isin(skipped)
-    images = index.images[~gone].reset_index(drop=True)
+    is_skipped = index.images["image_id"].isin(skipped)
+    images = index.images[~is_skipped].reset_index(drop=True)
     empty = [split for split in SPLITS if not (images["split"] == split).any()]
     if empty:
         raise DataError(
@@ -63,33 +76,32 @@ def without_images(index: Index, skipped: Collection[str]) -> Index:
     boxes = index.boxes
     if not boxes.empty:
         boxes = boxes[~boxes["image_id"].isin(skipped)].reset_index(drop=True)
-    name = f"{index.split.name}, without {len(skipped):,} images that cannot be read"
-    names = tuple(sorted(index.images.loc[gone, "image_id"]))
-    return replace(index, images=images, boxes=boxes, split=Split(name, split_sha256(images)), skipped=names)
+    split = Split(f"{index.split.name}, without {len(skipped):,} images that cannot be read", split_sha256(images))
+    names = tuple(sorted(index.images.loc[is_skipped, "image_id"]))
+    return replace(index, images=images, boxes=boxes, split=split, skipped=names)
 
 
-def write_report(path: Path, unusable: Collection[UnreadableImage]) -> None:
-    """A CSV file of image, path and problem, whole or not at all; a header alone where nothing is wrong."""
+def write_report(path: Path, unreadable: Collection[UnreadableImage]) -> None:
+    """Write a CSV file of image, path and problem, atomically; only a header if all images can be read."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image_id", "path", "problem"])
-    table.writerows((plain(image.image_id), image.path or "", plain(image.problem)) for image in unusable)
+    table.writerows((plain(image.image_id), image.path or "", plain(image.problem)) for image in unreadable)
+    # A path may hold bytes that are not UTF-8: they are written as they are.
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
-    say(f"{len(unusable):,} images that cannot be used: {path}")
+    say(f"{len(unreadable):,} images that cannot be used: {path}")
 
 
-def _keep(
-    dataset: Dataset, index: Index, unusable: Collection[UnreadableImage], source: DataConfig, recipe: Recipe
-) -> Index:
-    """The index without these images, and their neighbours' pixels in its cache."""
-    left = without_images(index, {image.image_id for image in unusable})
-    if unusable:
-        say(f"left out: {len(unusable):,} images that cannot be read: {first_few(left.skipped)}")
-        copy_cached(dataset, index, left, recipe.pixels.size, source.cache)
-    return left
+def _skip(dataset: Dataset, index: Index, unreadable: Collection[UnreadableImage], size: int, cache: Path) -> Index:
+    """Return the index without the unreadable images, whose cache gets the pixels of the others."""
+    readable = without_images(index, {image.image_id for image in unreadable})
+    if unreadable:
+        say(f"skipped {len(unreadable):,} images that cannot be read: {first_few(readable.skipped)}")
+        copy_cached(dataset, index, readable, size, cache)
+    return readable
 
 
 def _check_report(report: Path | None) -> None:
-    """Before hours of decoding, not after. Raises UserError."""
+    """Raise a UserError if the report cannot be written: before hours of decoding, not after."""
     if report and (report.is_dir() or not report.parent.is_dir()):
         raise UserError(f"--report {report} cannot be written: name a file in a folder that exists")

@@ -1,15 +1,18 @@
-"""What is kept of a stage while it is trained, so that it goes on in the middle of an epoch as if nothing had been.
+"""Training state of a stage: it resumes in the middle of an epoch, bit-exact. A state with NaN or Inf is never saved.
 
-The order of the examples and their shifts are counted, so a place in an epoch is the number of batches that are done.
-To it belong the sum of their losses, the network, the optimiser, and the state of torch's random numbers, from which
-dropout draws. A network that is no longer made of numbers is never kept.
+The order of the examples and their shifts depend only on counts, so a position in an epoch is the number of batches
+done. To it belong the sum of their losses, the network, the optimizer, and the state of torch's random generators, from
+which dropout draws.
+
+A checkpoint is a sealed file, and the one before it is kept next to it: whatever is damaged is detected, and training
+resumes from the other one.
 """
 
 import hashlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,27 +20,27 @@ from torch import Tensor
 
 from ..utils import signals
 from ..utils.errors import UserError
-from ..utils.files import CorruptFile, check_seal, json_bytes, write_atomic
+from ..utils.files import json_bytes, previous_version, seal_problem, write_atomic
 from ..utils.progress import say
 from .device import Device
 from .step import Learner
 
-CHECKPOINT_FORMAT = 1  # of a checkpoint: raise it when its keys change
+CHECKPOINT_FORMAT = 1  # raise it when the keys of a checkpoint change
 CHECKPOINT_EVERY = 300.0  # seconds between two checkpoints within an epoch
-CHECK_EVERY = 50  # steps between two looks at the loss, for which the program waits for the device
+CHECK_EVERY = 50  # steps between two checks of the loss, for which the program waits for the device
 
 
 @dataclass
 class TrainedStage:
-    """A stage's outcome.
+    """Outcome of a stage, so far or at its end.
 
     Attributes:
-        weights: of the chosen epoch, on the CPU.
-        best_epoch: the chosen epoch, counted from 1.
+        weights: of the selected epoch, on the CPU.
+        best_epoch: the selected epoch, from 1.
         validation_auc: mean AUC of the validation split after each epoch; None where undefined.
         loss: mean training loss of each epoch.
-        seconds: of training alone, without validation.
-        images: how many images were trained on, over all epochs.
+        seconds: time of training alone, without validation.
+        images: number of images trained on, over all epochs.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -48,220 +51,246 @@ class TrainedStage:
     images: int = 0
 
 
-class Clock:
-    """Seconds that it ran.
+class Stopwatch:
+    """Time spent between starts and stops.
 
     Attributes:
-        seconds: between starts and stops so far.
+        seconds: the sum so far.
     """
 
     def __init__(self) -> None:
-        self.seconds = self._begun = 0.0
+        self.seconds = self._started = 0.0
 
     def start(self) -> None:
-        self._begun = time.perf_counter()
+        """Start, or continue after a stop."""
+        self._started = time.perf_counter()
 
     def stop(self) -> None:
-        self.seconds += time.perf_counter() - self._begun
+        """Add the time since the last start."""
+        self.seconds += time.perf_counter() - self._started
 
 
 @dataclass
 class EpochProgress:
-    """How far an epoch has come.
+    """Position within an epoch.
 
     Attributes:
-        total: loss times images, summed over the batches that are done: a float32 scalar on the device, of this
-            process's parts of them.
-        steps: batches that are done.
-        random: state of torch's random numbers where the epoch goes on; None at its beginning.
-        losses: of the batches since the last look, each a scalar on the device.
-        clock: how long the epoch has taken.
+        loss_sum: loss times images, summed over the batches done and this process's part of them: a float32 scalar on
+            the device.
+        steps: batches done.
+        random_state: state of torch's random generators from which the epoch resumes; None at its beginning.
+        unchecked: losses of the batches since the last `check_finite`, each a scalar on the device.
+        stopwatch: time spent on the epoch.
     """
 
-    total: Tensor
+    loss_sum: Tensor
     steps: int = 0
-    random: dict[str, Tensor] | None = None
-    losses: list[Tensor] = field(default_factory=list)
-    clock: Clock = field(default_factory=Clock)
+    random_state: dict[str, Tensor] | None = None
+    unchecked: list[Tensor] = field(default_factory=list)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def add(self, loss: Tensor, images: int) -> None:
-        """One more batch is done."""
-        self.total += loss * images
-        self.losses.append(loss)
+        """Count a batch of this many images, and this process's part of its loss."""
+        self.loss_sum += loss * images
+        self.unchecked.append(loss)
         self.steps += 1
 
 
+def new_progress(device: Device) -> EpochProgress:
+    """Return the progress of an epoch at its beginning."""
+    return EpochProgress(torch.zeros((), device=device.torch_device))
+
+
 class CheckpointManager:
-    """Keeps a stage's state in its checkpoint.
+    """Saves a stage's state to its checkpoint, and restores it from there.
 
     Args:
-        device: where the arithmetic happens.
-        learner: what is trained.
-        path: of the checkpoint.
-        identity: of the training, see `identity_of`; a checkpoint of another one is refused.
+        device: where the network runs.
+        learner: what is trained; a checkpoint that exists is loaded into it.
+        path: the checkpoint.
+        identity: of the training, see `training_identity`.
 
     Attributes:
-        trained: what is trained already.
-        passed: how far the next epoch has come.
+        trained: the epochs that are done.
+        progress: position in the epoch after them.
 
     Raises:
-        UserError: processes see different files, or the checkpoint is another training's.
+        UserError: the checkpoint is another training's, or not every process sees it.
     """
 
     def __init__(self, device: Device, learner: Learner, path: Path, identity: str) -> None:
         self.device, self.learner, self.path, self.identity = device, learner, path, identity
-        self.trained, self.passed, self.saved = TrainedStage(), new_progress(device), time.monotonic()
+        self.trained, self.progress = TrainedStage(), new_progress(device)
+        self._last_save = time.monotonic()
         state = load_checkpoint(path)
         if device.broadcast(state is not None) != (state is not None):
-            raise UserError(f"{path} is not to be seen from every machine: put --results where all of them see it")
+            raise UserError(f"{path} is not visible to every process: put --results where all machines see it")
         if state is not None:
             self._restore(state)
 
     def save(self) -> None:
-        """Write the state, in the main process; every process has to call it."""
-        total = self.device.all_reduce_sum(self.passed.total.clone())
+        """Write the state, in the main process; every process has to call this. Raises UserError: the disk is full."""
+        loss_sum = self.device.all_reduce_sum(self.progress.loss_sum.clone())
         if self.device.is_main:
-            random = random_state(self.device) if self.passed.steps else None
+            progress = {
+                "loss_sum": loss_sum,
+                "steps": self.progress.steps,
+                "random_state": random_state(self.device) if self.progress.steps else None,
+            }
             state = {
                 "format": CHECKPOINT_FORMAT,
-                "of": self.identity,
+                "identity": self.identity,
                 "network": self.learner.network.state_dict(),
                 "optimizer": self.learner.optimizer.state_dict(),
                 "scheduler": self.learner.scheduler.state_dict(),
                 "trained": vars(self.trained),
-                "passed": {"total": total, "steps": self.passed.steps, "random": random},
-                "seconds": self.passed.clock.seconds,
+                "progress": progress,
+                "seconds": self.progress.stopwatch.seconds,
             }
             save_checkpoint(self.path, state)
-        self.saved = time.monotonic()
+        self._last_save = time.monotonic()
 
-    def wanted(self) -> tuple[int | None, bool]:
-        """The signal that asks to stop, if any, and whether it is time to save; the same in every process.
+    def poll(self) -> tuple[int | None, bool]:
+        """Return the pending signal, if any, and whether a checkpoint is due: the same in every process.
 
-        One process asks itself after each step, several ask the main one at each look: agreeing takes time.
+        A single process looks after each step. Several agree with the main one only every CHECK_EVERY steps, because
+        agreeing takes time.
         """
-        if self.device.shard.world_size > 1 and self.passed.steps % CHECK_EVERY:
+        if self.device.shard.world_size > 1 and self.progress.steps % CHECK_EVERY:
             return None, False
-        return self.device.broadcast((signals.pending_signal(), time.monotonic() - self.saved >= CHECKPOINT_EVERY))
+        is_due = time.monotonic() - self._last_save >= CHECKPOINT_EVERY
+        return self.device.broadcast((signals.pending_signal(), is_due))
 
-    def last(self) -> str:
-        """Where the last good checkpoint is, in words."""
+    def describe_last(self) -> str:
+        """Return where the last good checkpoint is, for messages."""
         return f"the last good checkpoint is {self.path}" if self.path.exists() else "no checkpoint was written yet"
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if state.get("format") != CHECKPOINT_FORMAT or state.get("of") != self.identity:
-            raise self._foreign("another run, version or choice of examples made it")
+        if state.get("format") != CHECKPOINT_FORMAT or state.get("identity") != self.identity:
+            raise self._foreign("it was made by another run, version or selection of examples")
         try:
             self.learner.network.load_state_dict(state["network"])
             self.learner.optimizer.load_state_dict(state["optimizer"])
             self.learner.scheduler.load_state_dict(state["scheduler"])
-            self.trained, self.passed = TrainedStage(**state["trained"]), EpochProgress(**state["passed"])
-            self.passed.clock.seconds = state["seconds"]
-            self.passed.total = self.passed.total.to(self.device.torch_device) * self.device.is_main
+            self.trained, self.progress = TrainedStage(**state["trained"]), EpochProgress(**state["progress"])
+            self.progress.stopwatch.seconds = state["seconds"]
+            # The sum over all processes continues in the main one, and from 0 in the others.
+            self.progress.loss_sum = self.progress.loss_sum.to(self.device.torch_device) * self.device.is_main
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise self._foreign(str(error).strip().splitlines()[0]) from error
+            raise self._foreign(_first_line(error)) from error
 
-    def _foreign(self, why: str) -> UserError:
-        return UserError(f"{self.path} is no checkpoint of this stage ({why}): remove it, or start over with --fresh")
-
-
-def new_progress(device: Device) -> EpochProgress:
-    """An epoch at its beginning."""
-    return EpochProgress(torch.zeros((), device=device.torch_device))
+    def _foreign(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.path} is not a checkpoint of this stage ({reason}): remove it, or start over with --fresh"
+        )
 
 
-class NonFinite(NamedTuple):
-    """Where the loss, or the weights, were seen to be no numbers.
-
-    Attributes:
-        what: "the loss is nan", "the weights are not finite".
-        step: number of the batch, from 0.
-    """
-
-    what: str
-    step: int
-
-
-def check_finite(device: Device, learner: Learner, passed: EpochProgress, with_weights: bool) -> NonFinite | None:
-    """Whether all is made of numbers still; waits for the device. Every process has to call it."""
-    total = float(device.all_reduce_sum(passed.total.clone()))
-    if not np.isfinite(total):
-        finite = torch.isfinite(device.all_reduce_sum(torch.stack(passed.losses))).cpu().numpy()
-        first = int(finite.argmin()) if not finite.all() else len(finite) - 1  # a sum may overflow where no loss does
-        return NonFinite(f"the loss is {total}", passed.steps - len(finite) + first)
-    passed.losses.clear()
-    if with_weights and not _all_finite(learner):
-        return NonFinite("the weights are not finite", passed.steps - 1)
-    return None
-
-
-def training_identity(counts: dict[str, Any], rows: np.ndarray) -> str:
-    """SHA-256 over what a training follows from: plain values, and the examples."""
-    digest = hashlib.sha256(json_bytes(counts))
+def training_identity(settings: dict[str, Any], rows: np.ndarray) -> str:
+    """Hash what a training follows from: settings, as JSON, and the row numbers of its examples."""
+    digest = hashlib.sha256(json_bytes(settings))
     digest.update(np.ascontiguousarray(rows, np.int64).tobytes())
     return digest.hexdigest()
 
 
+class NonFinite(NamedTuple):
+    """Loss or weights that are NaN or Inf.
+
+    Attributes:
+        problem: "the loss is nan", "the weights are not finite".
+        step: number of the batch, from 0.
+    """
+
+    problem: str
+    step: int
+
+
+def check_finite(device: Device, learner: Learner, progress: EpochProgress, with_weights: bool) -> NonFinite | None:
+    """Check the losses since the last check, and the weights; waits for the device.
+
+    Args:
+        device: where the network runs; every process has to call this.
+        learner: what is trained.
+        progress: holds the losses.
+        with_weights: whether to check the weights and the optimizer's state as well.
+
+    Returns:
+        The first value found that is not finite; None if all are.
+    """
+    loss_sum = float(device.all_reduce_sum(progress.loss_sum.clone()))
+    if not np.isfinite(loss_sum):
+        finite = torch.isfinite(device.all_reduce_sum(torch.stack(progress.unchecked))).cpu().numpy()
+        first = int(finite.argmin()) if not finite.all() else len(finite) - 1  # a sum may overflow where no loss does
+        return NonFinite(f"the loss is {loss_sum}", progress.steps - len(finite) + first)
+    progress.unchecked.clear()
+    if with_weights and not _all_finite(learner):
+        return NonFinite("the weights are not finite", progress.steps - 1)
+    return None
+
+
+def _all_finite(learner: Learner) -> bool:
+    optimizer_state = [value for state in learner.optimizer.state.values() for value in state.values()]
+    values = [*learner.network.state_dict().values(), *optimizer_state]
+    floating = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    place = next(learner.network.parameters()).device  # some optimizers count their steps on the CPU
+    return bool(torch.stack([torch.isfinite(value).all().to(place) for value in floating]).all())
+
+
 def random_state(device: Device) -> dict[str, Tensor]:
-    """The state of torch's random numbers, of the CPU and of the GPU that is in use."""
+    """Return the state of torch's random generators: that of the CPU, and that of the GPU in use."""
     states = {"cpu": torch.get_rng_state()}
-    if device.torch_device.type == "cuda":
+    if device.on_gpu:
         states["cuda"] = torch.cuda.get_rng_state(device.torch_device)
     return states
 
 
 def set_random_state(device: Device, states: dict[str, Tensor]) -> None:
-    """Go on drawing where `random_state` was taken; a GPU that was not there then keeps its own."""
+    """Set the generators to what `random_state` returned; a GPU that was not in use then keeps its state."""
     torch.set_rng_state(states["cpu"])
-    if device.torch_device.type == "cuda" and "cuda" in states:
+    if device.on_gpu and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device.torch_device)
 
 
-def _all_finite(learner: Learner) -> bool:
-    state = [value for kept in learner.optimizer.state.values() for value in kept.values()]
-    tensors = [*learner.network.state_dict().values(), *state]
-    floating = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
-    where = next(learner.network.parameters()).device  # some optimisers count their steps elsewhere
-    return bool(torch.stack([torch.isfinite(value).all().to(where) for value in floating]).all())
-
-
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write the state; the one that was there stays beside it as `previous(path)`. Raises UserError: no room."""
-    write_atomic(path, lambda sink: torch.save(state, sink), previous=previous_path(path), sealed=True)
+    """Write a state, sealed; the one before it becomes `previous_version(path)`. Raises UserError: the disk is full."""
+    # torch.save needs no more of a file than a Sink has.
+    write_atomic(
+        path, lambda sink: torch.save(state, cast("IO[bytes]", sink)), previous=previous_version(path), sealed=True
+    )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The last state that is whole, or None where there is none; what is damaged is told in a line.
+    """Load the last intact state, and report damaged ones; None without any.
 
-    Nothing but tensors and plain values is ever unpickled.
+    Only tensors and plain values are unpickled, so that a checkpoint cannot run code.
 
     Raises:
-        UserError: a whole file that holds something else.
+        UserError: an intact file holds something else.
     """
-    there = [place for place in (path, previous_path(path)) if place.exists()]
-    for place in there:
-        try:
-            check_seal(place)
-        except (CorruptFile, OSError) as error:
-            then = "the one before it is used" if place != there[-1] else "the stage starts over"
-            say(f"checkpoint {place} is damaged ({error}): {then}")
-        else:
-            return _read_checkpoint(place)
+    versions = [version for version in (path, previous_version(path)) if version.exists()]
+    for version in versions:
+        problem = seal_problem(version)
+        if problem is None:
+            return _read_checkpoint(version)
+        fallback = "the stage starts over" if version == versions[-1] else "the previous one is used"
+        say(f"checkpoint {version} is damaged ({problem}): {fallback}")
     return None
-
-
-def previous_path(path: Path) -> Path:
-    """Where the state before the last one lies."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is no checkpoint ({why}): remove it, or start over with --fresh") from error
+    except Exception as error:  # torch documents no errors; those of zip, pickle and the file system occur
+        raise _not_a_checkpoint(path, _first_line(error)) from error
     if not isinstance(state, dict):
-        raise UserError(f"{path} is no checkpoint: remove it, or start over with --fresh")
+        raise _not_a_checkpoint(path, f"it holds a {type(state).__name__}")
     return state
+
+
+def _not_a_checkpoint(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is not a checkpoint ({reason}): remove it, or start over with --fresh")
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, which torch makes pages long; its class if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,7 +1,7 @@
-"""Where the arithmetic happens: device, precision, memory layout and processes, the same for every method.
+"""Device, precision, memory layout and processes: how every network runs, the same for every method.
 
-Devices and processes are accelerate's: one process unless the program was started several times together, by `torchrun`
-or `accelerate launch`. The first of them, `main`, is the one that speaks and writes.
+Devices and processes are accelerate's: one process, unless the program was started several times together by `torchrun`
+or `accelerate launch`. Only the main process (rank 0) prints and writes files.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -23,22 +23,26 @@ from ..data.loader import Shard
 from ..method import ContractError, Output
 from ..utils.environment import cache_folder, cores, processor
 from ..utils.errors import UserError
+from ..utils.files import write_atomic
 from .memory import keep_freed_memory
 
 # Of the images that ImageNet weights were trained on: red, green, blue, as fractions of full brightness.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-TIMEOUT = timedelta(hours=6)  # one process may read heatmaps or decode while the others wait
+TIMEOUT = timedelta(hours=6)  # the main process may decode images or compute heatmaps while the others wait
+MIN_SPEEDUP = 1.1  # bfloat16 rounds more, so it has to be this much faster
+TIMING_ROUNDS = 10  # steps timed in each precision
 BatchNorm = Literal["auto", "own", "frozen"]
+T = TypeVar("T")
 
 
 def init_distributed(on_cpu: bool = False) -> PartialState:
-    """The processes that were started together, this one among them; alone, if it was."""
+    """Join the processes that were started together; a process that was started alone is its own main process."""
     return PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=TIMEOUT)
 
 
 def destroy_process_group() -> None:
-    """Part from the others, as the last thing that a process does: their connections end in order."""
+    """Close the connections between the processes; the last thing that a process does."""
     PartialState().destroy_process_group()
 
 
@@ -47,52 +51,77 @@ class Device:
 
     Args:
         precision: "bfloat16" (autocast), "float32", or "auto": the faster one, measured once on this machine.
-        kind: "cpu", "cuda", or "auto": a GPU where there is one.
-        cache: the folder where the measurement is kept.
+        kind: "cpu", "cuda", or "auto": a GPU if there is one.
+        cache: the folder where the measurement is saved; None for the user's cache folder.
 
     Attributes:
         torch_device: the device of this process.
         precision: "bfloat16" or "float32".
+        bfloat16_speedup: the measured ratio that "auto" decided by; None without a measurement.
         layout: the memory layout of images and weights.
-        shard: which of the processes this is.
-        is_main: whether it is the one that speaks and writes.
+        shard: rank of this process, and the number of processes.
+        is_main: whether this is the main process.
 
     Raises:
-        UserError: no such device here.
+        UserError: this machine has no such device.
     """
 
     layout = "channels_last"
 
     def __init__(self, precision: str = "auto", kind: str = "auto", cache: Path | None = None) -> None:
         if kind not in ("auto", "cpu") and not (kind == "cuda" and torch.cuda.is_available()):
-            raise UserError(f"there is no device {kind!r} here: take cpu, or leave it to the program with auto")
-        # Autocast is ours: the poolings choose their own precision, and two runs in one process may differ.
+            raise UserError(f"device {kind!r} is not available on this machine: use cpu or auto")
         state = init_distributed(on_cpu=kind == "cpu")
+        # Autocast is not accelerate's: two runs in one process may differ in precision, and methods may opt out of it.
         self.accelerator = Accelerator(mixed_precision="no", cpu=state._cpu)
-        self.torch_device = self.accelerator.device
+        self.torch_device: torch.device = self.accelerator.device
         self.shard = Shard(self.accelerator.process_index, self.accelerator.num_processes)
-        self.is_main = self.accelerator.is_main_process
+        self.is_main: bool = self.accelerator.is_main_process
         keep_freed_memory()
-        torch.backends.cudnn.benchmark = True  # crops have one size: the fastest kernels are looked for once
-        torch.backends.cudnn.allow_tf32 = precision != "float32"  # float32 is what the record then says
-        self.precision, self.bfloat16_speedup = precision, None
+        torch.backends.cudnn.benchmark = True  # crops have one size: the search for the fastest kernels pays off
+        torch.backends.cudnn.allow_tf32 = precision != "float32"  # TF32 is not the float32 that the record would name
+        self.precision, self.bfloat16_speedup = precision, cast("float | None", None)
         if precision == "auto":
+            # Measured by every process, decided by the main one: all must compute alike.
             self.precision, self.bfloat16_speedup = self.broadcast(fastest_precision(self.torch_device, cache))
         scale = 255 * torch.tensor(IMAGENET_STD, device=self.torch_device).view(1, 3, 1, 1)
         self._scale = 1 / scale
         self._shift = -255 * torch.tensor(IMAGENET_MEAN, device=self.torch_device).view(1, 3, 1, 1) / scale
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether networks run on a CUDA GPU."""
+        return self.torch_device.type == "cuda"
+
     def place(self, network: nn.Module) -> nn.Module:
-        """The network on the device, in its layout."""
-        return network.to(self.torch_device, memory_format=torch.channels_last)
+        """Move a network to the device, in its layout."""
+        return _place(network, self.torch_device)
 
     def images(self, gray: Tensor) -> Tensor:
-        """Gray bytes (B, h, w) to the network's input (B, 3, h, w): three equal channels, normalised as ImageNet."""
+        """Convert gray bytes to network input.
+
+        Args:
+            gray: uint8 (B, h, w), on any device.
+
+        Returns:
+            float32 (B, 3, h, w) on the device: three equal channels, normalized as ImageNet.
+        """
         gray = gray.to(self.torch_device, non_blocking=True)[:, None].float()
         return torch.addcmul(self._shift, gray, self._scale).contiguous(memory_format=torch.channels_last)
 
     def forward(self, network: nn.Module, gray: Tensor) -> Output:
-        """One forward pass on gray bytes (B, h, w), in the run's precision; logits and maps come back as float32."""
+        """Run one forward pass in the run's precision.
+
+        Args:
+            network: placed on the device.
+            gray: uint8 (B, h, w), on any device.
+
+        Returns:
+            Logits (B, C) and maps (B, C, h', w') or None, both float32.
+
+        Raises:
+            ContractError: the network returned something else.
+        """
         images = self.images(gray)
         with self.autocast():
             output = network(images)
@@ -104,58 +133,63 @@ class Device:
         maps = output.maps
         if maps is not None and (maps.ndim != 4 or maps.shape[:2] != output.logits.shape):
             raise ContractError(
-                f"the network's maps are {tuple(maps.shape)} beside logits {tuple(output.logits.shape)}: they must be "
+                f"the network's maps are {tuple(maps.shape)} for logits {tuple(output.logits.shape)}: they must be "
                 "(B, C, h, w), or None"
             )
         return Output(output.logits.float(), None if maps is None else maps.float())
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """The run's precision, for what happens inside."""
+        """Run what is inside in the run's precision."""
         with torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             yield
 
     def wrap_for_training(
         self, network: nn.Module, batch_norm: BatchNorm = "auto", compiled: bool = False
     ) -> nn.Module:
-        """The placed network as training calls it: it shares the weights, and adds up gradients over the processes."""
-        if self.batch_norm(batch_norm) == "synchronised":
+        """Return a placed network as training calls it: same weights, gradients summed over the processes."""
+        if self.batch_norm(batch_norm) == "synchronized":
             network = convert_sync_batchnorm(network)
         if self.shard.world_size > 1:
-            self.accelerator.free_memory()  # a stage before this one left its hooks on the same weights
+            self.accelerator.free_memory()  # the previous stage left its hooks on the same weights
             network = self.accelerator.prepare_model(network)
-        return torch.compile(network) if compiled else network
+        return cast("nn.Module", torch.compile(network)) if compiled else network
 
-    def batch_norm(self, asked: BatchNorm) -> str:
-        """What BatchNorm's statistics are taken over: "frozen", "own" (this process's images) or "synchronised"."""
-        if asked == "auto":
-            return "synchronised" if self.shard.world_size > 1 and self.torch_device.type == "cuda" else "own"
-        return asked
+    def batch_norm(self, setting: BatchNorm) -> str:
+        """Return what BatchNorm's statistics are computed over.
+
+        Returns:
+            "frozen", "own" (each process's images) or "synchronized" (the images of all processes).
+        """
+        if setting == "auto":
+            return "synchronized" if self.shard.world_size > 1 and self.on_gpu else "own"
+        return setting
 
     def backward(self, loss: Tensor, network: nn.Module, last: bool) -> None:
-        """Add a part's gradients to the parameters; with the `last` part of a step they are summed over processes."""
-        held_back = nullcontext() if last else self.accelerator.no_sync(network)
-        with held_back:
-            self.accelerator.backward(loss * self.shard.world_size)  # accelerate averages, and losses of parts add up
+        """Add the gradients of a part of a step; those of the `last` part are then summed over the processes."""
+        # One all-reduce per step, not one per part.
+        without_sync = nullcontext() if last else self.accelerator.no_sync(network)
+        with without_sync:
+            # accelerate averages over processes; the losses of the parts are terms of one sum.
+            self.accelerator.backward(loss * self.shard.world_size)
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over the processes, in each of them."""
-        return self.accelerator.reduce(value, "sum")
+        """Sum a tensor over the processes; every process gets the sum, and has to call this."""
+        return cast("Tensor", self.accelerator.reduce(value, "sum"))
 
-    def all_gather(self, items: list[Any]) -> list[Any]:
-        """The lists of all processes joined, in each of them."""
-        return gather_object(items)
+    def all_gather(self, items: list[T]) -> list[T]:
+        """Concatenate the lists of all processes; every process gets the result, and has to call this."""
+        return cast("list[T]", gather_object(items))
 
-    def broadcast(self, value: Any) -> Any:
-        """The main process's value, in every process; none goes on before it has come so far."""
-        return broadcast_object_list([value])[0]
+    def broadcast(self, value: T) -> T:
+        """Return the main process's value in every process; also a barrier."""
+        return cast("T", broadcast_object_list([value])[0])
 
     def describe(self) -> dict[str, str | int | float]:
-        """For the record: what computed, and how."""
-        on_gpu = self.torch_device.type == "cuda"
+        """Return the record's fields on device, precision and layout."""
         measured = {"bfloat16_speedup": round(self.bfloat16_speedup, 2)} if self.bfloat16_speedup else {}
         return {
-            "device": torch.cuda.get_device_name() if on_gpu else processor(),
+            "device": _device_name(self.torch_device),
             "kind": self.torch_device.type,
             "cores": cores(),
             "processes": self.shard.world_size,
@@ -165,52 +199,62 @@ class Device:
         }
 
 
-MIN_SPEEDUP = 1.1  # bfloat16 rounds more, so it has to be this much faster
-ROUNDS = 10
-
-
 def fastest_precision(device: torch.device, cache: Path | None = None) -> tuple[str, float]:
-    """ "bfloat16" or "float32", and how many times as fast bfloat16 autocast trains; kept in the folder `cache`.
+    """Choose the faster precision for training.
 
-    Kept, because the choice is part of a result: two runs on one machine must not differ by the noise of a timing.
+    Measured once per device and version of torch, because the choice is part of a result: two runs on one machine must
+    not differ by the noise of a timing.
+
+    Args:
+        device: what to measure.
+        cache: the folder where the measurement is saved; None for the user's cache folder.
+
+    Returns:
+        "bfloat16" or "float32", and how many times as fast bfloat16 autocast trains.
     """
     folder = cache or cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "precision.json"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    key = f"{name}, torch {torch.__version__}"
+    key = f"{_device_name(device)}, torch {torch.__version__}"
     with FileLock(folder / "precision.lock"):
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if key not in known:
-            known[key] = round(bfloat16_speedup(device), 3)
-            part = file.with_suffix(".part")
-            part.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-            part.replace(file)
-    return "bfloat16" if known[key] >= MIN_SPEEDUP else "float32", known[key]
+        speedups: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if key not in speedups:
+            speedups[key] = round(bfloat16_speedup(device), 3)
+            write_atomic(file, (json.dumps(speedups, indent=1) + "\n").encode())
+    return "bfloat16" if speedups[key] >= MIN_SPEEDUP else "float32", speedups[key]
 
 
 def bfloat16_speedup(device: torch.device) -> float:
-    """Time of a training step in float32 over its time in bfloat16 autocast, on a few layers of a ResNet's kind.
+    """Measure the time of a training step in float32 over its time in bfloat16 autocast, on layers like a ResNet's.
 
-    The shortest of several, in turns: a machine that is busy with something else lengthens some steps, not all.
+    Takes the shortest of several steps, in alternation: load from other programs lengthens some steps, not all.
     """
-    layers = []
+    layers: list[nn.Module] = []
     for _ in range(3):
         layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    network = nn.Sequential(*layers).to(device, memory_format=torch.channels_last)
+    network = _place(nn.Sequential(*layers), device)
     images = torch.zeros(16, 64, 28, 28, device=device).contiguous(memory_format=torch.channels_last)
     times: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(ROUNDS):
-        for bfloat16, taken in times.items():
-            taken.append(_time_step(network, images, bfloat16))
+    for _ in range(TIMING_ROUNDS):
+        for bfloat16, seconds in times.items():
+            seconds.append(_time_step(network, images, bfloat16))
     return min(times[False]) / min(times[True])
 
 
 def _time_step(network: nn.Module, images: Tensor, bfloat16: bool) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
         output = network(images)
     output.float().mean().backward()
     if images.device.type == "cuda":  # pragma: no cover (needs a GPU)
         torch.cuda.synchronize(images.device)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def _place(network: nn.Module, device: torch.device) -> nn.Module:
+    # torch's stub of `to` has no overload for both arguments; two calls would copy the weights twice.
+    return cast("nn.Module", network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
-"""One pass over a stage's examples: their order, their batches, and what every pass of a run shares.
+"""One pass over a stage's examples: their order, their crops and their batches.
 
-Randomness is counted, not consumed: the order and the shifts are functions of (seed, stage, epoch), so a pass can be
-taken up at any batch.
+Random draws depend only on (seed, stage, epoch, position), not on generator state, so that a pass can be resumed at any
+batch.
 """
 
 from collections.abc import Iterator
@@ -11,72 +11,48 @@ from functools import cached_property
 import numpy as np
 
 from ..data.loader import Batch, BatchSpan, read_batches, shard_within_batches, shifted_crops
-from ..method import Method
-from ..recipe import Recipe
-from .device import Device
-
-
-@dataclass(frozen=True)
-class TrainContext:
-    """What every stage of a run shares.
-
-    Attributes:
-        device: where the arithmetic happens.
-        method: builds networks and computes the loss.
-        recipe: how to train.
-        seed: the run's seed.
-        pixels: the map, uint8 (N, size, size).
-        targets: labels to train and validate on, float32 (N, C).
-        validation: row numbers of the validation split.
-        image_ids: of all images (N,), for messages.
-    """
-
-    device: Device
-    method: Method
-    recipe: Recipe
-    seed: int
-    pixels: np.ndarray
-    targets: np.ndarray
-    validation: np.ndarray
-    image_ids: np.ndarray
+from .context import TrainContext
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over a stage's examples, in an order drawn for it.
+    """One pass over a stage's examples, in a random order of its own.
 
     Attributes:
-        material: what the stages share.
-        count: the stage's and the epoch's number, from 0; with the seed they decide the order and the shifts.
-        rows: row numbers to train on, repeats allowed.
-        title: what the progress bar says.
+        context: what the stages share.
+        key: numbers of the stage and the epoch, from 0; with the seed they determine the order and the shifts.
+        rows: row numbers to train on (n,), repeats allowed.
+        title: text of the progress bar.
     """
 
     context: TrainContext
-    count: tuple[int, int]
+    key: tuple[int, int]
     rows: np.ndarray
     title: str = ""
 
     @cached_property
     def order(self) -> np.ndarray:
-        return np.random.default_rng([self.context.seed, *self.count, 0]).permutation(self.rows)
+        """`rows`, permuted (n,)."""
+        # The last number keeps the draws of the order and of the shifts apart.
+        return np.random.default_rng([self.context.seed, *self.key, 0]).permutation(self.rows)
 
     @cached_property
     def spans(self) -> list[BatchSpan]:
+        """The batches as positions in `order`, with this process's part of each."""
         return shard_within_batches(len(self.rows), self.context.recipe.train.batch_size, self.context.device.shard)
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
-        """The batches from number `first` on, on the CPU."""
+        """Read the batches from number `first` on; they are on the CPU."""
         context, setting = self.context, self.context.recipe.pixels
-        crop = shifted_crops(self.order, setting, context.seed, *self.count, 1)
-        on_gpu = context.device.torch_device.type == "cuda"
-        return read_batches(context.pixels, context.targets, crop, setting.crop, self.spans[first:], pin=on_gpu)
+        crops = shifted_crops(self.order, setting, context.seed, *self.key, 1)
+        remaining = self.spans[first:]
+        return read_batches(context.pixels, context.targets, crops, setting.crop, remaining, pin=context.device.on_gpu)
 
-    def images(self, steps: int) -> int:
-        """How many images the first steps have."""
+    def count_images(self, steps: int) -> int:
+        """Count the images of the first `steps` batches."""
         return sum(len(span.global_) for span in self.spans[:steps])
 
-    def names(self, step: int) -> list[str]:
-        """Image ids of a batch."""
-        whole = self.spans[step].whole
-        return [str(self.context.image_ids[row]) for row in self.order[whole.start : whole.stop]]
+    def image_ids(self, step: int) -> list[str]:
+        """Return the image ids of a batch."""
+        positions = self.spans[step].global_
+        return [str(self.context.image_ids[row]) for row in self.order[positions.start : positions.stop]]

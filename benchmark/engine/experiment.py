@@ -1,4 +1,4 @@
-"""What the user asked for, made definite: names into plugins, texts into options, a folder into an index, a run id."""
+"""From a run's configuration to an experiment: names to plugins, texts to options, a folder to an index; a run id."""
 
 import hashlib
 import re
@@ -21,15 +21,15 @@ from ..utils.workspace import Workspace
 
 @dataclass(frozen=True)
 class RunConfig(DataConfig):
-    """What a user asks of `run`.
+    """Configuration of a run, as the user gives it.
 
     Attributes:
-        method: a registered method's name.
-        options: the method's options that differ from their defaults.
-        seed: of initial weights, order and shifts.
+        method: name of a registered method.
+        options: options of the method that differ from their defaults.
+        seed: of initial weights, order of examples and shifts of crops.
         results: the folder of published records, from which the experiment's `Workspace` follows.
-        fresh: train again even if this run is finished or begun.
-        track: names of experiment trackers of accelerate's, or trackers of its kind.
+        fresh: start over even if this run is completed or interrupted.
+        track: names of accelerate's experiment trackers, or trackers of its kind.
         argv: the words after `chxbench`, as the user typed them; saved in the run's log, and nowhere else.
     """
 
@@ -42,24 +42,24 @@ class RunConfig(DataConfig):
     argv: Sequence[str] = ()
 
     def command(self, recipe: str) -> str:
-        """The command that asks for the same, defaults spelt out; folders of this machine are left out."""
+        """Return the command of the same run, with defaults spelled out and without folders of this machine."""
         words = ["chxbench", "run", "--method", self.method, "--dataset", self.dataset, "--recipe", recipe]
         words += ["--seed", str(self.seed)]
-        words += ["--data-dir", "DIR"] if self.data_dir else []  # a record tells nobody where your files lie
+        words += ["--data-dir", "DIR"] if self.data_dir else []  # a record is published: it must not hold private paths
         return shlex.join(words + self.changes(self.options))
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An order whose every name has been found and every value checked.
+    """Checked configuration of a run, with everything it names.
 
     Attributes:
-        order: the order.
+        config: the configuration.
         method, dataset, recipe: built from it.
         index: the dataset's images, labels and splits.
-        run_id: a readable name that follows from all of these: the same order has the same id. A plugin from outside
-            the package counts with its source, and weights from a file with their bytes.
-        source: where the method is defined.
+        run_id: a readable name that follows from all of these: the same experiment has the same id. A plugin from
+            outside the package counts with its source, and weights from a file with their bytes.
+        entry: the method's entry in the registry, which knows where its class is defined.
         workspace: the folders of records and runs.
     """
 
@@ -69,44 +69,45 @@ class Experiment:
     recipe: Recipe
     index: Index
     run_id: str
-    source: Entry
+    entry: Entry
     workspace: Workspace
 
     @property
     def work(self) -> Path:
-        """The folder that the run works in."""
+        """The run's folder."""
         return self.workspace.run_folder(self.run_id)
 
 
 def build_experiment(config: RunConfig) -> Experiment:
-    """Check the whole order before anything costs time. Raises UserError."""
+    """Find and check everything that a run needs, before anything costs time. Raises UserError."""
     load_plugins(config.plugins)
-    entries = METHODS.get(config.method), DATASETS.get(config.dataset)
+    method_entry, dataset_entry = METHODS.get(config.method), DATASETS.get(config.dataset)
     dataset, recipe = build_dataset(config)
-    method = build_method(entries[0].cls, recipe, config.options)
+    method = build_method(method_entry.cls, recipe, config.options)
     index = load_readable_index(config, dataset, recipe)
-    foreign = [entry.source_sha256 for entry in entries if not entry.built_in]
-    run_id = _run_id(config.seed, method, dataset, recipe, index, foreign)
-    return Experiment(config, method, dataset, recipe, index, run_id, entries[0], Workspace(config.results))
+    plugins = [entry.source_sha256 for entry in (method_entry, dataset_entry) if not entry.built_in]
+    run_id = _run_id(config.seed, method, dataset, recipe, index, plugins)
+    return Experiment(config, method, dataset, recipe, index, run_id, method_entry, Workspace(config.results))
 
 
 def build_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -> Method:
-    """The method with the user's options, and the recipe's where the user gives none. Raises UserError."""
-    shared = {"output_stride": recipe.model.output_stride} if "output_stride" in field_names(cls, "") else {}
-    return build(cls, {**shared, **options}, "")
+    """Build a method with the user's options, and the recipe's where the user gives none. Raises UserError."""
+    from_recipe = {"output_stride": recipe.model.output_stride} if "output_stride" in field_names(cls, "") else {}
+    return build(cls, {**from_recipe, **options}, "")
 
 
-def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: Index, foreign: Sequence[str]) -> str:
+def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: Index, plugins: Sequence[str]) -> str:
+    """Name a run by its recipe, its seed and a hash of all that its result follows from."""
     weights = Path(recipe.model.weights)
-    everything = {
+    identity = {
         "method": [method.name, to_dict(method)],
         "dataset": [dataset.name, to_dict(dataset), *index.labels, *index.split],
         "boxes": hashlib.sha256(index.boxes.to_csv(index=False, lineterminator="\n").encode()).hexdigest(),
         "recipe": recipe_identity(recipe_table(recipe)),
         "seed": seed,
-        "plugins": list(foreign),
+        "plugins": list(plugins),
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
     }
-    digest = json_sha256(everything)
+    digest = json_sha256(identity)
     name = re.sub(r"[^A-Za-z0-9_]+", "-", Path(recipe.name).stem).strip("-") or "recipe"
     return f"{name[:40]}-seed{seed}-{digest[:10]}"

@@ -1,7 +1,8 @@
-"""The scores of a trained network: every image once, centre crop, evaluation mode."""
+"""Inference with a trained network: log-odds of images, and heatmaps from the network's own maps or from Grad-CAM."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -9,90 +10,162 @@ from monai.visualize import GradCAM
 from monai.visualize.class_activation_maps import ModelWithHooks
 from torch import Tensor, nn
 
-from ..data.loader import center_crops, read_batches, shard_batches, shard_within_batches
+from ..data.loader import BatchSpan, center_crops, read_batches, shard_batches
 from ..method import ContractError, Method
 from ..recipe import Recipe
 from ..utils.progress import progress
 from .device import Device
 
-
-def predict_scores(
-    device: Device,
-    network: nn.Module,
-    pixels: np.ndarray,
-    rows: np.ndarray,
-    recipe: Recipe,
-    title: str,
-    findings: int | None = None,
-) -> np.ndarray:
-    """Log-odds of every finding for the images `rows` (n,) of the map: float32 (n, C), in the order of `rows`.
-
-    Several processes share the batches; each of them gets all scores.
-
-    Raises:
-        ContractError: scores that are not numbers, or of another number of findings than `findings`, where it is given.
-    """
-    crop = center_crops(rows, recipe.pixels)
-    nothing = np.empty((len(pixels), 0), np.float32)
-    spans = shard_batches(len(rows), recipe.evaluate.batch_size, device.shard)
-    loader = read_batches(pixels, nothing, crop, recipe.pixels.crop, spans, device.torch_device.type == "cuda")
-    network.eval()
-    scores = []
-    with torch.inference_mode(), progress(title, sum(len(span.local) for span in spans)) as advance:
-        for span, batch in zip(spans, loader, strict=True):
-            logits = device.forward(network, batch.images).logits
-            if logits.shape[1] != (findings or logits.shape[1]):
-                raise ContractError(f"in evaluation the network gives {logits.shape[1]} findings, not {findings}")
-            scores.append((span.local.start, logits))
-            advance(len(batch.images))
-    fetched = [(start, part.cpu().numpy()) for start, part in scores]
-    whole = np.concatenate([part for _, part in sorted(device.all_gather(fetched), key=lambda item: item[0])])
-    bad = int((~np.isfinite(whole)).any(axis=1).sum())
-    if bad:
-        raise ContractError(f"{title}: {bad:,} of {len(rows):,} images have scores that are not numbers")
-    return whole
-
-
 OWN_MAPS, GRAD_CAM = "the method's maps", "Grad-CAM"
-GRAD_CAM_BATCH = 16
+GRAD_CAM_BATCH = 16  # images whose graph is in memory at a time
+T = TypeVar("T")
 
 
 class Heatmaps(NamedTuple):
-    """Log-odds (N, C) and heat (N, C, h, w), float32; `kind` says whether it is the method's own or Grad-CAM."""
+    """Scores and heatmaps of N images.
+
+    Attributes:
+        logits: log-odds, float32 (N, C).
+        maps: heat, float32 (N, C, h, w).
+        kind: OWN_MAPS or GRAD_CAM.
+    """
 
     logits: np.ndarray
     maps: np.ndarray
     kind: str
 
 
+@dataclass(frozen=True)
+class Predictor:
+    """A network applied to images of the pixel map: center crop, evaluation mode.
+
+    Attributes:
+        device: where the network runs.
+        network: placed on the device.
+        pixels: the map, uint8 (N, size, size).
+        recipe: gives crop and batch size.
+        findings: number of findings C that the network must return; None accepts any.
+    """
+
+    device: Device
+    network: nn.Module
+    pixels: np.ndarray
+    recipe: Recipe
+    findings: int | None = None
+
+    def scores(self, rows: np.ndarray, title: str) -> np.ndarray:
+        """Compute the log-odds of images; several processes share the batches, and each returns all scores.
+
+        Args:
+            rows: row numbers of the map (n,).
+            title: text of the progress bar.
+
+        Returns:
+            Log-odds, float32 (n, C), in the order of `rows`.
+
+        Raises:
+            ContractError: scores that are not finite, or of another number of findings.
+        """
+        self.network.eval()
+        # Sharded by complete batches: the bits of a score depend on the size of the batch it is computed in.
+        spans = shard_batches(len(rows), self.recipe.evaluate.batch_size, self.device.shard)
+        with torch.inference_mode():
+            logits = self._map_batches(self._logits, rows, spans, title)
+        # Copied to the CPU only now: a copy waits for the GPU, which would idle between two batches.
+        parts = [(span.local.start, part.cpu().numpy()) for span, part in zip(spans, logits, strict=True)]
+        in_order = sorted(self.device.all_gather(parts), key=lambda part: part[0])
+        scores = np.concatenate([part for _, part in in_order])
+        not_finite = int((~np.isfinite(scores)).any(axis=1).sum())
+        if not_finite:
+            raise ContractError(f"{title}: {not_finite:,} of {len(rows):,} images have scores that are not finite")
+        return scores
+
+    def heatmaps(self, method: Method, rows: np.ndarray, title: str) -> Heatmaps | None:
+        """Compute scores and heatmaps of images, in this process alone.
+
+        Args:
+            method: decides what its maps show.
+            rows: row numbers of the map (n,).
+            title: text of the progress bar.
+
+        Returns:
+            Heatmaps in the order of `rows`; None if the network has neither maps nor layers for Grad-CAM.
+
+        Raises:
+            ContractError: `method.heat` returns something else than heat.
+        """
+        reader = HeatmapReader(self.device, method, self.network, self.recipe.pixels.crop)
+        if reader.kind is None:
+            return None
+        spans = shard_batches(len(rows), self.recipe.evaluate.batch_size)
+        read = self._map_batches(reader.read, rows, spans, title)
+        logits = torch.cat([batch_logits for batch_logits, _ in read])
+        maps = torch.cat([heat for _, heat in read if heat is not None])
+        return Heatmaps(logits.numpy(), maps.numpy(), reader.kind)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits = self.device.forward(self.network, images).logits
+        if self.findings is not None and logits.shape[1] != self.findings:
+            raise ContractError(
+                f"in evaluation mode the network returns {logits.shape[1]} findings, not {self.findings}"
+            )
+        return logits
+
+    def _map_batches(
+        self, compute: Callable[[Tensor], T], rows: np.ndarray, spans: Sequence[BatchSpan], title: str
+    ) -> list[T]:
+        """Apply `compute` to the center crops of each span, uint8 (b, crop, crop), under a progress bar."""
+        setting = self.recipe.pixels
+        no_targets = np.empty((len(self.pixels), 0), np.float32)
+        crops = center_crops(rows, setting)
+        batches = read_batches(self.pixels, no_targets, crops, setting.crop, spans, pin=self.device.on_gpu)
+        results = []
+        with progress(title, sum(len(span.local) for span in spans)) as advance:
+            for batch in batches:
+                results.append(compute(batch.images))
+                advance(len(batch.images))
+        return results
+
+
 class HeatmapReader:
-    """Reads scores and heatmaps off a network; `kind` is None if it has neither maps nor layers with places.
+    """Scores and heatmaps of single batches.
 
     Args:
-        device: where it runs.
-        method: says what its maps show.
-        network: trained.
-        side: of the crops that it sees, in pixels.
+        device: where the network runs.
+        method: decides what its maps show.
+        network: trained, placed on the device.
+        side: side of the crops in pixels.
+
+    Attributes:
+        kind: OWN_MAPS, or GRAD_CAM for a network without maps; None if no layer of it keeps spatial positions.
+        layer: name of the module that Grad-CAM explains; None with own maps.
     """
 
     def __init__(self, device: Device, method: Method, network: nn.Module, side: int) -> None:
         self.device, self.method, self.network = device, method, network.eval()
-        self.layer = None
+        self.layer: str | None = None
+        self.kind: str | None = OWN_MAPS
         gray = torch.zeros(2, side, side, dtype=torch.uint8)
         with torch.inference_mode():
             output = device.forward(network, gray)
-        self.kind: str | None = OWN_MAPS
         if output.maps is None:
-            self.layer = _last_layer_with_places(network, device.images(gray))
+            self.layer = _last_spatial_layer(network, device.images(gray))
             self.kind = GRAD_CAM if self.layer else None
 
     def read(self, gray: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Log-odds (B, C) and heat (B, C, h, w), on the CPU, of gray bytes (B, h, w)."""
+        """Compute scores and heatmaps of gray bytes, uint8 (B, side, side).
+
+        Returns:
+            Log-odds (B, C) and heat (B, C, h, w), both on the CPU; heat is None where `kind` is.
+
+        Raises:
+            ContractError: `method.heat` returns something else than heat.
+        """
         with torch.inference_mode():
             output = self.device.forward(self.network, gray)
         logits, maps = output.logits.cpu(), output.maps
-        if self.kind == GRAD_CAM:
-            return logits, self._explain(gray, logits.shape[1]).cpu()
+        if self.layer is not None:
+            return logits, self._grad_cam(gray, self.layer, logits.shape[1]).cpu()
         if maps is None:
             return logits, None
         heat = self.method.heat(maps)
@@ -100,54 +173,34 @@ class HeatmapReader:
             raise ContractError(f"heat() must return a tensor (B, C, h, w) for maps {tuple(maps.shape)}")
         return logits, heat.cpu()
 
-    def _explain(self, gray: Tensor, findings: int) -> Tensor:
-        """Grad-CAM of every finding, with its sign; a few images at a time, because their graph is kept.
+    def _grad_cam(self, gray: Tensor, layer: str, findings: int) -> Tensor:
+        """Compute Grad-CAM of every finding, with its sign: (B, C, h, w).
 
-        Grad-CAM keeps what speaks for a finding. Rare findings have negative log-odds nearly everywhere, and nothing
-        would be left of them; a method's own maps keep their sign too. What speaks for the finding, less what speaks
-        against it, is the whole map.
+        Grad-CAM (Selvaraju et al. 2017, section 3) keeps only evidence for a finding, by a ReLU. Rare findings have
+        negative log-odds nearly everywhere, so that nothing would be left of their maps, while a method's own maps keep
+        their sign. Evidence for the finding minus evidence against it is the map without the ReLU.
         """
         heat = []
-        for few in gray.split(GRAD_CAM_BATCH):
-            explain = GradCAM(_Explained(self.network, self.layer, self.device.images(few)), self.layer)
-            maps = [explain.compute_map(few, c) - explain.compute_map(few, c, against=True) for c in range(findings)]
+        for images in gray.split(GRAD_CAM_BATCH):
+            explain = GradCAM(_GradCAMModel(self.network, layer, self.device.images(images)), layer)
+            maps = [
+                explain.compute_map(images, finding) - explain.compute_map(images, finding, against=True)
+                for finding in range(findings)
+            ]
             heat.append(torch.cat(maps, dim=1).detach())
         return torch.cat(heat)
 
 
-def predict_heatmaps(
-    device: Device, method: Method, network: nn.Module, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe
-) -> Heatmaps | None:
-    """Scores and heatmaps of the images `rows` (n,) of the map, centre crop; None if the network has no heatmaps."""
-    reader = HeatmapReader(device, method, network, recipe.pixels.crop)
-    if reader.kind is None:
-        return None
-    read = list(_read(reader, pixels, rows, recipe))
-    logits, maps = (torch.cat(parts).numpy() for parts in zip(*read, strict=True))
-    return Heatmaps(logits, maps, reader.kind)
+class _GradCAMModel(ModelWithHooks):
+    """Activations and gradients as MONAI's Grad-CAM asks for them, from one float32 forward pass for all findings.
 
-
-def _read(
-    reader: HeatmapReader, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe
-) -> Iterator[tuple[Tensor, Tensor]]:
-    nothing = np.empty((len(pixels), 0), np.float32)
-    crop = center_crops(rows, recipe.pixels)
-    with progress("heatmaps of the boxed test images", len(rows)) as advance:
-        spans = shard_within_batches(len(rows), recipe.evaluate.batch_size)
-        for batch in read_batches(pixels, nothing, crop, recipe.pixels.crop, spans):
-            yield reader.read(batch.images)
-            advance(len(batch.images))
-
-
-class _Explained(ModelWithHooks):
-    """What MONAI's Grad-CAM asks for activations and gradients: one forward pass for all findings, in float32.
-
-    MONAI's own hooks run the network once a finding, stay on it for good, and fail where the network changes the
-    layer's output in place. Here the features are cut out once and handed on as a copy.
+    MONAI's own hooks run the network once per finding, stay registered for good, and fail where the network modifies
+    the layer's output in place. Here the features are captured once, and the network continues with a copy.
     """
 
     def __init__(self, network: nn.Module, layer: str, images: Tensor) -> None:
-        hook = network.get_submodule(layer).register_forward_hook(self._cut)
+        # Without super().__init__(), which registers MONAI's hooks.
+        hook = network.get_submodule(layer).register_forward_hook(self._capture)
         try:
             with torch.enable_grad():
                 self.logits = network(images).logits
@@ -156,30 +209,30 @@ class _Explained(ModelWithHooks):
 
     def __call__(
         self, x: Tensor, class_idx: int, retain_graph: bool = True, against: bool = False
-    ) -> tuple[Tensor, tuple, tuple]:
+    ) -> tuple[Tensor, tuple[Tensor], tuple[Tensor]]:
         score = self.logits[:, class_idx].sum()
         (gradient,) = torch.autograd.grad(-score if against else score, self.features, retain_graph=True)
         return self.logits, (self.features,), (gradient.contiguous(),)
 
-    def _cut(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    def _capture(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         self.features = output.detach().contiguous().requires_grad_(True)
         return self.features.clone()
 
 
-def _last_layer_with_places(network: nn.Module, images: Tensor) -> str | None:
-    """Name of the module that is the last to return features (B, D, h, w) with h w > 1."""
-    last = []
+def _last_spatial_layer(network: nn.Module, images: Tensor) -> str | None:
+    """Return the name of the last module called that returns features (B, D, h, w) with h * w > 1; None without."""
+    spatial: list[str] = []
 
-    def note(name: str):
+    def make_hook(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-                last.append(name)
+                spatial.append(name)
 
         return hook
 
-    hooks = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
+    hooks = [module.register_forward_hook(make_hook(name)) for name, module in network.named_modules() if name]
     with torch.inference_mode():
         network(images)
     for hook in hooks:
         hook.remove()
-    return last[-1] if last else None
+    return spatial[-1] if spatial else None

@@ -1,4 +1,4 @@
-"""Memory: what is in use at most, on a GPU or in this process, and what becomes of what is free."""
+"""Memory: the peak in use, on a GPU or of this process, and what happens to memory that is freed."""
 
 import ctypes
 import gc
@@ -9,49 +9,48 @@ from pathlib import Path
 import torch
 
 PROCESS = Path("/proc/self")
-FORGET_PEAK = "5"  # written to clear_refs: the peak of the resident set becomes its present size
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3): give back beyond so much (-1: never); blocks outside the heap
+RESET_PEAK = "5"  # written to clear_refs, resets the peak of the resident set to its present size: proc(5)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3): free memory kept in the heap (-1: all); blocks outside the heap
 MEANINGS = {"cuda": "allocated on the GPU", "cpu": "resident set of the process"}
 
 
 class PeakMemory:
-    """The most memory that was in use since this was made; what was free before does not count.
+    """Peak memory in use since this object was made; memory that was free before does not count.
 
     Args:
-        device: where the network computes.
+        device: where the network runs.
 
     Attributes:
-        meaning: of the number: "allocated on the GPU", "resident set of the process" (Python and its libraries
+        meaning: what is measured: "allocated on the GPU", "resident set of the process" (Python and its libraries
             included), or "unknown".
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         release_memory()
-        self._known = self._forget()
-        self.meaning = MEANINGS[device.type] if self._known else "unknown"
+        self._is_measured = self._reset()
+        self.meaning = MEANINGS[device.type] if self._is_measured else "unknown"
 
     def bytes(self) -> int | None:
-        """Bytes at the peak; None where the system does not tell."""
-        if not self._known:
-            return None
-        return peak_memory(self.device)
+        """Return the peak in bytes; None if the system does not report it."""
+        return peak_memory(self.device) if self._is_measured else None
 
-    def _forget(self) -> bool:
+    def _reset(self) -> bool:
+        """Reset the peak; return whether the system can."""
         if self.device.type == "cuda":  # pragma: no cover (needs a GPU)
             torch.cuda.reset_peak_memory_stats(self.device)
             return True
         if self.device.type != "cpu":
             return False
         try:
-            (PROCESS / "clear_refs").write_text(FORGET_PEAK)
+            (PROCESS / "clear_refs").write_text(RESET_PEAK)
         except OSError:
             return False
         return True
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes in use at most so far: allocated on a GPU, else by the process; None where the system does not tell."""
+    """Return the peak so far in bytes, of the GPU or else of the process; None if the system does not report it."""
     if device.type == "cuda":  # pragma: no cover (needs a GPU)
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -62,31 +61,32 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is what torch raises where the memory, a GPU's or the machine's, does not hold a tensor."""
-    said = re.search("can't allocate memory|not enough memory|out of memory", str(error))
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or said is not None
+    """Return whether torch raised this because the memory, of a GPU or of the machine, cannot hold a tensor."""
+    # For the machine's memory torch raises a plain RuntimeError, known by its text alone.
+    matches = re.search("can't allocate memory|not enough memory|out of memory", str(error))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or matches is not None
 
 
 def release_memory() -> None:
-    """Give back to the system what nothing refers to any more: the next measurement does not inherit it."""
+    """Return unreferenced memory to the system, so that the next measurement does not include it."""
     gc.collect()
     if torch.cuda.is_available():  # pragma: no cover (needs a GPU)
         torch.cuda.empty_cache()
-    _glibc("malloc_trim", 0)  # without it, what is free stays in the resident set
+    _call_glibc("malloc_trim", 0)  # without it, freed memory stays in the resident set
 
 
 def keep_freed_memory() -> None:
-    """Keep what the processor frees for what it needs next, where the C library is glibc.
+    """Keep freed memory of the CPU for reuse, where the C library is glibc.
 
-    A training step needs again what the one before it freed. Given back to the system, every page would come back by a
-    fault and filled with zeros, step after step.
+    A training step needs again what the step before it freed. If that were returned to the system, each page would be
+    faulted in again and filled with zeros, step after step.
     """
-    _glibc("mallopt", M_MMAP_MAX, 0)
-    _glibc("mallopt", M_TRIM_THRESHOLD, -1)
+    _call_glibc("mallopt", M_MMAP_MAX, 0)
+    _call_glibc("mallopt", M_TRIM_THRESHOLD, -1)
 
 
-def _glibc(function: str, *numbers: int) -> None:
-    """Call a function of the C library, where there is one of this name."""
-    known = getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
-    if known is not None:
-        known(*numbers)
+def _call_glibc(name: str, *arguments: int) -> None:
+    """Call a function of the C library if it exists."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    if function is not None:
+        function(*arguments)

@@ -1,6 +1,7 @@
-"""One optimisation step: a batch, whole or in parts, in one process or several, to one update of the weights."""
+"""One optimization step: from a batch, in parts and over processes where the recipe asks for it, to updated weights."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +11,19 @@ from ..method import ContractError, Method
 from ..recipe import Recipe, Train
 from .device import Device
 
-Optimizer, Scheduler = torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler
+Optimizer: TypeAlias = torch.optim.Optimizer
+Scheduler: TypeAlias = torch.optim.lr_scheduler.LRScheduler
 
 
 @dataclass
 class Learner:
-    """A network being trained.
+    """A network in training.
 
     Attributes:
         network: on the device; what is scored and saved.
-        wrapped: the same weights as training calls them: over several processes, or compiled.
+        wrapped: the same weights as training calls them: distributed over processes, or compiled.
         optimizer, scheduler: the recipe's; the scheduler counts steps.
-        frozen: whether BatchNorm keeps its statistics, and normalises by them.
+        frozen: whether BatchNorm keeps its statistics and normalizes by them.
     """
 
     network: nn.Module
@@ -31,7 +33,7 @@ class Learner:
     frozen: bool
 
     def train(self) -> None:
-        """Training mode, BatchNorm excepted if it is frozen."""
+        """Switch to training mode, except for BatchNorm if it is frozen."""
         self.wrapped.train()
         for module in self.wrapped.modules() if self.frozen else ():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -39,16 +41,17 @@ class Learner:
 
 
 def make_learner(device: Device, network: nn.Module, recipe: Recipe, steps_per_epoch: int) -> Learner:
-    """The network placed on the device, with the recipe's optimiser and schedule."""
+    """Place a network on the device, with the recipe's optimizer and schedule."""
     train = recipe.train
     network = device.place(network)
     wrapped = device.wrap_for_training(network, train.batch_norm, recipe.compute.compile)
-    frozen = device.batch_norm(train.batch_norm) == "frozen"
-    return Learner(network, wrapped, *make_optimizer(network, train, steps_per_epoch), frozen)
+    optimizer, scheduler = make_optimizer(network, train, steps_per_epoch)
+    return Learner(network, wrapped, optimizer, scheduler, frozen=device.batch_norm(train.batch_norm) == "frozen")
 
 
 def make_optimizer(network: nn.Module, train: Train, steps_per_epoch: int) -> tuple[Optimizer, Scheduler]:
-    """The recipe's optimiser, and its schedule in steps."""
+    """Build the recipe's optimizer, and its schedule in steps."""
+    optimizer: Optimizer
     if train.optimizer == "sgd":
         optimizer = torch.optim.SGD(
             network.parameters(), train.lr, train.momentum, weight_decay=train.weight_decay, fused=True
@@ -56,14 +59,26 @@ def make_optimizer(network: nn.Module, train: Train, steps_per_epoch: int) -> tu
     else:
         optimizer = torch.optim.AdamW(network.parameters(), train.lr, weight_decay=train.weight_decay, fused=True)
     if train.schedule == "one_cycle":
-        cycle = torch.optim.lr_scheduler.OneCycleLR
-        return optimizer, cycle(optimizer, train.lr, total_steps=train.epochs * steps_per_epoch, cycle_momentum=False)
+        one_cycle = torch.optim.lr_scheduler.OneCycleLR
+        total_steps = train.epochs * steps_per_epoch
+        return optimizer, one_cycle(optimizer, train.lr, total_steps=total_steps, cycle_momentum=False)
     drops = [epoch * steps_per_epoch for epoch in train.drop_after]
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, train.drop_factor)
 
 
 def train_step(device: Device, method: Method, learner: Learner, batch: Batch, micro_batch: int = 0) -> Tensor:
-    """Update the weights by one batch; this process's part of the batch's loss, a scalar that stays on the device."""
+    """Update the weights by one batch.
+
+    Args:
+        device: where the network runs.
+        method: computes the loss.
+        learner: what is trained.
+        batch: this process's part of the batch, with the labels of the complete batch.
+        micro_batch: images per forward and backward pass; 0 for all at once.
+
+    Returns:
+        This process's part of the batch's loss: a scalar on the device, so that the step does not wait for it.
+    """
     learner.optimizer.zero_grad()
     loss = accumulate_gradients(device, method, learner.wrapped, batch, micro_batch)
     learner.optimizer.step()
@@ -76,30 +91,40 @@ def accumulate_gradients(
 ) -> Tensor:
     """Add the gradient of a batch's loss to the parameters, at most `micro_batch` images at a time (0: all at once).
 
-    Labels are weighted over the whole batch, so the parts add up to the same gradient, unless BatchNorm takes its
-    statistics from them: then each part is normalised by its own.
+    Labels are weighted over the complete batch, so that parts add up to the same gradient, unless BatchNorm computes
+    its statistics from them: then each part is normalized by its own.
 
     Returns:
-        The loss of this process's part of the batch: summed over the processes it is the batch's.
+        The loss of this process's part of the batch; the sum over the processes is the batch's loss.
+
+    Raises:
+        ContractError: the method's weights or loss, or the network's logits, have another shape.
     """
     targets = batch.targets.to(device.torch_device, non_blocking=True)
     weights = method.label_weights(targets)
     if not isinstance(weights, Tensor) or weights.shape != targets.shape:
-        raise ContractError(f"label_weights() must return a tensor {tuple(targets.shape)}, as its targets are")
+        raise ContractError(f"label_weights() must return a tensor {tuple(targets.shape)}, the shape of its targets")
+    # Padding takes part in the reduction over processes, and counts for nothing.
     weights = weights[batch.local] * (0 if batch.is_padding else 1)
-    parts = batch_sizes(len(batch.images), micro_batch or len(batch.images))
+    sizes = batch_sizes(len(batch.images), micro_batch or len(batch.images))
     total = torch.zeros((), device=device.torch_device)
-    each = zip(*(whole.split(parts) for whole in (batch.images, targets[batch.local], weights)), strict=True)
-    for number, (images, labels, weight) in enumerate(each, start=1):
-        output = device.forward(network, images)
-        if output.logits.shape != labels.shape:
-            raise ContractError(
-                f"the network gives logits {tuple(output.logits.shape)} for {tuple(labels.shape)} labels"
-            )
-        loss = method.loss(output, labels, weight)
-        if not isinstance(loss, Tensor) or loss.ndim:
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ContractError(f"loss() must return a scalar tensor, not {shape}")
-        device.backward(loss, network, last=number == len(parts))
+    parts = zip(*(tensor.split(sizes) for tensor in (batch.images, targets[batch.local], weights)), strict=True)
+    for number, (images, labels, weight) in enumerate(parts, start=1):
+        loss = _part_loss(device, method, network, images, labels, weight)
+        device.backward(loss, network, last=number == len(sizes))
         total += loss.detach()
     return total
+
+
+def _part_loss(
+    device: Device, method: Method, network: nn.Module, images: Tensor, labels: Tensor, weights: Tensor
+) -> Tensor:
+    """Compute the loss of b images with labels and weights (b, C), checked."""
+    output = device.forward(network, images)
+    if output.logits.shape != labels.shape:
+        raise ContractError(f"the network returns logits {tuple(output.logits.shape)} for labels {tuple(labels.shape)}")
+    loss = method.loss(output, labels, weights)
+    if not isinstance(loss, Tensor) or loss.ndim:
+        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ContractError(f"loss() must return a scalar tensor, not {shape}")
+    return loss

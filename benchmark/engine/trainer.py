@@ -1,8 +1,8 @@
-"""One stage of training: the loop over epochs, and the rule that picks one (step.py is what happens to a batch).
+"""Training of one stage: the loop over epochs, and the rule that selects one (step.py updates the weights by a batch).
 
-Randomness is counted, not consumed: the order of the examples, the shift of each crop and the seed of dropout are
-functions of (seed, stage, epoch), so a stage that was interrupted goes on as if it had not been; to the bit on a CPU,
-up to the order in which sums are taken on a GPU.
+Random draws depend only on (seed, stage, epoch, position), not on generator state: the order of the examples, the shift
+of each crop and the seed of dropout. So a stage that was interrupted resumes as if it had not been: bit-exact on a CPU,
+up to the order of summation on a GPU.
 """
 
 import time
@@ -17,6 +17,7 @@ from ..metrics.auc import mean_auc
 from ..recipe import recipe_identity, recipe_table
 from ..utils import signals
 from ..utils.errors import UserError, first_few
+from ..utils.files import CHECKPOINT_FILE
 from ..utils.options import to_dict
 from ..utils.progress import progress, say
 from ..utils.run_log import INTERVAL, has_listeners, log_event
@@ -30,9 +31,9 @@ from .checkpoint import (
     set_random_state,
     training_identity,
 )
+from .context import TrainContext
 from .device import Device
-from .epoch import Epoch, TrainContext
-from .inference import predict_scores
+from .epoch import Epoch
 from .memory import is_out_of_memory, peak_memory
 from .step import Learner, make_learner, train_step
 from .weights import copy_weights
@@ -47,31 +48,32 @@ def train_stage(
     rows: np.ndarray,
     work: Path,
 ) -> TrainedStage:
-    """Train `network` from the weights `start` on the images `rows`, or go on where `work/checkpoint.pt` stands.
+    """Train a network on some images, or resume from the checkpoint in `work`.
 
     Args:
-        material: what the stages share.
-        start: the weights to begin with.
+        context: what the stages share.
+        start: the weights to start from.
         network: as the method built it; holds the last epoch's weights afterwards.
-        stage: the stage's number, from 0; part of every count of randomness.
-        title: the stage's name, for the progress bar.
-        rows: row numbers to train on, repeats allowed.
+        stage: number of the stage, from 0; part of the key of every random draw.
+        title: name of the stage, for messages.
+        rows: row numbers to train on (n,), repeats allowed.
         work: the stage's own folder.
 
     Raises:
-        UserError: as `train_epoch` and `Keeper`.
-        Stopped: a signal asked for it; the same call goes on.
+        UserError: see `train_epoch` and `CheckpointManager`.
+        Interrupted: a signal asked to stop; the same call resumes.
     """
     recipe, device = context.recipe, context.device
     network.load_state_dict(start)
     learner = make_learner(device, network, recipe, len(batch_sizes(len(rows), recipe.train.batch_size)))
-    manager = CheckpointManager(device, learner, work / "checkpoint.pt", _stage_identity(context, stage, rows))
+    manager = CheckpointManager(device, learner, work / CHECKPOINT_FILE, _stage_identity(context, stage, rows))
     trained, epochs = manager.trained, recipe.train.epochs
     if manager.path.exists():
-        within = f", step {manager.passed.steps}" if manager.passed.steps else ""
-        say(f"{title}: goes on after epoch {len(trained.loss)} of {epochs}{within}")
+        step = f", step {manager.progress.steps}" if manager.progress.steps else ""
+        say(f"{title}: resumes after epoch {len(trained.loss)} of {epochs}{step}")
     for number in range(len(trained.loss), epochs):
         epoch = Epoch(context, (stage, number), rows, f"{title}, epoch {number + 1}/{epochs}")
+        # A signal is acted on between steps and between epochs, where a checkpoint has what is needed to resume.
         with signals.defer_signals():
             loss = train_epoch(epoch, learner, manager)
         scores = _score_validation(context, network, manager)
@@ -84,72 +86,81 @@ def train_stage(
 
 
 def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | None = None) -> float:
-    """One pass over the rows, from where it was left; the mean loss over its images.
+    """Train on each example once, from where the epoch was interrupted.
 
     Args:
-        epoch: which pass.
+        epoch: which epoch.
         learner: what is trained.
-        keeper: knows where the pass goes on, and keeps how far it has come; None begins, and keeps nothing.
+        manager: knows where the epoch resumes, and saves checkpoints; None starts at the beginning and saves none.
+
+    Returns:
+        The mean loss over the epoch's images.
 
     Raises:
-        UserError: the loss or the weights are no numbers any more, or the memory does not hold a step.
-        Stopped: a signal asked for it; the keeper has the state.
+        UserError: loss or weights are not finite, or a step does not fit the memory.
+        Interrupted: a signal asked to stop; the state is saved.
     """
-    device, passed = epoch.context.device, manager.passed if manager else new_progress(epoch.context.device)
-    passed.clock.start()
-    torch.manual_seed(_torch_seed(epoch.context.seed, *epoch.count))
-    batches = epoch.batches(passed.steps)  # it draws, so a state that was kept is set afterwards
-    if passed.random:
-        set_random_state(device, passed.random)
+    device = epoch.context.device
+    position = manager.progress if manager else new_progress(device)
+    position.stopwatch.start()
+    torch.manual_seed(_torch_seed(epoch.context.seed, *epoch.key))
+    batches = epoch.batches(position.steps)
+    if position.random_state:  # restored last: making the loader draws from torch's generator
+        set_random_state(device, position.random_state)
     learner.train()
-    pace = StepLogger(device, learner, epoch.count, len(epoch.spans), passed.steps)
-    with progress(epoch.title, len(epoch.rows) - epoch.images(passed.steps), logged=False) as advance:
+    step_logger = StepLogger(device, learner, epoch.key, len(epoch.spans), position.steps)
+    with progress(epoch.title, len(epoch.rows) - epoch.count_images(position.steps), logged=False) as advance:
         for batch in batches:
             loss = _train_step(epoch.context, learner, batch)
-            passed.add(loss, len(batch.targets))
+            position.add(loss, len(batch.targets))
             advance(len(batch.targets))
-            pace(batch, loss)
+            step_logger(batch, loss)
             if manager:
                 _checkpoint_if_due(epoch, manager)
-    _check_finite(epoch, learner, passed, manager)
-    mean = float(device.all_reduce_sum(passed.total)) / len(epoch.rows)
-    passed.clock.stop()
-    return mean
+    _check_finite(epoch, learner, position, manager)
+    mean_loss = float(device.all_reduce_sum(position.loss_sum)) / len(epoch.rows)
+    position.stopwatch.stop()
+    return mean_loss
 
 
 def _checkpoint_if_due(epoch: Epoch, manager: CheckpointManager) -> None:
-    """After a step: look whether all is well, save and stop, each where it is time."""
-    passed = manager.passed
-    signal, due = manager.wanted()
-    if signal is None and not due:
-        if passed.steps % CHECK_EVERY == 0:
-            _check_finite(epoch, manager.learner, passed, manager, with_weights=False)
+    """Check the losses, save and stop after a step, each where it is due."""
+    position = manager.progress
+    signal, is_due = manager.poll()
+    if signal is None and not is_due:
+        if position.steps % CHECK_EVERY == 0:
+            _check_finite(epoch, manager.learner, position, manager, with_weights=False)
         return
-    _check_finite(epoch, manager.learner, passed, manager)
-    passed.clock.stop()
+    _check_finite(epoch, manager.learner, position, manager)
+    position.stopwatch.stop()
     manager.save()
-    passed.clock.start()
+    position.stopwatch.start()
     if signal is not None:
-        stage, number = epoch.count
-        where = f"step {passed.steps} of {len(epoch.spans)} of stage {stage + 1}, epoch {number + 1}"
-        raise signals.Interrupted(signal, f"stopped after {where}: the same command goes on from there")
+        stage, number = epoch.key
+        where = f"step {position.steps} of {len(epoch.spans)} of stage {stage + 1}, epoch {number + 1}"
+        raise signals.Interrupted(signal, f"stopped after {where}: rerun the same command to resume")
 
 
 def _check_finite(
-    epoch: Epoch, learner: Learner, passed: EpochProgress, manager: CheckpointManager | None, with_weights: bool = True
+    epoch: Epoch,
+    learner: Learner,
+    position: EpochProgress,
+    manager: CheckpointManager | None,
+    with_weights: bool = True,
 ) -> None:
-    lost = check_finite(epoch.context.device, learner, passed, with_weights)
-    if lost is not None:
-        rate = epoch.context.recipe.train.lr / 10
+    """Raise a UserError that names the images if the loss or the weights are not finite."""
+    found = check_finite(epoch.context.device, learner, position, with_weights)
+    if found is not None:
+        lower_rate = epoch.context.recipe.train.lr / 10
         raise UserError(
-            f"{lost.what} in {epoch.title}, step {lost.step + 1} of {len(epoch.spans)} (images "
-            f"{first_few(epoch.names(lost.step))}): lower the rate with --set train.lr={rate:g}"
-            + (f"; {manager.last()}" if manager else "")
+            f"{found.problem} in {epoch.title}, step {found.step + 1} of {len(epoch.spans)} (images "
+            f"{first_few(epoch.image_ids(found.step))}): lower the learning rate with --set train.lr={lower_rate:g}"
+            + (f"; {manager.describe_last()}" if manager else "")
         )
 
 
 def _train_step(context: TrainContext, learner: Learner, batch: Batch) -> Tensor:
-    """One step. Raises UserError where the memory does not hold it, with the setting that takes half of it."""
+    """Train on a batch. Raises UserError if the memory cannot hold it, with the setting that halves its need."""
     micro_batch = context.recipe.train.micro_batch
     try:
         return train_step(context.device, context.method, learner, batch, micro_batch)
@@ -158,17 +169,14 @@ def _train_step(context: TrainContext, learner: Learner, batch: Batch) -> Tensor
             raise
         images = min(micro_batch or len(batch.images), len(batch.images))
         advice = f"--set train.micro_batch={images // 2}" if images > 1 else "a smaller pixels.crop"
-        raise UserError(
-            f"the memory does not hold a training step of {images} images at a time: try {advice}"
-        ) from error
+        raise UserError(f"the memory cannot hold a training step of {images} images at a time: try {advice}") from error
 
 
 def _score_validation(context: TrainContext, network: nn.Module, manager: CheckpointManager) -> np.ndarray:
-    """Log-odds of the validation split (n, C); who interrupts finds the epoch, trained, in the checkpoint."""
+    """Compute the log-odds of the validation split (n, C); if interrupted, save the epoch's steps first."""
     try:
         signals.raise_if_signalled()
-        rows, findings = context.validation, context.targets.shape[1]
-        return predict_scores(context.device, network, context.pixels, rows, context.recipe, "validation", findings)
+        return context.predictor(network).scores(context.validation, "validation")
     except KeyboardInterrupt:
         manager.save()
         raise
@@ -177,51 +185,62 @@ def _score_validation(context: TrainContext, network: nn.Module, manager: Checkp
 def _finish_epoch(
     epoch: Epoch, network: nn.Module, manager: CheckpointManager, loss: float, scores: np.ndarray
 ) -> float | None:
-    """Note what came of an epoch, keep the weights if the recipe's rule picks it, save; the validation's mean AUC."""
+    """Record an epoch's outcome, copy its weights if the recipe's rule selects it, and save.
+
+    Returns:
+        Mean AUC of the validation split; None where undefined.
+    """
     trained, context = manager.trained, epoch.context
-    value = mean_auc(scores, context.targets[context.validation])
-    best = max((auc for auc in trained.validation_auc if auc is not None), default=-1.0)
+    auc = mean_auc(scores, context.targets[context.validation])
+    best = max((value for value in trained.validation_auc if value is not None), default=-1.0)
     trained.loss.append(loss)
-    trained.validation_auc.append(value)
-    trained.seconds += manager.passed.clock.seconds
+    trained.validation_auc.append(auc)
+    trained.seconds += manager.progress.stopwatch.seconds
     trained.images += len(epoch.rows)
-    if context.recipe.train.select == "last" or not trained.weights or (value is not None and value > best):
+    # The first epoch is selected in any case: without a defined AUC none would be.
+    if context.recipe.train.select == "last" or not trained.weights or (auc is not None and auc > best):
         trained.weights, trained.best_epoch = copy_weights(network), len(trained.loss)
-    manager.passed = new_progress(context.device)
+    manager.progress = new_progress(context.device)
     manager.save()
-    return value
+    return auc
 
 
 def _stage_identity(context: TrainContext, stage: int, rows: np.ndarray) -> str:
-    """Names the training that a checkpoint belongs to."""
-    method, recipe = context.method, recipe_table(context.recipe)
-    counts = {"seed": context.seed, "stage": stage, "method": [method.name, to_dict(method)]}
-    return training_identity({**counts, "recipe": recipe_identity(recipe)}, rows)
+    """Identify the training that a checkpoint belongs to."""
+    settings = {
+        "seed": context.seed,
+        "stage": stage,
+        "method": [context.method.name, to_dict(context.method)],
+        "recipe": recipe_identity(recipe_table(context.recipe)),
+    }
+    return training_identity(settings, rows)
 
 
-def _torch_seed(*count: int) -> int:
-    return int(np.random.SeedSequence(count).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _torch_seed(*key: int) -> int:
+    """Derive a seed for torch, which takes 63 bits, from counts."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class StepLogger:
-    """Notes how an epoch comes on: every INTERVAL seconds, and after its last step.
+    """Logs the progress of an epoch: every INTERVAL seconds, and after its last step.
 
-    The loss is summed where it is, and fetched only for a line: a step never waits for the device.
+    The loss is summed on the device and copied for a log entry only, so that a step never waits for the device.
 
     Args:
-        device: where the network is trained.
-        learner: what is trained; its rate is told.
-        count: the stage's and the epoch's number, from 0.
-        steps: of the epoch.
-        done: steps of the epoch that were done before this process began; their loss is not told.
+        device: where the network runs.
+        learner: what is trained; its learning rate is logged.
+        key: numbers of the stage and the epoch, from 0.
+        steps: number of steps of the epoch.
+        done: steps that were done before this process started; they are not part of the logged loss.
     """
 
-    def __init__(self, device: Device, learner: Learner, count: tuple[int, int], steps: int, done: int = 0) -> None:
+    def __init__(self, device: Device, learner: Learner, key: tuple[int, int], steps: int, done: int = 0) -> None:
         self._device, self._learner = device, learner
-        self._stage, self._epoch = count[0] + 1, count[1] + 1
+        self._stage, self._epoch = key[0] + 1, key[1] + 1
         self._steps, self._step = steps, done
-        self._loss = torch.zeros((), device=device.torch_device)
-        self._mine = self._images = 0
+        self._loss_sum = torch.zeros((), device=device.torch_device)
+        self._local_images = 0  # of this process, since it started
+        self._images = 0  # of all processes, since the last entry
         self._last = time.monotonic()
 
     def __call__(self, batch: Batch, loss: Tensor) -> None:
@@ -229,14 +248,14 @@ class StepLogger:
         if not has_listeners():
             return
         self._step += 1
-        self._loss += loss * len(batch.targets)
-        self._mine += 0 if batch.is_padding else len(batch.images)
+        self._loss_sum += loss * len(batch.targets)
+        self._local_images += 0 if batch.is_padding else len(batch.images)
         self._images += len(batch.targets)
         if self._step == self._steps or time.monotonic() - self._last >= INTERVAL:
-            self._note()
+            self._log()
 
-    def _note(self) -> None:
-        loss = float(self._loss) / max(self._mine, 1)
+    def _log(self) -> None:
+        loss = float(self._loss_sum) / max(self._local_images, 1)  # waits for the device: the rate is measured after
         now = time.monotonic()
         log_event(
             "step",

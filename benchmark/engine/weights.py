@@ -10,8 +10,14 @@ from ..utils.files import write_atomic
 
 
 def loaded_weights(network: nn.Module) -> tuple[str | None, list[str]]:
-    """What was loaded into the network, and the names of its tensors that were not."""
-    sources, loaded = [], set()
+    """Find out which weights a method loaded into its network before training.
+
+    Returns:
+        The sources, joined by commas, or None if nothing was loaded; and the names of the parameters that keep their
+        initial values.
+    """
+    sources: list[str] = []
+    loaded: set[str] = set()
     for name, module in network.named_modules():
         found = getattr(module, "loaded_weights", None)
         if isinstance(found, LoadedWeights):
@@ -21,7 +27,7 @@ def loaded_weights(network: nn.Module) -> tuple[str | None, list[str]]:
 
 
 def weights_sha256(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over the names and bytes of the tensors, by name: equal for equal weights, however they were stored."""
+    """Hash the names and bytes of tensors on the CPU, by name: equal for equal weights, however they were stored."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
@@ -30,12 +36,12 @@ def weights_sha256(weights: dict[str, Tensor]) -> str:
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write a network's weights as safetensors, whole or not at all. Raises UserError: no room."""
+    """Write weights as safetensors, atomically. Raises UserError if the disk is full."""
     from safetensors.torch import save
 
     write_atomic(path, save(weights))
 
 
 def copy_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The network's weights as tensors on the CPU that later training cannot change."""
+    """Copy a network's weights to the CPU, where later training cannot change them."""
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in network.state_dict().items()}

@@ -18,6 +18,7 @@ from .errors import UserError
 SEAL_MARK = b"chxbench sealed\n"  # between the content of a sealed file and its digest
 SEAL_BYTES = len(SEAL_MARK) + hashlib.sha256().digest_size
 CHUNK_BYTES = 1 << 22  # bytes read at a time
+CHECKPOINT_FILE = "checkpoint.pt"  # of a stage, in its folder: written by training, checked without torch by `status`
 
 
 class CorruptFile(Exception):  # noqa: N818  a state of the file, which callers report in their own words
@@ -112,6 +113,25 @@ def check_seal(path: Path) -> None:
         raise CorruptFile("it has no seal")
     if seal != SEAL_MARK + digest.digest():
         raise CorruptFile("its checksum does not match")
+
+
+def seal_problem(path: Path) -> str | None:
+    """Find out what is wrong with a sealed file: how it is seen to be damaged or unreadable; None if it is intact."""
+    try:
+        check_seal(path)
+    except (CorruptFile, OSError) as error:
+        return str(error)
+    return None
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a sealed file exists and holds the bytes that were written."""
+    return seal_problem(path) is None
+
+
+def previous_version(path: Path) -> Path:
+    """Return where the file that `path` replaced is kept: `checkpoint.pt` becomes `checkpoint.previous.pt`."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def file_sha256(path: Path) -> str:

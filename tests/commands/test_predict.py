@@ -1,4 +1,4 @@
-"""Images from outside through a finished run: same scores as the run's own, files of every kind, honest failures."""
+"""Inference on images with a trained run: the run's own scores, files of every kind, failures that are reported."""
 
 import csv
 import json
@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from chxbench import UserError
 from chxbench.benchmark.cli import main
+from chxbench.benchmark.commands.predict.annotations import Annotations
+from chxbench.benchmark.commands.predict.output import leading_findings
 from chxbench.benchmark.commands.predict.predict import PredictConfig, predict_images
 from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.commands.trained_run import load_trained_run
@@ -23,7 +25,7 @@ from chxbench.benchmark.utils.image_io import read_image
 
 @pytest.fixture(scope="module")
 def done(config_in, tmp_path_factory):
-    """A finished run of sam: its plan, its record, its published folder."""
+    """A completed run of sam: its experiment, its record, its published folder."""
     config = config_in(tmp_path_factory.mktemp("done"), method="sam", settings={"compute.precision": "float32"})
     record, place = run(config)
     return build_experiment(config), record, place
@@ -31,7 +33,7 @@ def done(config_in, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(done, tmp_path_factory):
-    """Four test images as files: two PNG, one JPEG, one DICOM; and a file that is no image."""
+    """Four test images as files: two PNG, one JPEG, one DICOM; and a file that is not an image."""
     pydicom = pytest.importorskip("pydicom")
     experiment, *_ = done
     place = tmp_path_factory.mktemp("images")
@@ -99,31 +101,33 @@ def test_a_folder_gives_the_runs_own_scores_as_table_json_and_pictures(done, fol
     assert content["trained_on"]["dataset"] == "phantom"
     assert "drawn" in content["trained_on"]["caveat"]
     truth = experiment.index.images.set_index("image_id").loc[names[0], list(FINDINGS)]
-    assert content["known"]["split"] == "test"
-    assert content["known"]["labels"] == {finding: int(value) for finding, value in truth.items()}
-    assert set(content["known"]["boxes"]) == {finding for finding, value in truth.items() if value == 1}
-    assert json.loads((tmp_path / "out" / "third.json").read_text())["known"] is None
+    assert content["annotations"]["split"] == "test"
+    assert content["annotations"]["labels"] == {finding: int(value) for finding, value in truth.items()}
+    assert set(content["annotations"]["boxes"]) == {finding for finding, value in truth.items() if value == 1}
+    assert json.loads((tmp_path / "out" / "third.json").read_text())["annotations"] is None
 
 
-def test_another_image_of_the_same_name_is_not_taken_for_the_datasets(done, folder, tmp_path):
+def test_another_image_of_the_same_name_is_not_annotated(done, folder, tmp_path):
     """Phantom and ChestX-ray14 name their files alike."""
     experiment, *_ = done
     images, names = folder
     shutil.copy(images / names[1], tmp_path / names[0])
     predict_images(PredictConfig([str(tmp_path / names[0])], experiment.work, tmp_path / "out", pictures=False))
-    assert json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())["known"] is None
+    assert json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())["annotations"] is None
 
 
 def test_published_records_find_their_weights_and_image_ids_need_no_file(done, folder, tmp_path):
     _, _, place = done
     _, names = folder
     first = predict_images(PredictConfig(names[:2], place, tmp_path / "out", pictures=False))
-    assert [answer.name for answer in first] == names[:2]
+    assert [prediction.name for prediction in first] == names[:2]
     assert not list((tmp_path / "out").glob("*.png"))
     np.testing.assert_allclose(list(first[0].probabilities.values()), recorded(place).loc[names[0]], atol=1e-5)
 
 
-def test_a_broken_copy_in_the_dataset_leaves_the_users_file_answered(done, folder, tmp_path, monkeypatch):
+def test_a_broken_copy_in_the_dataset_does_not_keep_the_users_file_from_being_predicted(
+    done, folder, tmp_path, monkeypatch
+):
     experiment, *_ = done
     images, names = folder
 
@@ -131,11 +135,11 @@ def test_a_broken_copy_in_the_dataset_leaves_the_users_file_answered(done, folde
         raise DataError("broken")
 
     monkeypatch.setattr(type(experiment.dataset), "read", broken)
-    (answer,) = predict_images(
+    (prediction,) = predict_images(
         PredictConfig([str(images / names[0])], experiment.work, tmp_path / "out", pictures=False)
     )
-    assert answer.name == names[0]
-    assert json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())["known"] is None
+    assert prediction.name == names[0]
+    assert json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())["annotations"] is None
 
 
 def test_the_other_heatmap_of_the_same_weights(done, folder, tmp_path):
@@ -149,11 +153,11 @@ def test_the_other_heatmap_of_the_same_weights(done, folder, tmp_path):
     )
     assert score.probabilities == cam.probabilities
     assert not np.allclose(score.heat, cam.heat)
-    told = json.loads((tmp_path / "cam" / f"{names[0][:-4]}.json").read_text())
-    assert told["method"]["options"]["heatmap"] == "cam"
+    content = json.loads((tmp_path / "cam" / f"{names[0][:-4]}.json").read_text())
+    assert content["method"]["options"]["heatmap"] == "cam"
 
 
-def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(done, folder, tmp_path):
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(done, folder, tmp_path):
     experiment, *_ = done
     images, names = folder
     (tmp_path / "broken.png").write_bytes(b"no image")
@@ -183,12 +187,12 @@ def test_equal_names_in_two_folders_are_kept_apart(done, folder, tmp_path):
     images, names = folder
     (tmp_path / "other").mkdir()
     shutil.copy(images / names[1], tmp_path / "other" / names[0])
-    asked = [str(images / names[0]), str(tmp_path / "other")]
-    predict_images(PredictConfig(asked, experiment.work, tmp_path / "out", pictures=False))
+    paths = [str(images / names[0]), str(tmp_path / "other")]
+    predict_images(PredictConfig(paths, experiment.work, tmp_path / "out", pictures=False))
     stem = names[0][:-4]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == [f"{stem}-2.json", f"{stem}.json"]
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
-        assert [row["path"] for row in csv.DictReader(file)] == [asked[0], f"{asked[1]}/{names[0]}"]
+        assert [row["path"] for row in csv.DictReader(file)] == [paths[0], f"{paths[1]}/{names[0]}"]
 
 
 def test_many_images_go_through_worker_processes_in_order(done, folder, tmp_path):
@@ -213,7 +217,7 @@ def test_many_images_go_through_worker_processes_in_order(done, folder, tmp_path
         pytest.param(".", "no image found", id="folder without images"),
     ],
 )
-def test_paths_without_images_are_told_before_anything_is_written(done, tmp_path, monkeypatch, asked, message):
+def test_paths_without_images_are_reported_before_anything_is_written(done, tmp_path, monkeypatch, asked, message):
     experiment, *_ = done
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
@@ -223,10 +227,10 @@ def test_paths_without_images_are_told_before_anything_is_written(done, tmp_path
 
 def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
     experiment, *_ = done
-    with pytest.raises(UserError, match=r"has no run\.json"):
+    with pytest.raises(UserError, match=r"has no run\.json: "):
         load_trained_run(tmp_path, {})
     shutil.copy(experiment.work / "run.json", tmp_path / "run.json")
-    with pytest.raises(UserError, match="weights of this run are not here"):
+    with pytest.raises(UserError, match="weights of this run are missing"):
         load_trained_run(tmp_path, {})
     weights = load_file(experiment.work / "weights.safetensors")
     save_file(
@@ -243,13 +247,13 @@ def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
 @pytest.mark.parametrize("options", [{"backbone": "resnet34"}, {"pool": "max"}])
 def test_options_that_were_trained_are_not_changed_afterwards(done, options):
     experiment, *_ = done
-    with pytest.raises(UserError, match="is part of what was trained and scored; what may be changed here: heatmap"):
+    with pytest.raises(UserError, match="is part of what was trained and scored; options to change: heatmap"):
         load_trained_run(experiment.work, options)
     with pytest.raises(UserError, match="did you mean heatmap"):
         load_trained_run(experiment.work, {"heatmapp": "cam"})
 
 
-def test_dicom_is_read_as_it_is_meant(tmp_path):
+def test_dicom_is_read_by_its_window_and_photometric_interpretation(tmp_path):
     pydicom = pytest.importorskip("pydicom")
     gray = np.arange(50, 178, dtype=np.uint8).reshape(8, 16)
     path = tmp_path / "one.dcm"
@@ -258,12 +262,12 @@ def test_dicom_is_read_as_it_is_meant(tmp_path):
         np.testing.assert_array_equal(read_image(path), gray)  # the window keeps black and white where they are
     write_dicom(pydicom, path, gray, window=(1600, 800))  # 1200..2000 of 12 bits
     np.testing.assert_array_equal(read_image(path), np.round(255 * ((gray * 16.0 - 1200) / 800).clip(0, 1)))
-    write_dicom(pydicom, path, gray, window=None)  # nothing tells the range: from the lowest to the highest
+    write_dicom(pydicom, path, gray, window=None)  # no window: from the lowest to the highest
     assert (read_image(path).min(), read_image(path).max()) == (0, 255)
 
 
 @pytest.mark.parametrize("kind", ["PALETTE COLOR", "nonsense"])
-def test_dicom_that_is_no_radiograph_is_refused(tmp_path, kind):
+def test_dicom_that_is_not_a_radiograph_is_refused(tmp_path, kind):
     pydicom = pytest.importorskip("pydicom")
     if kind == "nonsense":
         (tmp_path / "two.dcm").write_bytes(b"x")
@@ -277,3 +281,11 @@ def test_a_png_of_16_bits_is_refused_instead_of_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(DataError, match=r"deep\.png cannot be read .*more than 8 bits"):
         read_image(tmp_path / "deep.png")
+
+
+def test_leading_findings_are_the_likeliest_and_the_labels_that_were_missed():
+    probabilities = {"Mass": 0.9, "Nodule": 0.8, "Edema": 0.2, "Hernia": 0.1}
+    annotations = Annotations("test", {"Mass": 0, "Nodule": None, "Edema": 0, "Hernia": 1}, {})
+    assert leading_findings(probabilities, None, 2) == ["Mass", "Nodule"]
+    assert leading_findings(probabilities, annotations, 2) == ["Mass", "Nodule", "Hernia"]
+    assert leading_findings(probabilities, annotations, 9) == list(probabilities)

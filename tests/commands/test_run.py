@@ -157,7 +157,7 @@ def test_weights_that_were_scored_are_kept(done):
 
     from chxbench.benchmark.data.pixel_cache import prepare_pixels as prepare
     from chxbench.benchmark.engine.device import Device
-    from chxbench.benchmark.engine.inference import predict_scores as predict
+    from chxbench.benchmark.engine.inference import Predictor
 
     config, record, place = done
     experiment = build_experiment(config)
@@ -167,7 +167,8 @@ def test_weights_that_were_scored_are_kept(done):
     network.load_state_dict(weights)
     pixels, _ = prepare(experiment.dataset, experiment.index, experiment.recipe.pixels.size, config.cache)
     device = Device(experiment.recipe.compute.precision)
-    scores = predict(device, device.place(network), pixels, experiment.index.rows("val"), experiment.recipe, "again")
+    predictor = Predictor(device, device.place(network), pixels, experiment.recipe)
+    scores = predictor.scores(experiment.index.rows("val"), "again")
     table = pd.read_parquet(place / "scores.parquet")
     recorded = table.loc[table["split"] == "val", [f"score {finding}" for finding in FINDINGS]]
     np.testing.assert_allclose(scores, recorded, atol=0.05)  # batches of another length round bfloat16 otherwise
@@ -194,7 +195,7 @@ def test_a_first_stage_cannot_select(small_config, monkeypatch):
     config = small_config(method="ma")
     stages = (Stage("first", lambda *_: Selection(np.arange(3))),)
     monkeypatch.setattr(type(build_experiment(config).method), "stages", lambda self: stages)
-    with pytest.raises(UserError, match="no stage has been trained before it"):
+    with pytest.raises(UserError, match="no stage is trained before it"):
         run(config)
 
 
@@ -213,13 +214,13 @@ def in_evaluation(change):
     [
         pytest.param(lambda self, images: images.mean((1, 2, 3)), "not Tensor", id="a tensor"),
         pytest.param(
-            lambda self, images: Output(images.mean((2, 3))), r"logits \(16, 3\) for \(16, 14\)", id="findings"
+            lambda self, images: Output(images.mean((2, 3))), r"logits \(16, 3\) for labels \(16, 14\)", id="findings"
         ),
         pytest.param(lambda self, images: Output(images.mean()), r"not \(\)", id="no batch"),
         pytest.param(
             in_evaluation(lambda logits: logits * np.nan), "13 of 13 images have scores that are not", id="nan"
         ),
-        pytest.param(in_evaluation(lambda logits: logits[:, :3]), "gives 3 findings, not 14", id="fewer"),
+        pytest.param(in_evaluation(lambda logits: logits[:, :3]), "returns 3 findings, not 14", id="fewer"),
     ],
 )
 def test_a_network_that_breaks_the_contract_is_told_with_the_place_of_its_method(
@@ -293,7 +294,7 @@ def test_a_plugins_source_is_part_of_the_run(small_config, tmp_path):
         path = tmp_path / f"{name}.py"
         path.write_text(text + more)
         experiment = build_experiment(small_config(method="own", plugins=(path,)))
-        assert not experiment.source.built_in
+        assert not experiment.entry.built_in
         ids.append(experiment.run_id)
         METHODS._entries = dict(entries)
     assert ids[0] != ids[1]
@@ -374,7 +375,7 @@ def test_a_method_without_maps_or_places_is_scored_all_the_same(small_config, mo
     monkeypatch.setattr(Baseline, "build", lambda *_: Blind())
     record, _ = run(small_config(method="bsl", settings={"train.epochs": 1}))
     assert record.localization is None
-    assert "has neither maps nor layers that Grad-CAM could explain" in capsys.readouterr().err
+    assert "has neither maps nor layers for Grad-CAM" in capsys.readouterr().err
 
 
 def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(small_config, monkeypatch):
@@ -382,7 +383,7 @@ def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(
 
     monkeypatch.setattr(Baseline, "heat", lambda self, maps: maps * np.nan)
     config = small_config(method="bsl", settings={"train.epochs": 1})
-    with pytest.raises(UserError, match="heatmaps that are not numbers"):
+    with pytest.raises(UserError, match="heatmaps that are not finite"):
         run(config)
     assert not config.results.exists()
     assert not (build_experiment(config).work / "run.json").exists()

@@ -455,7 +455,7 @@ def test_what_was_measured_before_a_failure_stands_on_the_leaderboard(tmp_path, 
         pytest.param(["--method", "ma", "--recipe", "papre"], "did you mean paper?", id="recipe"),
         pytest.param(
             ["--method", "ma", "--device", "cuda"],
-            "there is no device 'cuda' here",
+            "device 'cuda' is not available",
             id="no GPU",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here"),
         ),

@@ -15,7 +15,7 @@ from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.status import age, read_status, read_statuses
 from chxbench.benchmark.engine import checkpoint
 from chxbench.benchmark.engine.experiment import build_experiment
-from chxbench.benchmark.utils.files import write_atomic
+from chxbench.benchmark.utils.files import CHECKPOINT_FILE
 from chxbench.benchmark.utils.run_log import LOG_FILE, LogFile, attach_listeners, log_event
 from chxbench.benchmark.utils.workspace import Workspace
 
@@ -122,7 +122,7 @@ def test_the_command_shown_resumes_the_run(small_config, tmp_path, monkeypatch):
     assert command == ["chxbench", *words[:-1]]
     again = CliRunner().invoke(main, command[1:])
     assert again.exit_code == 0, again.output
-    assert "goes on after epoch 1 of 2" in again.output
+    assert "resumes after epoch 1 of 2" in again.output
     text, lines = shown(config.results)
     mean = json.loads((build_experiment(config).work / "run.json").read_text())["mean_auc"]["value"]
     assert f"bsl on phantom: mean AUC {mean:.3f}" in text
@@ -267,13 +267,27 @@ def test_it_needs_no_torch(make_run, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize(("previous", "told"), [(True, "the previous one is used"), (False, "that stage starts over")])
-def test_a_damaged_checkpoint_is_reported_and_the_run_can_be_resumed(tmp_path, previous, told):
-    stage = tmp_path / "runs" / "quick-seed0-1" / "stage1"
-    stage.mkdir(parents=True)
-    (stage / "checkpoint.pt").write_bytes(b"PK")
-    if previous:
-        write_atomic(stage / "checkpoint.previous.pt", b"state", sealed=True)
-    status = status_of(stage.parent)
+@pytest.mark.parametrize(
+    ("previous", "fallback"), [(True, "the previous one is used"), (False, "that stage starts over")]
+)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data[: len(data) // 2], id="cut short"),
+        pytest.param(lambda data: data[:9] + bytes([data[9] ^ 1]) + data[10:], id="flipped bit"),
+    ],
+)
+def test_a_damaged_checkpoint_is_reported_as_training_would_see_it(tmp_path, capsys, previous, fallback, damage):
+    import torch
+
+    path = tmp_path / "runs" / "quick-seed0-1" / "stage1" / CHECKPOINT_FILE
+    path.parent.mkdir(parents=True)
+    for number in range(2 if previous else 1):
+        checkpoint.save_checkpoint(path, {"weights": torch.full((3,), float(number))})
+    assert "damaged" not in status_of(path.parents[1]).detail
+    path.write_bytes(damage(path.read_bytes()))
+    status = status_of(path.parents[1])
     assert status.state == "interrupted"
-    assert f"stage1/checkpoint.pt is damaged: {told}" in status.detail
+    assert f"stage1/checkpoint.pt is damaged: {fallback}" in status.detail
+    assert (checkpoint.load_checkpoint(path) is not None) == previous
+    assert "is damaged" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Batches: crops as counted, every image once whatever the number of processes, errors of the reading thread told."""
+"""Batches: crops by key, every image once whatever the number of processes, errors of the reading thread raised."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def source():
     return pixels, targets, shifted_crops(np.array([3, 3, 9, 0, 1]), Pixels(size=36, crop=32, max_shift=2), 7)
 
 
-def test_training_crops_lie_around_the_centre_and_depend_on_the_count_alone():
+def test_training_crops_are_around_the_center_and_depend_on_the_key_alone():
     setting = Pixels(size=256, crop=224, max_shift=12)
     rows = np.arange(5000)
     crop = shifted_crops(rows, setting, 0, 1, 2)
@@ -48,7 +48,7 @@ def test_batches_are_the_crops_in_order(source):
     np.testing.assert_array_equal(images, gather_crops(pixels, crop, 32))
 
 
-def test_processes_divide_each_batch_and_know_all_its_labels(source):
+def test_processes_divide_each_batch_and_get_all_its_labels(source):
     pixels, targets, crop = source
     whole = list(read_batches(pixels, targets, crop, 32, shard_within_batches(5, 5)))
     parts = [list(read_batches(pixels, targets, crop, 32, shard_within_batches(5, 5, Shard(k, 3)))) for k in range(3)]
@@ -56,28 +56,28 @@ def test_processes_divide_each_batch_and_know_all_its_labels(source):
     np.testing.assert_array_equal(np.concatenate([part[0].images for part in parts]), whole[0].images)
     for part in parts:
         np.testing.assert_array_equal(part[0].targets, whole[0].targets)
-    labels = np.concatenate([part[0].targets[part[0].mine] for part in parts])
+    labels = np.concatenate([part[0].targets[part[0].local] for part in parts])
     np.testing.assert_array_equal(labels, whole[0].targets)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 @pytest.mark.parametrize(("total", "size"), [(100, 16), (97, 32), (33, 32), (7, 96)])
 def test_every_image_is_trained_on_and_scored_once(total, size, processes):
-    shares = [Shard(k, processes) for k in range(processes)]
-    split = [span for share in shares for span in shard_within_batches(total, size, share)]
+    shards = [Shard(k, processes) for k in range(processes)]
+    split = [span for shard in shards for span in shard_within_batches(total, size, shard)]
     assert sorted(position for span in split if not span.is_padding for position in span.local) == list(range(total))
     assert all(len(span.local) for span in split)
     assert [span.global_ for span in split] == processes * [span.global_ for span in shard_within_batches(total, size)]
-    dealt = [span.local for share in shares for span in shard_batches(total, size, share)]
-    assert sorted(dealt, key=lambda mine: mine.start) == [span.local for span in shard_batches(total, size)]
+    dealt = [span.local for shard in shards for span in shard_batches(total, size, shard)]
+    assert sorted(dealt, key=lambda positions: positions.start) == [span.local for span in shard_batches(total, size)]
 
 
 @pytest.mark.parametrize(("total", "most", "sizes"), [(7, 3, [3, 4]), (8, 3, [3, 3, 2]), (1, 3, [1]), (6, 3, [3, 3])])
-def test_no_batch_of_one_is_left_over(total, most, sizes):
+def test_no_batch_has_one_image(total, most, sizes):
     assert batch_sizes(total, most) == sizes
 
 
-def test_what_fails_while_a_batch_is_read_ahead_is_not_the_end_of_the_epoch(source, monkeypatch):
+def test_an_error_while_a_batch_is_read_ahead_does_not_end_the_epoch_silently(source, monkeypatch):
     def fail_at_the_second(pixels, crop, side, calls=[]):  # noqa: B006
         calls.append(1)
         if len(calls) == 2:

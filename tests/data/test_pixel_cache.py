@@ -1,4 +1,4 @@
-"""The pixel map: decoded once, the same pixels as Pillow's, resumable, tied to its sources."""
+"""The pixel cache: decoded once, the same pixels as Pillow's, resumable, tied to its source files."""
 
 import hashlib
 import os
@@ -51,7 +51,7 @@ def paths(tmp_path):
     return made
 
 
-def test_pixels_are_those_of_pillow_rightly_oriented(paths, tmp_path):
+def test_pixels_and_their_orientation_are_those_of_pillow(paths, tmp_path):
     pixels = prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache").pixels
     for row, path in zip(pixels, paths, strict=False):
         with Image.open(path) as image:
@@ -87,7 +87,7 @@ def test_a_second_call_decodes_nothing_and_a_changed_file_is_decoded_alone(paths
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
 
 
-def test_it_goes_on_where_it_stopped(paths, tmp_path, monkeypatch):
+def test_it_resumes_where_it_stopped(paths, tmp_path, monkeypatch):
     index, cache, read = index_of(paths[:3]), tmp_path / "cache", []
 
     def stop_at_the_third(self, image_id, path):
@@ -107,7 +107,7 @@ def test_it_goes_on_where_it_stopped(paths, tmp_path, monkeypatch):
     assert [int(row.max()) for row in pixels] == [0, 0, 1]
 
 
-def test_what_is_decoded_is_saved_on_the_way(paths, tmp_path, monkeypatch):
+def test_decoded_images_are_saved_meanwhile(paths, tmp_path, monkeypatch):
     saved = []
 
     def count_stamps(self, image_id, path):
@@ -131,7 +131,7 @@ def test_a_map_cut_short_is_made_again(paths, tmp_path):
     np.testing.assert_array_equal(prepare_pixels(Files(), index, 40, cache).pixels, before)
 
 
-def test_all_bad_images_are_told_at_once_and_the_good_ones_kept(paths, tmp_path):
+def test_all_bad_images_are_reported_at_once_and_the_good_ones_saved(paths, tmp_path):
     paths[0].write_bytes(b"no picture")
     paths[2].write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 3 images cannot be used: .*0\.png.*2\.png"):
@@ -140,9 +140,9 @@ def test_all_bad_images_are_told_at_once_and_the_good_ones_kept(paths, tmp_path)
     assert (np.fromfile(stamps, np.uint64) != 0).tolist() == [False, True, False]
 
 
-def test_files_that_have_gone_are_told(paths, tmp_path):
+def test_missing_files_are_reported(paths, tmp_path):
     paths[1].unlink()
-    with pytest.raises(DataError, match=r"1 image files have gone: .*1\.png"):
+    with pytest.raises(DataError, match=r"1 image files are missing: .*1\.png"):
         prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
 
 
@@ -173,13 +173,13 @@ def test_the_same_names_in_another_folder_are_other_pixels(paths, tmp_path):
 
 
 @pytest.mark.parametrize("image", [np.full((40, 40), 300, np.uint16), np.zeros((40, 40, 3), np.uint8)])
-def test_what_is_no_gray_bytes_is_refused(paths, tmp_path, monkeypatch, image):
+def test_an_image_that_is_not_gray_bytes_is_refused(paths, tmp_path, monkeypatch, image):
     monkeypatch.setattr(Files, "read", lambda self, name, path: image)
     with pytest.raises(DataError, match=r"image 0\.png was read as uint\d+ \(40, 40.*not as gray bytes"):
         prepare_pixels(Files(), index_of(paths[:1]), 40, tmp_path / "cache")
 
 
-def test_too_little_space_is_told_before_anything_is_written(paths, tmp_path, monkeypatch):
+def test_too_little_space_is_reported_before_anything_is_written(paths, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"GB free: choose another --cache"):
         prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Images that cannot be read: a report of all of them, and runs that go on without them, apart from the others."""
+"""Images that cannot be read: a report of all of them, and runs without them, ranked apart from the others."""
 
 import csv
 
@@ -54,7 +54,7 @@ def test_the_report_has_a_line_for_every_bad_image(root, prepare, tmp_path):
     assert all("cannot identify" in line["problem"] for line in found)
 
 
-def test_the_report_is_a_header_where_all_is_well(prepare, tmp_path):
+def test_the_report_of_no_bad_images_is_a_header(prepare, tmp_path):
     release(tmp_path / "nih")
     assert prepare("--report", tmp_path / "bad.csv").exit_code == 0
     assert (tmp_path / "bad.csv").read_text() == "image_id,path,problem\n"
@@ -67,17 +67,17 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(prepare, tmp
     assert not (tmp_path / "cache").exists()
 
 
-def test_prepare_goes_on_without_them_and_says_so(prepare, tmp_path):
+def test_prepare_continues_without_them_and_reports_it(prepare, tmp_path):
     ran = prepare("--set", f"{SKIP}=true", "--report", tmp_path / "bad.csv")
     assert ran.exit_code == 0, ran.output
-    assert f"left out: 2 images that cannot be read: {', '.join(sorted(BAD))}" in ran.output
+    assert f"skipped 2 images that cannot be read: {', '.join(sorted(BAD))}" in ran.output
     assert "5 images of 256x256 pixels" in ran.output and len(rows(tmp_path / "bad.csv")) == 2
 
 
 @pytest.mark.parametrize("value", ["1", "yes", "no"])
 def test_another_word_than_true_or_false_is_refused(prepare, value):
     ran = prepare("--set", f"{SKIP}={value}")
-    assert ran.exit_code == 2 and f"{SKIP} = " in ran.output and "say true or false" in ran.output
+    assert ran.exit_code == 2 and f"{SKIP} = " in ran.output and "use true or false" in ran.output
 
 
 def test_a_split_that_would_be_empty_is_refused(root, prepare):
@@ -150,8 +150,8 @@ def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_
     assert f"--set {SKIP}=true" in record.command
     assert not verify_run(place).failed
     board = (tmp_path / "leaderboard.md").read_text()
-    assert "without 3 images that cannot be read" in next(line for line in board.splitlines() if line[:3] == "## ")
-    assert "left out, because they cannot be read" in board
+    assert "without 3 unreadable images" in next(line for line in board.splitlines() if line[:3] == "## ")
+    assert "left out as unreadable" in board
     monkeypatch.undo()
     whole, _ = run(small_config(method="bsl", settings=settings))
     assert whole.run_id != record.run_id and whole.dataset.skipped == []

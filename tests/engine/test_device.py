@@ -1,4 +1,4 @@
-"""The device: which precision is faster is measured once, training through torch.compile is the same training."""
+"""The device: the faster precision is measured once, and compiled training is the same training."""
 
 import json
 import platform
@@ -48,14 +48,14 @@ def test_it_is_measured_once(tmp_path, monkeypatch, ratio, wanted):
     assert list(json.loads((tmp_path / "cache" / "precision.json").read_text()).values()) == [ratio]
 
 
-def test_what_the_user_decides_is_not_measured(tmp_path, monkeypatch):
+def test_a_requested_precision_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "bfloat16_speedup", lambda device: pytest.fail("measured"))
     device = Device("float32", "cpu", tmp_path)
     assert (device.precision, "bfloat16_speedup" in device.describe()) == ("float32", False)
 
 
-def test_a_device_that_is_not_here_is_told():
-    with pytest.raises(UserError, match="there is no device 'tpu' here: take cpu"):
+def test_a_device_that_is_not_available_is_reported():
+    with pytest.raises(UserError, match="device 'tpu' is not available on this machine: use cpu"):
         Device("float32", "tpu")
 
 

@@ -1,4 +1,4 @@
-"""Heatmaps from any network: its own maps, Grad-CAM where it has none, and nothing where nothing can be explained."""
+"""Heatmaps from any network: its own maps, Grad-CAM where it has none, and none where neither is possible."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +10,8 @@ from torch import nn
 
 from chxbench import METHODS, Method, Output
 from chxbench.benchmark.engine.device import Device
-from chxbench.benchmark.engine.inference import GRAD_CAM, OWN_MAPS, HeatmapReader, predict_heatmaps
+from chxbench.benchmark.engine.inference import GRAD_CAM, OWN_MAPS, HeatmapReader, Predictor
+from chxbench.benchmark.method import ContractError
 from chxbench.benchmark.metrics.localization import Frame, highest
 from chxbench.benchmark.recipe import load_recipe
 from chxbench.benchmark.utils.options import build
@@ -46,25 +47,25 @@ class Plain(Method):
 
 
 def spots(count=5, side=64):
-    """A bright and a dark square on gray, at places of their own: images, and the centres x, y of both."""
+    """A bright and a dark square on gray, at positions of their own: images, and the centers x, y of both."""
     images = np.full((count, side, side), 120, np.uint8)
-    centres = np.zeros((2, count, 2))
+    centers = np.zeros((2, count, 2))
     for k in range(count):
         for finding, (top, left) in enumerate(((8 * k, 16), (8 * (count - k), 40))):
             images[k, top : top + 8, left : left + 8] = (250, 0)[finding]
-            centres[finding, k] = ((left + 4) / side, (top + 4) / side)
-    return images, centres
+            centers[finding, k] = ((left + 4) / side, (top + 4) / side)
+    return images, centers
 
 
-def test_grad_cam_lights_up_what_decided():
-    images, centres = spots()
+def test_grad_cam_is_highest_where_the_decision_was_made():
+    images, centers = spots()
     network = Device("float32").place(Bright())
     logits, heat = HeatmapReader(Device("float32"), Plain(), network, 64).read(torch.from_numpy(images))
     assert heat.shape == (5, 2, 8, 8)
     assert not heat.requires_grad
     torch.testing.assert_close(logits, Device("float32").forward(network, torch.from_numpy(images)).logits.detach())
     for finding in (0, 1):
-        np.testing.assert_allclose(highest(heat[:, finding].numpy(), Frame(64, 64)), centres[finding], atol=1e-6)
+        np.testing.assert_allclose(highest(heat[:, finding].numpy(), Frame(64, 64)), centers[finding], atol=1e-6)
 
 
 def test_grad_cam_leaves_the_network_as_it_was():
@@ -92,19 +93,19 @@ def test_grad_cam_is_the_formula_of_selvaraju_et_al():
     torch.testing.assert_close(heat, activations / 64)
 
 
-def test_grad_cam_of_a_finding_that_nothing_speaks_for_still_has_contrast():
+def test_grad_cam_of_a_finding_without_evidence_still_has_contrast():
     """All log-odds negative, as those of rare findings are: without their sign all maps would be zero."""
 
     class Against(Bright):
         def forward(self, images):
             return Output(-super().forward(images).logits)
 
-    images, centres = spots()
+    images, centers = spots()
     _, heat = HeatmapReader(Device("float32"), Plain(), Device("float32").place(Against()), 64).read(
         torch.from_numpy(images)
     )
     assert (heat <= 0).all()
-    np.testing.assert_allclose(highest(-heat[:, 0].numpy(), Frame(64, 64)), centres[0], atol=1e-6)
+    np.testing.assert_allclose(highest(-heat[:, 0].numpy(), Frame(64, 64)), centers[0], atol=1e-6)
 
 
 def test_grad_cam_explains_a_network_that_works_in_place():
@@ -150,13 +151,13 @@ def test_grad_cam_works_on_a_real_backbone_in_bfloat16():
     assert heat.isfinite().all()
 
 
-def test_a_network_that_never_sees_places_has_no_heatmap():
+def test_a_network_without_spatial_features_has_no_heatmap():
     reader = HeatmapReader(Device("float32"), Plain(), Blind(), 32)
     assert reader.kind is None
     assert reader.read(torch.zeros(2, 32, 32, dtype=torch.uint8))[1] is None
     recipe = load_recipe("quick", {"pixels.size": 32, "pixels.crop": 32, "pixels.max_shift": 0})
     pixels = np.zeros((2, 32, 32), np.uint8)
-    assert predict_heatmaps(Device("float32"), Plain(), Blind(), pixels, np.arange(2), recipe) is None
+    assert Predictor(Device("float32"), Blind(), pixels, recipe).heatmaps(Plain(), np.arange(2), "heatmaps") is None
 
 
 @pytest.mark.parametrize("name", ["bsl", "sam"])
@@ -167,9 +168,25 @@ def test_a_methods_own_maps_are_shown_as_its_heat(name):
     network = device.place(method.build(("a", "b"), "none"))
     pixels = np.random.default_rng(0).integers(0, 255, (7, 72, 72), np.uint8)
     recipe = load_recipe("quick", {"evaluate.batch_size": 3})
-    shown = predict_heatmaps(device, method, network, pixels, np.array([4, 0, 2, 6]), recipe)
+    shown = Predictor(device, network, pixels, recipe).heatmaps(method, np.array([4, 0, 2, 6]), "heatmaps")
     assert shown.kind == OWN_MAPS
     with torch.inference_mode():
         output = device.forward(network, torch.from_numpy(pixels[[4, 0, 2, 6], 4:68, 4:68].copy()))
     np.testing.assert_allclose(shown.maps, method.heat(output.maps), atol=1e-5)
     np.testing.assert_allclose(shown.logits, output.logits, atol=1e-5)
+
+
+def test_a_network_of_another_number_of_findings_is_refused():
+    recipe = load_recipe("quick", {"pixels.size": 32, "pixels.crop": 32, "pixels.max_shift": 0})
+    predictor = Predictor(Device("float32"), Blind(), np.zeros((3, 32, 32), np.uint8), recipe, findings=3)
+    with pytest.raises(ContractError, match="returns 2 findings, not 3"):
+        predictor.scores(np.arange(3), "scoring")
+
+
+def test_scores_that_are_not_finite_are_refused():
+    recipe = load_recipe("quick", {"pixels.size": 32, "pixels.crop": 32, "pixels.max_shift": 0})
+    network = Blind()
+    network.classify.bias.data[0] = torch.nan
+    predictor = Predictor(Device("float32"), network, np.zeros((3, 32, 32), np.uint8), recipe)
+    with pytest.raises(ContractError, match="scoring: 3 of 3 images have scores that are not finite"):
+        predictor.scores(np.arange(3), "scoring")

@@ -1,4 +1,4 @@
-"""One step: parts of a batch add up to its gradient, no waiting for the device, the rate as the recipe says."""
+"""One step: parts of a batch add up to its gradient, no waiting for the device, the rate as the recipe sets it."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from chxbench.benchmark.recipe import load_recipe
 from chxbench.benchmark.utils.options import build
 
 # Operations whose result the program has to wait for on a GPU.
-SYNCHRONISING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+SYNCHRONIZING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
 
 
 def small(cls):
@@ -36,9 +36,9 @@ def gradients(method, network, batch, micro_batch):
     return loss.item(), [parameter.grad.clone() for parameter in network.parameters()]
 
 
-def distance(some, wanted):
-    """Length of the difference of two lists of tensors, over the length of the second."""
-    one, other = (torch.cat([part.double().flatten() for part in parts]) for parts in (some, wanted))
+def distance(actual, expected):
+    """Norm of the difference of two lists of tensors, relative to the norm of the second."""
+    one, other = (torch.cat([part.double().flatten() for part in parts]) for parts in (actual, expected))
     return float((one - other).norm() / other.norm())
 
 
@@ -55,14 +55,14 @@ def test_parts_of_a_batch_add_up_to_its_gradient_where_batch_norm_is_frozen(cls,
     assert distance(parts, whole) < 1e-5
 
 
-def test_processes_weigh_labels_over_the_whole_batch():
+def test_processes_weight_labels_over_the_whole_batch():
     method = small(METHODS.get("wang2017").cls)
     torch.manual_seed(0)
     network, batch = method.build(FINDINGS, "none").eval(), make_batch()
     whole_loss, whole = gradients(method, network, batch, 0)
-    idle = gradients(method, network, Batch(batch.images[:1], batch.targets, slice(0, 1), idle=True), 0)
-    assert idle[0] == 0
-    assert not any(gradient.any() for gradient in idle[1])
+    padding = gradients(method, network, Batch(batch.images[:1], batch.targets, slice(0, 1), is_padding=True), 0)
+    assert padding[0] == 0
+    assert not any(gradient.any() for gradient in padding[1])
     halves = [Batch(batch.images[part], batch.targets, part) for part in (slice(0, 3), slice(3, 7))]
     losses, (first, second) = zip(*(gradients(method, network, half, 0) for half in halves), strict=True)
     assert sum(losses) == pytest.approx(whole_loss, rel=1e-5)
@@ -80,11 +80,11 @@ def test_a_step_never_waits_for_the_device(cls):
     device, method = Device("float32"), small(cls)
     learner = make_learner(device, method.build(FINDINGS, "none"), load_recipe("quick", {}), 10)
     batch = make_batch()
-    train_step(device, method, learner, batch)  # the optimiser's state is made in the first step
+    train_step(device, method, learner, batch)  # the optimizer's state is made in the first step
     with Watch():
         train_step(device, method, learner, batch, micro_batch=4)
     assert "convolution_backward" in called
-    assert not {name for name in called if name in SYNCHRONISING}
+    assert not {name for name in called if name in SYNCHRONIZING}
 
 
 @pytest.mark.parametrize(("batch_norm", "moves"), [("auto", True), ("own", True), ("frozen", False)])

@@ -1,4 +1,4 @@
-"""Training: counted randomness, resuming, the rule that picks the epoch, and the shuffled-labels control."""
+"""Training: random draws by key, resuming, the rule that selects the epoch, and the label-permutation control."""
 
 import dataclasses
 
@@ -11,15 +11,27 @@ from chxbench import Output, UserError
 from chxbench.benchmark.commands.run.training import build_network
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.engine import checkpoint, epoch, trainer
+from chxbench.benchmark.engine.context import build_train_context, permute_labels_by_patient
 from chxbench.benchmark.engine.device import Device
 from chxbench.benchmark.engine.experiment import build_experiment
-from chxbench.benchmark.engine.stages import build_train_context, permute_labels_by_patient
 from chxbench.benchmark.engine.trainer import train_stage
+from chxbench.benchmark.utils.files import is_intact, previous_version
+
+
+def context_of(experiment, pixels):
+    return build_train_context(
+        device=Device("float32"),
+        method=experiment.method,
+        recipe=experiment.recipe,
+        index=experiment.index,
+        pixels=pixels,
+        seed=experiment.config.seed,
+    )
 
 
 @pytest.fixture
 def stage(small_config, tmp_path):
-    """Train a small stage in a folder of its own; settings replace those of the recipe."""
+    """Train a small stage in a folder of its own; settings override the recipe's."""
 
     def run(name="work", seed=0, rows=None, **settings):
         experiment = build_experiment(small_config(method="bsl", seed=seed, settings={"train.epochs": 3, **settings}))
@@ -27,7 +39,7 @@ def stage(small_config, tmp_path):
             experiment.dataset, experiment.index, experiment.recipe.pixels.size, experiment.config.cache
         )
         network, initial = build_network(experiment)
-        context = build_train_context(experiment, Device("float32"), pixels)
+        context = context_of(experiment, pixels)
         rows = experiment.index.rows("train") if rows is None else rows
         (tmp_path / name).mkdir(exist_ok=True)
         return train_stage(context, initial, network, 0, "stage", rows, tmp_path / name)
@@ -76,7 +88,7 @@ class Dropping(nn.Module):
 
 
 @pytest.mark.parametrize("saves", [1, 4, 5, 6, 8])
-def test_a_stage_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped(stage, monkeypatch, capsys, saves):
+def test_a_stage_resumes_in_the_middle_of_an_epoch_as_if_it_had_not_stopped(stage, monkeypatch, capsys, saves):
     from chxbench.methods.bsl import Baseline
 
     monkeypatch.setattr(Baseline, "build", lambda *_: Dropping())
@@ -86,7 +98,7 @@ def test_a_stage_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped(stag
     def die_after(path, state):
         save(path, state)
         saved.append(path)
-        if len(saved) == saves:  # of epochs of five steps, each kept, and once more at its end
+        if len(saved) == saves:  # of epochs of five steps, saved after each and at the end
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -95,7 +107,7 @@ def test_a_stage_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped(stag
         stage("cut")
     resumed = stage("cut")
     assert (
-        f"goes on after epoch {saves // 6} of 3" + (f", step {saves % 6}" if saves % 6 else "")
+        f"resumes after epoch {saves // 6} of 3" + (f", step {saves % 6}" if saves % 6 else "")
         in capsys.readouterr().err
     )
     assert (resumed.loss, resumed.validation_auc, resumed.images) == (whole.loss, whole.validation_auc, whole.images)
@@ -109,15 +121,15 @@ def test_a_checkpoint_of_another_training_is_refused(stage, tmp_path, monkeypatc
     stage("one")
     for change in ({"seed": 1}, {"train.lr": 0.5}, {"rows": np.arange(20)}):
         with pytest.raises(
-            UserError, match=r"one/checkpoint\.pt is no checkpoint of this stage .*: remove it, or start"
+            UserError, match=r"one/checkpoint\.pt is not a checkpoint of this stage .*: remove it, or start"
         ):
             stage("one", **change)
     checkpoint.save_checkpoint(tmp_path / "one" / "checkpoint.pt", {"weights": torch.ones(3)})
-    with pytest.raises(UserError, match="is no checkpoint of this stage"):
+    with pytest.raises(UserError, match="is not a checkpoint of this stage"):
         stage("one")
 
 
-def test_weights_that_are_no_numbers_are_never_kept(stage, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_never_saved(stage, tmp_path, monkeypatch):
     from chxbench.methods.bsl import Baseline
 
     monkeypatch.setattr(Baseline, "build", lambda *_: Dropping())
@@ -148,7 +160,7 @@ def test_training_learns_the_images_it_sees(stage):
 
 
 @pytest.mark.parametrize(("rule", "epoch"), [("last", 3), ("best_validation_auc", 2)])
-def test_the_rule_picks_the_epoch_and_its_weights_are_kept(stage, monkeypatch, rule, epoch):
+def test_the_rule_selects_the_epoch_and_its_weights_are_saved(stage, monkeypatch, rule, epoch):
     aucs, weights = iter([0.6, 0.9, 0.7]), []
     monkeypatch.setattr(trainer, "mean_auc", lambda *_: next(aucs))
     save = checkpoint.save_checkpoint
@@ -164,7 +176,7 @@ def test_the_rule_picks_the_epoch_and_its_weights_are_kept(stage, monkeypatch, r
     assert not equal(trained.weights, weights[0])
 
 
-def test_only_the_rows_asked_for_are_trained_on(stage, monkeypatch):
+def test_only_the_requested_rows_are_trained_on(stage, monkeypatch):
     seen, read_batches = [], epoch.read_batches
 
     def spy(pixels, targets, crop, *rest, **options):
@@ -178,24 +190,25 @@ def test_only_the_rows_asked_for_are_trained_on(stage, monkeypatch):
     assert all(sorted(epoch) == rows.tolist() for epoch in seen)
 
 
-def test_a_loss_that_is_no_number_stops_with_advice(stage):
+def test_a_loss_that_is_not_finite_stops_with_advice(stage):
     message = r"the loss is nan in stage, epoch 1/3, step \d of 5 \(images .* 13 more\): .*train\.lr.*; no checkpoint"
     with pytest.raises(UserError, match=message):
         stage(**{"train.optimizer": "sgd", "train.lr": 1e30, "train.schedule": "step"})
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:99] + b"?" + data[100:]])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, capsys, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path, capsys, damage):
     path = tmp_path / "checkpoint.pt"
     for number in (1, 2, 3):
         checkpoint.save_checkpoint(path, {"weights": torch.full((3,), float(number))})
     assert torch.equal(checkpoint.load_checkpoint(path)["weights"], torch.full((3,), 3.0))
     assert capsys.readouterr().err == ""
     path.write_bytes(damage(path.read_bytes()))
+    assert not is_intact(path) and is_intact(previous_version(path))
     assert torch.equal(checkpoint.load_checkpoint(path)["weights"], torch.full((3,), 2.0))
-    assert "checkpoint.pt is damaged (it" in (told := capsys.readouterr().err)
-    assert told.endswith("): the one before it is used\n")
-    checkpoint.previous_path(path).write_bytes(b"half of one")
+    assert "checkpoint.pt is damaged (it" in (message := capsys.readouterr().err)
+    assert message.endswith("): the previous one is used\n")
+    previous_version(path).write_bytes(b"half of one")
     assert checkpoint.load_checkpoint(path) is None
     assert "checkpoint.previous.pt is damaged (it has no seal): the stage starts over" in capsys.readouterr().err
 
@@ -206,24 +219,24 @@ def test_a_checkpoint_runs_no_code(tmp_path):
             return (pytest.fail, ("a checkpoint ran code",))
 
     checkpoint.save_checkpoint(tmp_path / "checkpoint.pt", {"weights": Payload()})
-    with pytest.raises(UserError, match=r"is no checkpoint .*: remove it, or start over with --fresh"):
+    with pytest.raises(UserError, match=r"is not a checkpoint .*: remove it, or start over with --fresh"):
         checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")
 
 
-def test_labels_are_dealt_anew_among_patients():
+def test_labels_are_permuted_among_patients():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(200), rng.integers(1, 6, 200))
     targets = np.repeat(rng.integers(0, 2, (200, 3)), np.bincount(patients), axis=0).astype(np.float32)
-    dealt = permute_labels_by_patient(targets, patients, [0, 0])
-    assert (dealt == permute_labels_by_patient(targets, patients, [0, 0])).all()
-    assert (dealt != targets).mean() > 0.4
+    permuted = permute_labels_by_patient(targets, patients, [0, 0])
+    assert (permuted == permute_labels_by_patient(targets, patients, [0, 0])).all()
+    assert (permuted != targets).mean() > 0.4
     for patient in range(200):  # a patient's images had one label set, and still have one
-        assert len(np.unique(dealt[patients == patient], axis=0)) == 1
+        assert len(np.unique(permuted[patients == patient], axis=0)) == 1
 
 
-def test_shuffled_labels_reach_training_and_validation_only(small_config):
+def test_permuted_labels_reach_training_and_validation_only(small_config):
     experiment = build_experiment(small_config(settings={"train.shuffle_labels": True}))
-    context = build_train_context(experiment, Device("float32"), np.empty(0))
+    context = context_of(experiment, np.empty(0))
     for split, changed in (("train", True), ("val", True), ("test", False)):
         rows = experiment.index.rows(split)
         assert (context.targets[rows] != experiment.index.targets()[rows]).any() == changed

@@ -1,11 +1,11 @@
-"""What test_resume.py starts: the command line, killed in the middle of things, again and again, then left alone.
+"""What test_resume.py starts: the command line, killed at chosen moments, repeatedly, then left to finish.
 
 Importing torch takes seconds, so one process imports everything, computes nothing and forks a child for each start::
 
     python tests/helpers/killed_runs.py TASKS.json
 
 Tasks, each a list of starts of one run, are done in order. Moments are counted: every file that is written, renamed or
-copied, and every step of training, is one. Where a start shall end is told as a share of the moments of the first task,
+copied, and every training step, is one. When a start is killed is given as a share of the moments of the first task,
 which is not interrupted, as a number of moments before the end, or in seconds.
 """
 
@@ -26,14 +26,14 @@ from chxbench.benchmark.engine import checkpoint
 
 
 def die(name, arguments):
-    """End as a kill or a power cut would: of a file that was not yet on the disk, half is there."""
+    """End as a kill or a power cut would: half of a file that was not yet on disk is there."""
     if name == "fsync" and stat.S_ISREG(os.fstat(arguments[0]).st_mode):
         os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def count_moments(last, number):
-    """Count the moments of this process; at the `last` one it gets the signal of this number."""
+    """Count the moments of this process, and send it a signal at the `last` one."""
     passed = [0]
 
     def counted(function):
@@ -54,7 +54,7 @@ def count_moments(last, number):
 
 
 def child(task, start, moments):
-    """One start of the command; its exit status, or less than 0 for the signal that ended it."""
+    """Start the command once: its exit status, negative for the signal that ended it."""
     pid = os.fork()
     if pid == 0:
         folder = Path(task["folder"])

@@ -1,6 +1,6 @@
-"""What each of two processes does in test_processes.py: a whole run, then the scores of a network that never changes.
+"""What each of two processes does in test_processes.py: a complete run, then the scores of an untrained network.
 
-torchrun --nproc-per-node 2 tests/two_processes.py ORDER.json FOLDER
+torchrun --nproc-per-node 2 tests/helpers/two_processes.py CONFIG.json FOLDER
 """
 
 import json
@@ -16,18 +16,18 @@ from chxbench.benchmark.commands.run.training import build_network
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.engine.device import Device, destroy_process_group
 from chxbench.benchmark.engine.experiment import RunConfig, build_experiment
-from chxbench.benchmark.engine.inference import predict_scores
+from chxbench.benchmark.engine.inference import Predictor
 
 
 def score_untrained(config: RunConfig) -> tuple[np.ndarray, int]:
-    """Scores of the whole dataset by the initial network, and how many images this process put through it."""
+    """Scores of the complete dataset by the initial network, and how many images this process scored."""
     experiment, device, mine = build_experiment(config), Device("float32"), []
     pixels, _ = prepare_pixels(experiment.dataset, experiment.index, experiment.recipe.pixels.size, config.cache)
     network = device.place(build_network(experiment)[0])
     forward = device.forward
     device.forward = lambda network, gray: mine.append(len(gray)) or forward(network, gray)
     rows = np.arange(len(experiment.index.images))
-    return predict_scores(device, network, pixels, rows, experiment.recipe, "scoring"), sum(mine)
+    return Predictor(device, network, pixels, experiment.recipe).scores(rows, "scoring"), sum(mine)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from chxbench.benchmark.data.loader import read_batches, shard_within_batches, s
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.dataset import check
 from chxbench.benchmark.engine.device import Device
-from chxbench.benchmark.engine.inference import predict_scores
+from chxbench.benchmark.engine.inference import Predictor
 from chxbench.benchmark.metrics import auc as auc_metrics
 from chxbench.benchmark.recipe import load_recipe
 from chxbench.datasets.phantom import Phantom
@@ -56,7 +56,7 @@ def measure(images: int, cache: Path) -> dict[str, tuple[float, float]]:
     device = Device("float32")
     network = device.place(Baseline(backbone="resnet10t").build(index.findings, "none"))
     rows = np.arange(images)
-    scores = timed("score all images", lambda: predict_scores(device, network, pixels, rows, recipe, "scoring"))
+    scores = timed("score all images", lambda: Predictor(device, network, pixels, recipe).scores(rows, "scoring"))
     patients = index.images["patient_id"].to_numpy()
     timed("AUC, 1,000 resamples", lambda: auc_metrics.evaluate(scores, index.targets(), patients, 1000))
     return steps

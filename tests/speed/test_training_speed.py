@@ -12,8 +12,9 @@ from PIL import Image
 from chxbench import FINDINGS
 from chxbench.benchmark.data.loader import Batch
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
+from chxbench.benchmark.engine.context import build_train_context
 from chxbench.benchmark.engine.device import Device
-from chxbench.benchmark.engine.epoch import Epoch, TrainContext
+from chxbench.benchmark.engine.epoch import Epoch
 from chxbench.benchmark.engine.experiment import build_method
 from chxbench.benchmark.engine.step import make_learner, train_step
 from chxbench.benchmark.engine.trainer import train_epoch
@@ -24,8 +25,8 @@ from chxbench.methods.ma import MultiAttention
 IMAGES, BATCH = 96, 32  # of the comparison with a plain script
 
 
-def make_material(dataset, settings, cache, recipe="quick"):
-    """A training of `ma` on a small set of drawn radiographs: its material, its learner, rows to train on."""
+def make_context(dataset, settings, cache, recipe="quick"):
+    """A training of `ma` on a small set of drawn radiographs: its context, its learner, rows to train on."""
     recipe = load_recipe(recipe, {"model.weights": "none", **settings})
     method = build_method(MultiAttention, recipe, {})
     index = dataset.index(None)
@@ -33,13 +34,13 @@ def make_material(dataset, settings, cache, recipe="quick"):
     device = Device("auto")
     learner = make_learner(device, method.build(FINDINGS, "none"), recipe, 1000)
     rows = np.arange(len(index.images))
-    names = index.images["image_id"].to_numpy()
-    return TrainContext(device, method, recipe, 0, pixels, index.targets(), rows, names), learner, rows
+    context = build_train_context(device=device, method=method, recipe=recipe, index=index, pixels=pixels, seed=0)
+    return context, learner, rows
 
 
 def test_an_epoch_against_its_bare_steps(versus, tmp_path):
     dataset = Phantom(images=256, size=72)
-    context, learner, rows = make_material(dataset, {"train.epochs": 100}, tmp_path)
+    context, learner, rows = make_context(dataset, {"train.epochs": 100}, tmp_path)
     size, side = context.recipe.train.batch_size, context.recipe.pixels.crop
     gray = torch.randint(256, (size, side, side), dtype=torch.uint8)
     resident = Batch(gray.to(context.device.torch_device), torch.from_numpy(context.targets[:size]), slice(0, size))
@@ -83,7 +84,7 @@ def plain_script(tmp_path):
 def test_training_against_a_plain_script(versus, plain_script, tmp_path):
     settings = {"train.batch_size": BATCH, "train.epochs": 100, "train.drop_after": []}
     dataset = Phantom(images=IMAGES, size=1024)
-    context, learner, rows = make_material(dataset, settings, tmp_path / "cache", "paper")
+    context, learner, rows = make_context(dataset, settings, tmp_path / "cache", "paper")
 
     def epoch():
         return train_epoch(Epoch(context, (0, 0), rows, "training"), learner)

@@ -12,7 +12,7 @@ from nih_release import claimed_png
 from record_factory import edit, heatmaps, publish, recheck, score_table
 
 from chxbench.benchmark.commands.predict.annotations import AnnotationIndex
-from chxbench.benchmark.commands.predict.predict import _sources
+from chxbench.benchmark.commands.predict.images import find_sources
 from chxbench.benchmark.dataset import DataError
 from chxbench.benchmark.evaluation import artifacts
 from chxbench.benchmark.records import record as records
@@ -96,7 +96,7 @@ def test_a_png_that_claims_too_many_pixels_is_refused_by_its_header(tmp_path):
 def test_control_characters_of_a_name_get_into_no_name_that_is_written(tmp_path):
     path = tmp_path / "a\x1b[2J\u202eb.png"
     path.write_bytes(b"")
-    (source,) = _sources([str(path)], AnnotationIndex())
+    (source,) = find_sources([str(path)], AnnotationIndex())
     assert source.stem == "a [2J b"
 
 

@@ -1,6 +1,6 @@
-"""A full disk: whatever was being written, one sentence names it, nothing is lost, and the same command goes on.
+"""A full disk: whatever was being written, one sentence names it, nothing is lost, and the same command resumes.
 
-The system refuses the write itself, by a limit to the size of files.
+The system itself refuses the write, by a limit on the size of files.
 """
 
 import resource
@@ -45,7 +45,7 @@ def no_room(limit=16):
 
 
 def starve(patch, name, number):
-    """Let there be no room for the file of this name when it is written for this time; returns what was refused."""
+    """Refuse the file of this name when it is written for the given time; returns what was refused."""
     times, refused = [], []
 
     def starved(function, where):
@@ -86,7 +86,7 @@ def test_a_full_disk_at_any_moment_costs_nothing(config_in, tmp_path, monkeypatc
     assert record.weights == whole.weights
 
 
-def test_a_refused_checkpoint_leaves_the_one_before(tmp_path):
+def test_a_refused_checkpoint_leaves_the_previous_one(tmp_path):
     import torch
 
     path = tmp_path / "checkpoint.pt"
@@ -97,19 +97,18 @@ def test_a_refused_checkpoint_leaves_the_one_before(tmp_path):
     assert [place.name for place in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_damaged_choice_of_examples_is_made_again_and_a_foreign_one_is_refused(tmp_path, capsys):
-    from chxbench.benchmark.engine.stages import _is_whole, _read_selection
-    from chxbench.benchmark.engine.stages import _save_selection as _keep
+def test_a_damaged_selection_is_made_again_and_a_foreign_one_is_refused(tmp_path, capsys):
+    from chxbench.benchmark.engine.stages import _has_selection, _read_selection, _save_selection
     from chxbench.benchmark.method import Selection
 
     path = tmp_path / "selection.npz"
-    _keep(Selection(np.arange(5)), path)
-    assert _is_whole(path)
+    _save_selection(Selection(np.arange(5)), path)
+    assert _has_selection(path)
     assert _read_selection(path).rows.tolist() == [0, 1, 2, 3, 4]
     path.write_bytes(path.read_bytes()[:-50])
-    assert not _is_whole(path)
-    assert "is damaged (it has no seal): the examples are chosen again" in capsys.readouterr().err
+    assert not _has_selection(path)
+    assert "is damaged (it has no seal): the examples are selected again" in capsys.readouterr().err
     write_atomic(path, b"something else", sealed=True)
-    assert _is_whole(path)
-    with pytest.raises(UserError, match="is no choice of examples"):
+    assert _has_selection(path)
+    with pytest.raises(UserError, match="is not a selection of examples"):
         _read_selection(path)

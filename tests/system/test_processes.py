@@ -1,4 +1,4 @@
-"""Two processes, started as a user starts them, do the work of one: the same scores, the same training, one record."""
+"""Two processes, started as a user starts them, equal one: the same scores, the same training, one record."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from two_processes import score_untrained
 from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.records import record as records
 
-# Twenty steps of the paper's optimiser in stage 1; BatchNorm frozen, because its statistics are each process's own.
+# Twenty steps of the paper's optimizer in stage 1; BatchNorm frozen, because its statistics are each process's own.
 SETTINGS = {
     "train.optimizer": "sgd",
     "train.schedule": "step",
@@ -29,20 +29,20 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def configs(config_in, tmp_path_factory):
-    """The same order for one process and for two."""
+    """The same configuration for one process and for two."""
     return [config_in(tmp_path_factory.mktemp(name), settings=dict(SETTINGS)) for name in ("one", "two")]
 
 
 @pytest.fixture(scope="module")
 def both(configs):
-    """The record and folder of one process's run, and what two processes left behind."""
+    """Record and folder of a run of one process, and the folder of a run of two."""
     one, two = configs
     folder = two.results.parent
     fields = {"settings": two.settings, "options": two.options, "cache": str(two.cache)}
-    (folder / "order.json").write_text(json.dumps(fields))
+    (folder / "config.json").write_text(json.dumps(fields))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = Path(__file__).parents[1] / "helpers" / "two_processes.py"
-    command = [*launch, str(script), str(folder / "order.json"), str(folder)]
+    command = [*launch, str(script), str(folder / "config.json"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-9000:]
     return run(one), folder

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on with the same command, and ends in the same scores, to the bit."""
+"""A run that is killed at any moment resumes with the same command, and ends with bit-identical scores."""
 
 import json
 import os
@@ -17,9 +17,9 @@ SETTINGS = {**SMALL_DATA, **SMALL_RECIPE, "compute.precision": "float32"}
 
 @pytest.fixture(scope="module")
 def runs(cache, tmp_path_factory):
-    """Start a run as listed, then until it ends; its folder, what its starts ended with, and the seconds it took.
+    """Start runs as listed, then until they end: their folders, exit statuses and seconds.
 
-    The first of the tasks is a run that nothing interrupts.
+    The first task is a run that nothing interrupts.
     """
     folder = tmp_path_factory.mktemp("killed")
     words = ["run", "--method", "ma", "--option", "backbone=test_resnet", "--cache", str(cache)]
@@ -43,8 +43,8 @@ def runs(cache, tmp_path_factory):
     return start
 
 
-def evidence(folder):
-    """What a run leaves: scores as they lie there, heatmaps, the weights and the stages, but for their times."""
+def artifacts(folder):
+    """What a run leaves behind: the bytes of scores and heatmaps, weights and stages, except for times."""
     (place,) = folder.glob("results/*/*/*/run.json")
     record = json.loads(place.read_text())
     stages = [{k: v for k, v in stage.items() if "second" not in k} for stage in record["stages"]]
@@ -53,23 +53,23 @@ def evidence(folder):
     return place.with_name("scores.parquet").read_bytes(), maps, record["weights"], stages, len(board) > 0
 
 
-def test_a_run_that_is_killed_again_and_again_ends_in_the_same_scores(runs):
+def test_a_run_that_is_killed_repeatedly_ends_with_the_same_scores(runs):
     cuts = [{"share": 0.25}, {"share": 0.22, "signal": signal.SIGTERM}, {"share": 0.2}, {"share": 0.18}, {"share": 0.1}]
     found = runs({"whole": {"starts": []}, "cut": {"starts": cuts}, "end": {"starts": [{"before_end": 4}]}})
     whole, cut = found["whole"][0], found["cut"][0]
     assert found["whole"][1]["statuses"] == [0]
     assert found["cut"][1]["statuses"] == [KILLED, TERMINATED, KILLED, KILLED, KILLED, 0]
     assert found["end"][1]["statuses"] == [KILLED, 0]
-    assert evidence(cut) == evidence(whole) == evidence(found["end"][0])
-    assert "the same command goes on from there" in (cut / "log").read_text()
-    assert "goes on after epoch" in (cut / "log").read_text()
+    assert artifacts(cut) == artifacts(whole) == artifacts(found["end"][0])
+    assert "rerun the same command to resume" in (cut / "log").read_text()
+    assert "resumes after epoch" in (cut / "log").read_text()
     assert not list(cut.rglob("*.part"))
-    assert len(list((cut / "runs").glob("*.lock"))) == 2  # those that the killed ones held: taken over each time
+    assert len(list((cut / "runs").glob("*.lock"))) == 2  # left by the killed processes, and taken over by the next
 
 
 @pytest.mark.long
 def test_thirty_random_moments(runs):
-    """Kept after each step, or at the ends of epochs alone: then a run has about a third of the first one's moments."""
+    """Checkpoints after each step, or at the ends of epochs only: then a run has about a third of the moments."""
     rng = np.random.default_rng(int(os.environ.get("CHXBENCH_SEED", "0")))
     (_, whole) = runs({"timed": {"starts": []}})["timed"]
     tasks = {"whole": {"starts": []}}
@@ -79,8 +79,8 @@ def test_thirty_random_moments(runs):
         seconds = {"seconds": whole["seconds"] * rng.uniform(0.1, 0.4)}
         tasks[f"cut{number}"] = {"starts": [share if number % 3 else seconds], "every": every}
     found = runs(tasks)
-    wanted = evidence(found["whole"][0])
+    wanted = artifacts(found["whole"][0])
     for name, (folder, each) in found.items():
         assert each["statuses"][-1] == 0
-        assert evidence(folder) == wanted, name
+        assert artifacts(folder) == wanted, name
     assert sum(each["statuses"][0] == KILLED for _, each in found.values()) >= 20  # a busy machine moves the rest

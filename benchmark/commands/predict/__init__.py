@@ -1,1 +1,1 @@
-"""`chxbench predict`: inference on images from a finished run."""
+"""`chxbench predict`: inference on images with a trained run."""

@@ -1,15 +1,15 @@
-"""What a run's dataset knows of an image: its pixels, its split, labels and boxes."""
+"""Annotations of an image in a run's dataset: its split, labels and boxes."""
 
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ...data.source import load_index
 from ...data.unreadable import without_images
-from ...dataset import Dataset, Index
+from ...dataset import DataError, Dataset, Index
 from ...records.schema import Record
 from ...registry import DATASETS
 from ...utils.errors import UserError
@@ -17,56 +17,84 @@ from ...utils.options import build
 
 
 class Annotations(NamedTuple):
-    """What is known of one image.
+    """Annotations of one image.
 
     Attributes:
         split: train, val or test.
-        labels: of each finding: 1, 0 or None for unknown.
-        boxes: true boxes (n, 4) of each finding that has any, as fractions of the image.
+        labels: per finding 1, 0, or None for unknown.
+        boxes: true boxes (n, 4) of each finding that has any, as fractions of the image: x, y, w, h.
     """
 
     split: str
     labels: dict[str, int | None]
     boxes: dict[str, np.ndarray]
 
+    @property
+    def positives(self) -> list[str]:
+        """The findings that the image is labeled with."""
+        return [finding for finding, label in self.labels.items() if label == 1]
+
 
 class AnnotationIndex:
-    """A dataset and its index, or neither; nothing is known then."""
+    """Images of a dataset by their ids, with their annotations; empty without a dataset.
+
+    Args:
+        dataset: reads the images.
+        index: lists them; None if and only if `dataset` is.
+    """
 
     def __init__(self, dataset: Dataset | None = None, index: Index | None = None) -> None:
         self.dataset, self._index = dataset, index
 
-    def __contains__(self, name: str) -> bool:
-        return self._index is not None and name in self._images.index
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._images.index
 
-    def read(self, name: str) -> np.ndarray:
-        """Pixels of an image that is known, uint8 (H, W). Raises DataError if it cannot be decoded."""
-        return self.dataset.read(name, self._images.at[name, "path"])
+    def read(self, image_id: str) -> np.ndarray:
+        """Read the pixels of an image in the index, uint8 (H, W). Raises DataError if it cannot be decoded."""
+        if self.dataset is None:
+            raise DataError(f"image {image_id} is in no dataset that is available: name its folder with --data-dir")
+        row: Any = self._images.loc[image_id]
+        return self.dataset.read(image_id, row["path"])
 
-    def facts(self, name: str) -> Annotations:
-        """What is known of an image that is known."""
-        row = self._images.loc[name]
-        labels = {f: None if np.isnan(row[f]) else int(row[f]) for f in self._index.findings}
-        boxes = {}
-        if not self._index.boxes.empty:
-            mine = self._index.boxes[self._index.boxes["image_id"] == name]
-            boxes = {finding: part[["x", "y", "w", "h"]].to_numpy(float) for finding, part in mine.groupby("finding")}
-        return Annotations(row["split"], labels, boxes)
+    def annotations(self, image_id: str) -> Annotations:
+        """Return the annotations of an image in the index."""
+        row: Any = self._images.loc[image_id]
+        findings = self._index.findings if self._index else ()
+        labels = {finding: None if np.isnan(row[finding]) else int(row[finding]) for finding in findings}
+        return Annotations(row["split"], labels, self._boxes(image_id))
+
+    def _boxes(self, image_id: str) -> dict[str, np.ndarray]:
+        """Return the boxes (n, 4) of each finding that has any in an image."""
+        if self._index is None or self._index.boxes.empty:
+            return {}
+        boxes = self._index.boxes[self._index.boxes["image_id"] == image_id]
+        return {
+            str(finding): group[["x", "y", "w", "h"]].to_numpy(float) for finding, group in boxes.groupby("finding")
+        }
 
     @cached_property
     def _images(self) -> pd.DataFrame:
-        return self._index.images.set_index("image_id")
+        """The table of images by image id."""
+        return pd.DataFrame() if self._index is None else self._index.images.set_index("image_id")
 
 
 def load_annotations(record: Record, data_dir: Path | None) -> AnnotationIndex:
-    """The images of a run's dataset; none where its folder or its plugin would have to be named and was not.
+    """Load the annotations of a run's dataset.
+
+    Args:
+        record: the run's.
+        data_dir: folder of its dataset; None if it was not named.
+
+    Returns:
+        The index; an empty one if the dataset's folder or its plugin would have to be named and was not.
 
     Raises:
-        UserError: the folder named holds other labels or another split than the run was made with.
+        UserError: the folder holds other labels or another split than the run was made with.
     """
-    if data_dir is None and (record.dataset.name not in DATASETS or DATASETS.get(record.dataset.name).cls.needs_folder):
+    is_available = record.dataset.name in DATASETS
+    if data_dir is None and (not is_available or DATASETS.get(record.dataset.name).cls.needs_folder):
         return AnnotationIndex()
-    dataset = build(DATASETS.get(record.dataset.name).cls, record.dataset.options, "dataset.")
+    dataset: Dataset = build(DATASETS.get(record.dataset.name).cls, record.dataset.options, "dataset.")
     index = without_images(load_index(dataset, data_dir), record.dataset.skipped)
     if (index.labels.sha256, index.split.sha256) != (record.dataset.labels.sha256, record.dataset.split.sha256):
         raise UserError(f"{data_dir or dataset.name} has other labels or another split than the run was made with")

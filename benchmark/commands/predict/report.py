@@ -1,4 +1,4 @@
-"""What `chxbench predict` prints."""
+"""Terminal output of `chxbench predict`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,18 +7,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ...utils.text import display_name, plain
-from .predict import Prediction
+from .output import TABLE, Prediction
 
 
-def report_predictions(answers: Sequence[Prediction], out: Path) -> None:
-    """The probabilities of the first few images, findings in rows, and where all are."""
+def report_predictions(predictions: Sequence[Prediction], out: Path) -> None:
+    """Print the probabilities of the first few images, one row per finding, and the path of the table of all."""
     console = Console(highlight=False)
     table = Table("Finding")
-    for answer in answers:
-        table.add_column(plain(answer.name), justify="right", overflow="fold")
-    for finding in answers[0].probabilities if answers else ():
-        table.add_row(display_name(finding), *(f"{answer.probabilities[finding]:.3f}" for answer in answers))
+    for prediction in predictions:
+        table.add_column(plain(prediction.name), justify="right", overflow="fold")
+    for finding in predictions[0].probabilities if predictions else ():
+        values = (f"{prediction.probabilities[finding]:.3f}" for prediction in predictions)
+        table.add_row(display_name(finding), *values)
     console.print(table)
-    console.print(
-        f"the first {len(answers)}; all probabilities: {out / 'predictions.csv'}", markup=False, soft_wrap=True
-    )
+    console.print(f"the first {len(predictions)}; all probabilities: {out / TABLE}", markup=False, soft_wrap=True)

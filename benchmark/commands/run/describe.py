@@ -56,15 +56,15 @@ def describe_run(
 
 def describe_method(experiment: Experiment) -> MethodPart:
     """Describe the method, its options and where it is defined."""
-    method, source = experiment.method, experiment.source
+    method, entry = experiment.method, experiment.entry
     options = to_dict(method)
     return MethodPart(
         name=method.name,
         title=method.title,
         paper=method.paper,
         reported=method.reported,
-        built_in=source.built_in,
-        source_sha256=source.source_sha256,
+        built_in=entry.built_in,
+        source_sha256=entry.source_sha256,
         options=options,
         changed={key: options[key] for key in sorted(experiment.config.options)},
         compared_with=list(method.compared_with),

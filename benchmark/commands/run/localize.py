@@ -1,56 +1,80 @@
-"""A run's heatmaps: of every test image that has a box for the scores, of one image a finding for people."""
+"""A run's heatmaps: of every test image with boxes, to be scored, and an example per finding as a figure."""
 
 import numpy as np
 from torch import nn
 
 from ...engine.device import Device
 from ...engine.experiment import Experiment
-from ...engine.inference import Heatmaps, predict_heatmaps
+from ...engine.inference import Heatmaps, Predictor
 from ...evaluation import artifacts
 from ...evaluation.artifacts import HeatmapSet
 from ...method import ContractError
 from ...metrics.localization import Frame
 from ...records.figures.overlays import Panel, draw_panels
 from ...utils.progress import say
+from ...utils.text import display_name
 
-FLAT = 0.05  # the share of heatmaps without contrast beyond which the user is told
+MAX_FLAT = 0.05  # share of heatmaps without contrast above which the user is warned
 
 
 def localize(experiment: Experiment, device: Device, network: nn.Module, pixels: np.ndarray) -> HeatmapSet | None:
-    """Heatmaps of the test images that have boxes, drawn to `heatmaps.png`; None without boxes or without maps."""
+    """Compute heatmaps of the test images that have boxes, and draw examples to `heatmaps.png`.
+
+    Args:
+        experiment: the run.
+        device: where the network runs.
+        network: trained, placed on the device.
+        pixels: the map, uint8 (N, size, size).
+
+    Returns:
+        The heatmaps with the boxes; None if no test image has boxes or the network has no heatmaps.
+
+    Raises:
+        ContractError: heatmaps that are not finite.
+    """
     rows = artifacts.boxed_rows(experiment.index)
     if not len(rows):
         say("localization is not scored: the test split has no boxes")
         return None
-    heatmaps = predict_heatmaps(device, experiment.method, network, pixels, rows, experiment.recipe)
+    predictor = Predictor(device, network, pixels, experiment.recipe, len(experiment.index.findings))
+    heatmaps = predictor.heatmaps(experiment.method, rows, "heatmaps of the boxed test images")
     if heatmaps is None:
         say(f"localization is not scored: {experiment.method.name} has neither maps nor layers for Grad-CAM")
         return None
-    if not np.isfinite(heatmaps.maps).all():
-        raise ContractError("it gives heatmaps that are not numbers: see its heat() and maps")
-    flat = float((heatmaps.maps.max((2, 3)) == heatmaps.maps.min((2, 3))).mean())
-    if flat > FLAT:
-        say(f"{100 * flat:.0f} % of the heatmaps have no contrast: they find nothing and point nowhere")
-    maps = artifacts.build_heatmap_set(experiment.index, rows, heatmaps.maps, heatmaps.kind)
-    _draw_examples(experiment, heatmaps, maps, pixels[rows])
-    return maps
+    _check_maps(heatmaps.maps)
+    heatmap_set = artifacts.build_heatmap_set(experiment.index, rows, heatmaps.maps, heatmaps.kind)
+    _draw_examples(experiment, heatmaps, heatmap_set, pixels[rows])
+    return heatmap_set
 
 
-def _draw_examples(experiment: Experiment, heatmaps: Heatmaps, maps: HeatmapSet, pixels: np.ndarray) -> None:
-    """Of each finding, the boxed test image that the method is surest of: what it looks at when it does see it."""
+def _check_maps(maps: np.ndarray) -> None:
+    """Refuse heatmaps (n, C, h, w) that are not finite, and warn of those that are constant."""
+    if not np.isfinite(maps).all():
+        raise ContractError("it returns heatmaps that are not finite: check its heat() and maps")
+    flat = float((maps.max((2, 3)) == maps.min((2, 3))).mean())
+    if flat > MAX_FLAT:
+        say(f"{100 * flat:.0f} % of the heatmaps have no contrast: they localize nothing")
+
+
+def _draw_examples(experiment: Experiment, heatmaps: Heatmaps, heatmap_set: HeatmapSet, pixels: np.ndarray) -> None:
+    """Draw, for each finding, the boxed test image with the highest probability.
+
+    Not a random one: a figure is to show where the method looks when it does detect the finding.
+    """
     panels = []
-    for c, finding in enumerate(experiment.index.findings):
-        boxed = np.flatnonzero(maps.box_finding == c)
-        if len(boxed):
-            image = max(maps.box_image[boxed], key=lambda k: heatmaps.logits[k, c])
-            probability = 1 / (1 + np.exp(-heatmaps.logits[image, c]))
-            mine = boxed[maps.box_image[boxed] == image]
-            title = f"{finding.replace('_', ' ')} {probability:.2f}"
-            panels.append(Panel(title, pixels[image], maps.maps[image, c], maps.boxes[mine]))
+    for column, finding in enumerate(experiment.index.findings):
+        boxes = np.flatnonzero(heatmap_set.box_finding == column)
+        if len(boxes):
+            logits = heatmaps.logits[:, column]
+            image = max(heatmap_set.box_image[boxes], key=lambda row: logits[row])
+            probability = 1 / (1 + np.exp(-logits[image]))
+            own_boxes = heatmap_set.boxes[boxes[heatmap_set.box_image[boxes] == image]]
+            title = f"{display_name(finding)} {probability:.2f}"
+            panels.append(Panel(title, pixels[image], heatmap_set.maps[image, column], own_boxes))
     frame = Frame(experiment.recipe.pixels.size, experiment.recipe.pixels.crop)
     title = (
         f"{experiment.method.title}, recipe {experiment.recipe.name}, seed {experiment.config.seed} ({heatmaps.kind}): "
-        "of each finding the boxed test image it is surest of, and the probability"
+        "for each finding, the boxed test image with the highest probability"
     )
-    key = artifacts.heatmaps_sha256(maps)
+    key = artifacts.heatmaps_sha256(heatmap_set)
     draw_panels(panels, frame, experiment.work / "heatmaps.png", title, columns=min(5, len(panels)), key=key)

@@ -135,5 +135,5 @@ def _blame_method(experiment: Experiment) -> Iterator[None]:
         yield
     except ContractError as error:
         raise ContractError(
-            f"method {experiment.method.name} ({experiment.source.place}) breaks its contract: {error}"
+            f"method {experiment.method.name} ({experiment.entry.place}) breaks its contract: {error}"
         ) from error

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ...data.pixel_cache import prepare_pixels
 from ...engine.device import Device
 from ...engine.experiment import Experiment
-from ...engine.inference import predict_scores
+from ...engine.inference import Predictor
 from ...engine.stages import train_stages
 from ...engine.weights import copy_weights, loaded_weights, save_weights
 from ...evaluation.artifacts import score_table
@@ -70,7 +70,7 @@ def score(
     rows = np.concatenate([experiment.index.rows("val"), experiment.index.rows("test")])
     log_event("scoring", images=len(rows))
     title, findings = "scoring validation and test", len(experiment.index.findings)
-    return rows, predict_scores(device, network, pixels, rows, experiment.recipe, title, findings)
+    return rows, Predictor(device, network, pixels, experiment.recipe, findings).scores(rows, title)
 
 
 def _announce(experiment: Experiment, device: Device) -> None:

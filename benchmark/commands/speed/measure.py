@@ -1,7 +1,7 @@
-"""How fast a method is on one device: measurements alone, no file and no screen.
+"""Measurements of a method's speed on one device; nothing is written or printed.
 
-Each one warms up, waits for the device after every repetition, and takes the median of as many repetitions as fit its
-time (as in karpathy/nanochat `scripts/infer_bench.py` and timm's `benchmark.py`). Images are random bytes that lie on
+Each one warms up, synchronizes with the device after each repetition, and takes the median of as many repetitions as
+fit its time (as in karpathy/nanochat `scripts/infer_bench.py` and timm's `benchmark.py`). Images are random bytes on
 the device, weights are random: neither changes the speed.
 """
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...data.loader import Batch
+from ...engine.context import TrainContext
 from ...engine.device import Device
-from ...engine.epoch import Epoch, TrainContext
+from ...engine.epoch import Epoch
 from ...engine.memory import PeakMemory
 from ...engine.step import Learner, make_learner, train_step
 from ...engine.trainer import train_epoch
@@ -26,19 +27,19 @@ from ...method import Method
 from ...recipe import Recipe
 from ...utils.errors import UserError
 
-WARM_UP = 3  # repetitions that do not count: they choose kernels, compile, and fill caches
-MIN_REPETITIONS, MAX_REPETITIONS = 5, 1000  # repetitions that count
+WARM_UP = 3  # repetitions that are not timed: they choose kernels, compile, and fill caches
+MIN_REPETITIONS, MAX_REPETITIONS = 5, 1000  # repetitions that are timed
 TOO_LONG = 30.0  # seconds; a batch that would take longer is not measured
 MIN_BATCHES, MAX_BATCHES = 4, 2000  # of an end-to-end measurement
-QUANTILES = {"p50": (0.5, 2), "p95": (0.95, 20), "p99": (0.99, 100)}  # and how many times it takes for one above it
-Result = TypeVar("Found")
+QUANTILES = {"p50": (0.5, 2), "p95": (0.95, 20), "p99": (0.99, 100)}  # and repetitions needed for one to be above it
+Result = TypeVar("Result")
 
 
 class Latency(NamedTuple):
-    """Milliseconds from one image on the device to its scores there.
+    """Time from one image on the device to its scores there, in milliseconds.
 
     Attributes:
-        p50, p95, p99: percentiles over the repetitions; None where they are too few to tell (p95: 20, p99: 100).
+        p50, p95, p99: percentiles over the repetitions; None if these are too few (p95: 20, p99: 100).
         repetitions: how many were timed.
         peak_memory: bytes; None where the system does not tell.
     """
@@ -51,7 +52,7 @@ class Latency(NamedTuple):
 
 
 class Throughput(NamedTuple):
-    """Images a second, batch after batch of one size.
+    """Images per second, batch after batch of one size.
 
     Attributes:
         requested: the requested batch size.
@@ -69,7 +70,7 @@ class Throughput(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Images a second over many different batches, and how many images that were."""
+    """Images per second over many different batches, and the number of images."""
 
     images_per_second: float
     images: int
@@ -77,14 +78,14 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True)
 class MeasuredMethod:
-    """What is measured.
+    """A method and the conditions it is measured under.
 
     Attributes:
-        device: where.
+        device: where networks run.
         method: builds the network and computes the loss.
-        recipe: gives the crop, the training batch, the optimiser, and whether networks are compiled.
-        findings: what is looked for, C names.
-        seconds: about how long each measurement shall take, without its warm-up.
+        recipe: gives the crop, the training batch, the optimizer, and whether networks are compiled.
+        findings: names of the C findings.
+        seconds: approximate time of each measurement, without its warm-up.
     """
 
     device: Device
@@ -95,107 +96,125 @@ class MeasuredMethod:
 
     @property
     def name(self) -> str:
-        """The method's name, for people."""
+        """Display name of the method."""
         return self.method.name + (" (compiled)" if self.recipe.compute.compile else "")
 
     def network(self) -> nn.Module:
-        """The method's network with random weights, on the device."""
+        """Build the method's network with random weights, on the device."""
         return self.device.place(self.method.build(self.findings, "none"))
 
     def images(self, number: int) -> Tensor:
-        """Random gray bytes on the device: uint8 (number, crop, crop)."""
+        """Make random gray bytes on the device: uint8 (number, crop, crop)."""
         side = self.recipe.pixels.crop
         return torch.randint(256, (number, side, side), dtype=torch.uint8, device=self.device.torch_device)
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Numbers that training changes."""
+    """Count the parameters that training changes."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def count_operations(subject: MeasuredMethod, network: nn.Module) -> int:
-    """Operations of one image's forward pass: its convolutions and matrix products, a multiply-add being two."""
+    """Count the operations of one image's forward pass: convolutions and matrix products, a multiply-add being two."""
     network.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         subject.device.forward(network, subject.images(1))
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def measure_latency(subject: MeasuredMethod, network: nn.Module) -> Latency:
-    """How long one image takes, alone."""
-    taken, peak = _time_inference(subject, network, 1)
-    return Latency(**percentiles(taken), repetitions=len(taken), peak_memory=peak)
+    """Measure the time of a batch of one image."""
+    seconds, peak = _time_inference(subject, network, 1)
+    return Latency(**percentiles(seconds), repetitions=len(seconds), peak_memory=peak)
 
 
 def percentiles(seconds: np.ndarray) -> dict[str, float | None]:
-    """p50, p95 and p99 of the times, in milliseconds; None where there are too few of them."""
+    """Compute p50, p95 and p99 of times (n,), in milliseconds; None where n is too small."""
     return {
-        name: float(np.quantile(seconds, share)) * 1e3 if len(seconds) >= fewest else None
-        for name, (share, fewest) in QUANTILES.items()
+        name: float(np.quantile(seconds, quantile)) * 1e3 if len(seconds) >= needed else None
+        for name, (quantile, needed) in QUANTILES.items()
     }
 
 
-def measure_inference(subject: MeasuredMethod, network: nn.Module, asked: int, seconds_an_image: float) -> Throughput:
-    """Images a second in batches of `asked`, or of what of it fits the memory.
+def measure_inference(
+    subject: MeasuredMethod, network: nn.Module, requested: int, seconds_per_image: float
+) -> Throughput:
+    """Measure the throughput of inference.
 
     Args:
         subject: what is measured.
-        network: its network, placed.
-        asked: images a batch.
-        seconds_an_image: what an image took so far, in smaller batches: tells whether this one would take too long.
+        network: its network, placed on the device.
+        requested: images per batch; halved until a batch fits the memory.
+        seconds_per_image: measured in smaller batches, to skip a batch that would take longer than TOO_LONG.
 
     Raises:
         UserError: not even one image fits the memory.
     """
-    if asked * seconds_an_image > TOO_LONG:
-        return Throughput(asked, None, None, 0, None)
-    size, (taken, peak) = halve_until_it_fits(lambda size: _time_inference(subject, network, size), asked)
-    return Throughput(asked, size, size / float(np.median(taken)), len(taken), peak)
+    if requested * seconds_per_image > TOO_LONG:
+        return Throughput(requested, None, None, 0, None)
+    size, (seconds, peak) = halve_until_it_fits(lambda size: _time_inference(subject, network, size), requested)
+    return Throughput(requested, size, size / float(np.median(seconds)), len(seconds), peak)
 
 
 def measure_training(subject: MeasuredMethod, network: nn.Module) -> tuple[Throughput, Learner]:
-    """Images a second of whole optimisation steps on one batch that lies on the device; and the warm learner.
+    """Measure the throughput of optimization steps on one batch on the device.
+
+    Args:
+        subject: what is measured.
+        network: its network.
+
+    Returns:
+        The throughput, and the learner, warmed up.
 
     Raises:
         UserError: not even two images fit the memory.
     """
-    asked = subject.recipe.train.batch_size
-    learner = make_learner(subject.device, network, subject.recipe, steps_an_epoch=10**6)
+    requested = subject.recipe.train.batch_size
+    learner = make_learner(subject.device, network, subject.recipe, steps_per_epoch=10**6)  # no schedule ends
     learner.train()
-    size, (taken, peak) = halve_until_it_fits(lambda size: _time_steps(subject, learner, size), asked, least=2)
-    return Throughput(asked, size, size / float(np.median(taken)), len(taken), peak), learner
+    # At least two images: BatchNorm has no variance of one where features are 1x1.
+    size, (seconds, peak) = halve_until_it_fits(lambda size: _time_steps(subject, learner, size), requested, least=2)
+    return Throughput(requested, size, size / float(np.median(seconds)), len(seconds), peak), learner
 
 
 def measure_loader(context: TrainContext, rows: np.ndarray, seconds: float) -> Flow:
-    """Images a second that are read from the pixel map as training reads them, when nothing is computed."""
+    """Measure the throughput of reading batches from the pixel map as training does, without computing."""
     batches = chain.from_iterable(Epoch(context, (0, epoch), rows).batches() for epoch in count())
-    images, begun, elapsed = 0, time.perf_counter(), 0.0
+    images, start, elapsed = 0, time.perf_counter(), 0.0
     while elapsed < seconds:
         images += len(next(batches).images)
-        elapsed = time.perf_counter() - begun
+        elapsed = time.perf_counter() - start
     return Flow(images / elapsed, images)
 
 
 def measure_end_to_end(context: TrainContext, learner: Learner, rows: np.ndarray, images: float, title: str) -> Flow:
-    """Images a second of training as a run trains: batches read, moved to the device and learnt from.
+    """Measure the throughput of training as a run trains: batches are read, moved to the device and trained on.
 
     Args:
-        material: what a stage of training has.
-        learner: warm.
-        rows: row numbers of training images; repeated, or not all used, to make whole batches.
-        images: about how many to train on.
-        title: what the progress bar says.
+        context: what a stage of training has.
+        learner: warmed up.
+        rows: row numbers of training images; repeated or cut to fill complete batches.
+        images: approximate number of images to train on.
+        title: text of the progress bar.
     """
     size = context.recipe.train.batch_size
     batches = int(np.clip(round(images / size), MIN_BATCHES, MAX_BATCHES))
     chosen = np.resize(rows, batches * size)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     train_epoch(Epoch(context, (0, 0), chosen, title), learner)
-    return Flow(len(chosen) / (time.perf_counter() - begun), len(chosen))
+    return Flow(len(chosen) / (time.perf_counter() - start), len(chosen))
 
 
 def halve_until_it_fits(measure: Callable[[int], Result], size: int, least: int = 1) -> tuple[int, Result]:
-    """The largest of size, size / 2, size / 4, ... that the memory holds, and what `measure` found with it.
+    """Measure with `size`, or with half of it, and so on, until the memory suffices.
+
+    Args:
+        measure: takes a batch size.
+        size: the largest one.
+        least: the smallest one.
+
+    Returns:
+        The batch size that fits, and what `measure` returned for it.
 
     Raises:
         UserError: not even `least` images fit.
@@ -206,47 +225,60 @@ def halve_until_it_fits(measure: Callable[[int], Result], size: int, least: int 
         except torch.OutOfMemoryError:
             size //= 2
     raise UserError(
-        f"a batch of {least} does not fit the memory of the device: take smaller images with --set pixels.crop=..."
+        f"a batch of {least} does not fit the memory of the device: use smaller images with --set pixels.crop=..."
     )
 
 
 def repeat(call: Callable[[], object], device: torch.device, seconds: float) -> np.ndarray:
-    """Seconds that each call took (n,), the device waited for: as many as fit, at least FEWEST and at most MOST."""
+    """Time as many calls as fit the time, within MIN_REPETITIONS and MAX_REPETITIONS, after a warm-up.
+
+    Args:
+        call: what to time.
+        device: synchronized with after every call.
+        seconds: time for all calls.
+
+    Returns:
+        Seconds of each call (n,).
+    """
     for _ in range(WARM_UP):
         call()
-    _wait_for(device)
-    taken: list[float] = []
-    begun = time.perf_counter()
-    while len(taken) < MIN_REPETITIONS or (len(taken) < MAX_REPETITIONS and time.perf_counter() - begun < seconds):
+    _synchronize(device)
+    times: list[float] = []
+    first_start = time.perf_counter()
+    while len(times) < MIN_REPETITIONS or (
+        len(times) < MAX_REPETITIONS and time.perf_counter() - first_start < seconds
+    ):
         start = time.perf_counter()
         call()
-        _wait_for(device)
-        taken.append(time.perf_counter() - start)
-    return np.array(taken)
+        _synchronize(device)
+        times.append(time.perf_counter() - start)
+    return np.array(times)
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def _time_inference(subject: MeasuredMethod, network: nn.Module, size: int) -> tuple[np.ndarray, int | None]:
+    """Time forward passes: seconds (n,), and the peak memory in bytes."""
     peak, images = PeakMemory(subject.device.torch_device), subject.images(size)
-    view = network.eval()
+    network = network.eval()
     if subject.recipe.compute.compile:
-        torch.compiler.reset()  # each batch size has code of its own, as a service with one size would
-        view = torch.compile(network, dynamic=False)
+        torch.compiler.reset()  # each batch size gets code of its own, as in a service with one batch size
+        network = cast("nn.Module", torch.compile(network, dynamic=False))
     with torch.inference_mode():
-        taken = repeat(lambda: subject.device.forward(view, images), subject.device.torch_device, subject.seconds)
-    return taken, peak.bytes()
+        seconds = repeat(lambda: subject.device.forward(network, images), subject.device.torch_device, subject.seconds)
+    return seconds, peak.bytes()
 
 
 def _time_steps(subject: MeasuredMethod, learner: Learner, size: int) -> tuple[np.ndarray, int | None]:
+    """Time optimization steps: seconds (n,), and the peak memory in bytes."""
     device = subject.device
     peak, images = PeakMemory(device.torch_device), subject.images(size)
     targets = (torch.rand(size, len(subject.findings), device=device.torch_device) < 0.1).float()
-    batch, parts = Batch(images, targets, slice(0, size)), subject.recipe.train.micro_batch
-    taken = repeat(
-        lambda: train_step(device, subject.method, learner, batch, parts), device.torch_device, subject.seconds
+    batch, micro_batch = Batch(images, targets, slice(0, size)), subject.recipe.train.micro_batch
+    seconds = repeat(
+        lambda: train_step(device, subject.method, learner, batch, micro_batch), device.torch_device, subject.seconds
     )
-    return taken, peak.bytes()
+    return seconds, peak.bytes()

@@ -13,8 +13,8 @@ from ...data.pixel_cache import prepare_pixels
 from ...data.source import DataConfig, build_dataset
 from ...data.unreadable import load_readable_index
 from ...dataset import Dataset, Index
+from ...engine.context import TrainContext, build_train_context
 from ...engine.device import Device
-from ...engine.epoch import TrainContext
 from ...engine.experiment import build_method
 from ...engine.memory import PeakMemory
 from ...leaderboard.leaderboard import write_leaderboard
@@ -147,9 +147,9 @@ def build_measured(bench: SpeedExperiment, method: Method, compiled: bool) -> Me
 
 def build_speed_context(bench: SpeedExperiment, subject: MeasuredMethod, pixels: np.ndarray) -> TrainContext:
     """Return the context of a training stage; pixels are uint8 (N, size, size)."""
-    targets, validation = bench.index.targets(), bench.index.rows("val")
-    names = bench.index.images["image_id"].to_numpy()
-    return TrainContext(bench.device, subject.method, subject.recipe, 0, pixels, targets, validation, names)
+    return build_train_context(
+        device=bench.device, method=subject.method, recipe=subject.recipe, index=bench.index, pixels=pixels, seed=0
+    )
 
 
 def measure(subject: MeasuredMethod, context: TrainContext, bench: SpeedExperiment) -> SpeedMeasurements:

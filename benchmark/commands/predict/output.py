@@ -1,0 +1,135 @@
+"""Files that `chxbench predict` writes: a table of all images, and for each one a JSON file and a figure."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...metrics.localization import Frame, predict_boxes
+from ...records.figures.overlays import Panel, draw_panels
+from ...utils.options import to_dict
+from ...utils.text import changed_options, display_name
+from ..trained_run import TrainedRun
+from .annotations import Annotations
+from .images import ReadImage
+
+TABLE = "predictions.csv"
+NO_BOXES = np.empty((0, 4))
+
+
+class Prediction(NamedTuple):
+    """Prediction for one image.
+
+    Attributes:
+        name: the image's file name, or its id in the run's dataset.
+        probabilities: by finding.
+        heat: heatmaps (C, h, w); None if the method has none.
+    """
+
+    name: str
+    probabilities: dict[str, float]
+    heat: np.ndarray | None
+
+
+class PredictionWriter(AbstractContextManager["PredictionWriter"]):
+    """Writes predictions to a folder as they come.
+
+    Args:
+        run: what predicts.
+        out: the folder; made if it does not exist.
+        leading: number of findings to show heatmaps and boxes of.
+        pictures: whether to draw figures.
+        options: the method's options that the user changed.
+    """
+
+    def __init__(self, run: TrainedRun, out: Path, leading: int, pictures: bool, options: Mapping[str, Any]) -> None:
+        self.run, self.out, self.leading, self.pictures, self.options = run, out, leading, pictures, options
+        self.frame = Frame(run.pixels.size, run.pixels.crop)
+        self.findings = list(run.record.auc)
+        out.mkdir(parents=True, exist_ok=True)
+        self._file = (out / TABLE).open("w", newline="", encoding="utf-8")
+        self._table = csv.writer(self._file)
+        self._table.writerow(["image", "path", *self.findings])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, image: ReadImage, prediction: Prediction) -> None:
+        """Write a row of the table, the JSON file and the figure of an image."""
+        values = (f"{value:.6f}" for value in prediction.probabilities.values())
+        self._table.writerow([prediction.name, image.source.name, *values])
+        shown = leading_findings(prediction.probabilities, image.annotations, self.leading)
+        content = json.dumps(self._content(image, prediction, shown), indent=1) + "\n"
+        (self.out / f"{image.source.stem}.json").write_text(content, encoding="utf-8")
+        if self.pictures:
+            self._draw(image, prediction, shown)
+
+    def _content(self, image: ReadImage, prediction: Prediction, shown: Sequence[str]) -> dict[str, Any]:
+        record = self.run.record
+        return {
+            "image": prediction.name,
+            "path": image.source.name,
+            "run": record.run_id,
+            "method": {"name": record.method.name, "options": to_dict(self.run.method)},
+            "trained_on": {
+                "dataset": record.dataset.name,
+                "recipe": self.run.recipe.name,
+                "caveat": record.dataset.caveat,
+            },
+            "probabilities": prediction.probabilities,
+            "boxes": {finding: self._predicted_boxes(prediction, finding).tolist() for finding in shown},
+            "annotations": image.annotations and _annotation_fields(record.dataset.name, image.annotations),
+        }
+
+    def _heat(self, prediction: Prediction, finding: str) -> np.ndarray | None:
+        return None if prediction.heat is None else prediction.heat[self.findings.index(finding)]
+
+    def _predicted_boxes(self, prediction: Prediction, finding: str) -> np.ndarray:
+        heat = self._heat(prediction, finding)
+        return NO_BOXES if heat is None else predict_boxes(heat[None], self.frame).boxes
+
+    def _draw(self, image: ReadImage, prediction: Prediction, shown: Sequence[str]) -> None:
+        """Draw the X-ray with its true boxes, then with the heatmap of each finding shown."""
+        labels, boxes = (image.annotations.labels, image.annotations.boxes) if image.annotations else ({}, {})
+        all_boxes = np.concatenate([NO_BOXES, *boxes.values()])
+        panels = [Panel(_annotation_title(image.annotations), image.figure, None, all_boxes)]
+        for finding in shown:
+            label = {1: " (labeled)", 0: " (not labeled)", None: ""}[labels.get(finding)]
+            title = f"{display_name(finding)} {prediction.probabilities[finding]:.2f}{label}"
+            panels.append(Panel(title, image.figure, self._heat(prediction, finding), boxes.get(finding, NO_BOXES)))
+        record = self.run.record
+        method = ", ".join(filter(None, (record.method.title, changed_options(self.options))))
+        title = f"{prediction.name}: {method}, trained on {record.dataset.title}, run {record.run_id}"
+        path = self.out / f"{image.source.stem}.heatmaps.png"
+        draw_panels(panels, self.frame, path, title, columns=min(len(panels), 4), side=3.4)
+
+
+def leading_findings(probabilities: Mapping[str, float], annotations: Annotations | None, count: int) -> list[str]:
+    """Choose the findings to show: the `count` most likely ones, and as many less likely ones of the image's labels."""
+    ranked = sorted(probabilities, key=lambda finding: -probabilities[finding])
+    positives = annotations.positives if annotations else []
+    missed = [finding for finding in ranked[count:] if finding in positives]
+    return ranked[:count] + missed[:count]
+
+
+def _annotation_fields(dataset: str, annotations: Annotations) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "split": annotations.split,
+        "labels": annotations.labels,
+        "boxes": {finding: boxes.tolist() for finding, boxes in annotations.boxes.items()},
+    }
+
+
+def _annotation_title(annotations: Annotations | None) -> str:
+    if annotations is None:
+        return "labels unknown"
+    findings = ", ".join(display_name(finding) for finding in annotations.positives)
+    return f"{annotations.split}: {findings or 'no finding'}"
