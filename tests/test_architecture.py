@@ -156,6 +156,6 @@ sys.exit("torch was loaded" if "torch" in sys.modules else 0)
 def test_the_root_is_where_the_package_is():
     """Records tell their commit, and what was verified before is kept, by what lies below it."""
     assert (chxbench.ROOT / "benchmark" / "cli.py").is_file()
-    from chxbench.benchmark.leaderboard.verification import _sources
+    from chxbench.benchmark.leaderboard.verified_cache import _sources
 
     assert {path.name for path in _sources()} >= {"cli.py", "auc.py", "checks.py", "phantom.py"}

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from ..evaluation.scores import resamples_of
 from ..records import record as records
-from ..records.checks import check_maps, check_rows, check_scores
 from ..records.figures.style import drawn_from
 from ..records.provenance import origin
+from ..records.recompute import check_maps, check_rows, check_scores
 from ..records.record import RecordError
 from ..records.schema import SCHEMA, Record
 from ..registry import load_plugins

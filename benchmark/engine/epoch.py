@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from ..data.loader import Batch, BatchSpan, read_batches, shard_within_batches, shifted_crops
-from .context import TrainContext
+from .train_context import TrainContext
 
 
 @dataclass(frozen=True)

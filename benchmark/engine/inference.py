@@ -6,8 +6,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from monai.visualize import GradCAM
-from monai.visualize.class_activation_maps import ModelWithHooks
 from torch import Tensor, nn
 
 from ..data.loader import BatchSpan, center_crops, read_batches, shard_batches
@@ -15,9 +13,9 @@ from ..method import ContractError, Method
 from ..recipe import Recipe
 from ..utils.progress import progress
 from .device import Device
+from .grad_cam import grad_cam, last_spatial_layer
 
 OWN_MAPS, GRAD_CAM = "the method's maps", "Grad-CAM"
-GRAD_CAM_BATCH = 16  # images whose graph is in memory at a time
 T = TypeVar("T")
 
 
@@ -149,7 +147,7 @@ class HeatmapReader:
         with torch.inference_mode():
             output = device.forward(network, gray)
         if output.maps is None:
-            self.layer = _last_spatial_layer(network, device.images(gray))
+            self.layer = last_spatial_layer(network, device.images(gray))
             self.kind = GRAD_CAM if self.layer else None
 
     def read(self, gray: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -165,74 +163,10 @@ class HeatmapReader:
             output = self.device.forward(self.network, gray)
         logits, maps = output.logits.cpu(), output.maps
         if self.layer is not None:
-            return logits, self._grad_cam(gray, self.layer, logits.shape[1]).cpu()
+            return logits, grad_cam(self.device, self.network, self.layer, gray).cpu()
         if maps is None:
             return logits, None
         heat = self.method.heat(maps)
         if not isinstance(heat, Tensor) or heat.ndim != 4 or heat.shape[:2] != logits.shape:
             raise ContractError(f"heat() must return a tensor (B, C, h, w) for maps {tuple(maps.shape)}")
         return logits, heat.cpu()
-
-    def _grad_cam(self, gray: Tensor, layer: str, findings: int) -> Tensor:
-        """Compute Grad-CAM of every finding, with its sign: (B, C, h, w).
-
-        Grad-CAM (Selvaraju et al. 2017, section 3) keeps only evidence for a finding, by a ReLU. Rare findings have
-        negative log-odds nearly everywhere, so that nothing would be left of their maps, while a method's own maps keep
-        their sign. Evidence for the finding minus evidence against it is the map without the ReLU.
-        """
-        heat = []
-        for images in gray.split(GRAD_CAM_BATCH):
-            explain = GradCAM(_GradCAMModel(self.network, layer, self.device.images(images)), layer)
-            maps = [
-                explain.compute_map(images, finding) - explain.compute_map(images, finding, against=True)
-                for finding in range(findings)
-            ]
-            heat.append(torch.cat(maps, dim=1).detach())
-        return torch.cat(heat)
-
-
-class _GradCAMModel(ModelWithHooks):
-    """Activations and gradients as MONAI's Grad-CAM asks for them, from one float32 forward pass for all findings.
-
-    MONAI's own hooks run the network once per finding, stay registered for good, and fail where the network modifies
-    the layer's output in place. Here the features are captured once, and the network continues with a copy.
-    """
-
-    def __init__(self, network: nn.Module, layer: str, images: Tensor) -> None:
-        # Without super().__init__(), which registers MONAI's hooks.
-        hook = network.get_submodule(layer).register_forward_hook(self._capture)
-        try:
-            with torch.enable_grad():
-                self.logits = network(images).logits
-        finally:
-            hook.remove()
-
-    def __call__(
-        self, x: Tensor, class_idx: int, retain_graph: bool = True, against: bool = False
-    ) -> tuple[Tensor, tuple[Tensor], tuple[Tensor]]:
-        score = self.logits[:, class_idx].sum()
-        (gradient,) = torch.autograd.grad(-score if against else score, self.features, retain_graph=True)
-        return self.logits, (self.features,), (gradient.contiguous(),)
-
-    def _capture(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        self.features = output.detach().contiguous().requires_grad_(True)
-        return self.features.clone()
-
-
-def _last_spatial_layer(network: nn.Module, images: Tensor) -> str | None:
-    """Return the name of the last module called that returns features (B, D, h, w) with h * w > 1; None without."""
-    spatial: list[str] = []
-
-    def make_hook(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-                spatial.append(name)
-
-        return hook
-
-    hooks = [module.register_forward_hook(make_hook(name)) for name, module in network.named_modules() if name]
-    with torch.inference_mode():
-        network(images)
-    for hook in hooks:
-        hook.remove()
-    return spatial[-1] if spatial else None

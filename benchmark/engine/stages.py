@@ -14,9 +14,9 @@ from ..utils.files import seal_problem, write_atomic
 from ..utils.progress import say
 from ..utils.run_log import log_event
 from .checkpoint import TrainedStage
-from .context import TrainContext, build_train_context
 from .device import Device
 from .experiment import Experiment
+from .train_context import TrainContext, build_train_context
 from .trainer import train_stage
 
 

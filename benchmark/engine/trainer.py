@@ -31,11 +31,11 @@ from .checkpoint import (
     set_random_state,
     training_identity,
 )
-from .context import TrainContext
 from .device import Device
 from .epoch import Epoch
 from .memory import is_out_of_memory, peak_memory
 from .step import Learner, make_learner, train_step
+from .train_context import TrainContext
 from .weights import copy_weights
 
 

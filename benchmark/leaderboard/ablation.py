@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..records.schema import Record
-from .tables import MAX_NAMED, Row, make_table
+from .rows import Row
+from .tables import MAX_NAMED, make_table
 
 SAME_BUDGET = 0.05  # two budgets are equal if the numbers of training images differ by at most 5 %
 BUDGETS = ("equal", "more", "fewer")

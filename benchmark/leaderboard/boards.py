@@ -15,7 +15,7 @@ from ..records.record import RecordError
 from ..records.schema import Record
 from ..utils.files import json_sha256
 from ..utils.text import recipe_label
-from .tables import Row, Run, make_rows
+from .rows import Row, Run, make_rows
 
 EXTERNAL = "external predictions"
 

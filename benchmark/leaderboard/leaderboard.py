@@ -21,10 +21,10 @@ from ..utils.files import write_atomic
 from ..utils.progress import say
 from ..utils.workspace import LEADERBOARD_MARK, Workspace
 from .boards import Board, make_boards
-from .figures import FigureSpec, draw_run, required_figures
+from .figure_files import FigureSpec, draw_run, required_figures
 from .markdown import board_markdown, contents, introduction, literature_sections
-from .tables import Run
-from .verification import verify_cached
+from .rows import Run
+from .verified_cache import verify_cached
 
 
 def publish(

@@ -7,7 +7,8 @@ import numpy as np
 from ..evaluation.results import Hits, MeanHits
 from ..metrics.localization import IOBB, IOU
 from ..utils.text import display_name, escape
-from .tables import EMPTY, MAX_NAMED, Item, Row, cross_table, make_table, short_names
+from .rows import Row
+from .tables import EMPTY, MAX_NAMED, Item, cross_table, make_table, short_names
 
 MAIN_IOBB = 0.25  # the level of overlap in the main table
 OTHER_IOBB, OTHER_IOU = (0.1, 0.5), (0.1, 0.3, 0.5)  # further levels; the records hold all of them

@@ -20,7 +20,7 @@ from ..utils.options import format_value
 from ..utils.text import code, display_name, escape, plain
 from .ablation import ablation_table, paired_differences, summarize
 from .boards import Board, heading, ranked_by
-from .figures import auc_figure
+from .figure_files import auc_figure
 from .literature import literature
 from .localization import (
     MAIN_IOBB,
@@ -29,13 +29,13 @@ from .localization import (
     other_levels_table,
     summarize_localization,
 )
+from .rows import Row
 from .run_list import run_list
 from .secondary_metrics import secondary_metrics, secondary_metrics_notes, subgroup_table
 from .speed import speed_markdown, speed_sections
 from .tables import (
     EMPTY,
     MAX_METHOD_COLUMNS,
-    Row,
     best_in_bold,
     by_finding,
     by_finding_of_all,

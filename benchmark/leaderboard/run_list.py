@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from ..records.schema import Record
 from ..utils.text import code, escape, plain
-from .tables import Row, Run, make_table
+from .rows import Row, Run
+from .tables import make_table
 
 
 def run_list(rows: Sequence[Row]) -> list[str]:

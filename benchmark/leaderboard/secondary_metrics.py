@@ -6,7 +6,8 @@ import numpy as np
 
 from ..evaluation.results import IntervalPart, SecondaryMetrics
 from ..utils.text import escape
-from .tables import EMPTY, Item, Row, cross_table, make_table
+from .rows import Row
+from .tables import EMPTY, Item, cross_table, make_table
 
 Read = Callable[[SecondaryMetrics], float | None]
 UNDEFINED = IntervalPart(value=None, low=None, high=None)

@@ -11,7 +11,8 @@ from ..records.speed_record import SetupPart, SpeedRecord, matches_run, setup_la
 from ..utils.text import code, escape, plain, recipe_label
 from .boards import Board, figure_path
 from .plots import Dot, dots_sha256, draw_speed
-from .tables import EMPTY, Row, make_table
+from .rows import Row
+from .tables import EMPTY, make_table
 
 HEADERS = (
     "Method",

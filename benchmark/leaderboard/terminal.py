@@ -9,7 +9,8 @@ from rich.table import Table
 from ..utils.text import plain
 from .ablation import paired_differences, summarize
 from .boards import Board, heading, make_boards, ranked_by
-from .tables import Row, Run, ranks, rare_label, seeds, with_interval
+from .rows import Row, Run
+from .tables import ranks, rare_label, seeds, with_interval
 
 MIN_NAME = 16  # width of the methods' column at least; longer names are wrapped
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from ..evaluation import artifacts
 from ..evaluation.artifacts import HeatmapSet
-from ..evaluation.heatmaps import evaluate_heatmaps
+from ..evaluation.localization import evaluate_heatmaps
 from ..evaluation.scores import evaluate_scores, evaluate_secondary_metrics, resamples_of
 from ..metrics.localization import Frame
 from ..recipe import Recipe

@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.compare import compare
 from chxbench.benchmark.commands.compare.compare import compare_runs
-from chxbench.benchmark.commands.compare.context import paired_timings
 from chxbench.benchmark.commands.compare.figure import comparison_sha256
+from chxbench.benchmark.commands.compare.run_differences import paired_timings
 from chxbench.benchmark.commands.compare.tables import summarize
 from chxbench.benchmark.dataset import split_sha256
 from chxbench.benchmark.metrics.paired import holm

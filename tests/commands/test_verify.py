@@ -14,7 +14,7 @@ from chxbench.benchmark.cli import main
 from chxbench.benchmark.evaluation import artifacts
 from chxbench.benchmark.evaluation.scores import evaluate_scores, evaluate_secondary_metrics
 from chxbench.benchmark.leaderboard import verification
-from chxbench.benchmark.leaderboard.verification import verify_cached
+from chxbench.benchmark.leaderboard.verified_cache import verify_cached
 from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records.provenance import origin
 from chxbench.benchmark.records.record import RecordError

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from chxbench import Output, UserError
-from chxbench.benchmark.commands.run.training import build_network
+from chxbench.benchmark.commands.run.train_and_score import build_network
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.engine import checkpoint, epoch, trainer
-from chxbench.benchmark.engine.context import build_train_context, permute_labels_by_patient
 from chxbench.benchmark.engine.device import Device
 from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.engine.train_context import build_train_context, permute_labels_by_patient
 from chxbench.benchmark.engine.trainer import train_stage
 from chxbench.benchmark.utils.files import is_intact, previous_version
 

@@ -14,7 +14,7 @@ from chxbench.benchmark.leaderboard.ablation import paired_differences
 from chxbench.benchmark.leaderboard.boards import make_boards
 from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard, render, write_leaderboard
 from chxbench.benchmark.leaderboard.leaderboard import read_runs as read
-from chxbench.benchmark.leaderboard.tables import make_rows
+from chxbench.benchmark.leaderboard.rows import make_rows
 from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records.record import RecordError
 from chxbench.benchmark.utils.files import file_sha256

@@ -8,8 +8,9 @@ from chxbench.benchmark.leaderboard.boards import make_boards
 from chxbench.benchmark.leaderboard.leaderboard import read_runs
 from chxbench.benchmark.leaderboard.literature import reported
 from chxbench.benchmark.leaderboard.markdown import board_markdown
+from chxbench.benchmark.leaderboard.rows import make_rows
 from chxbench.benchmark.leaderboard.secondary_metrics import secondary_metrics, secondary_metrics_notes, subgroup_table
-from chxbench.benchmark.leaderboard.tables import make_rows, ranking
+from chxbench.benchmark.leaderboard.tables import ranking
 from chxbench.benchmark.records.provenance import Origin
 from chxbench.benchmark.utils.workspace import Workspace
 

@@ -12,11 +12,11 @@ from PIL import Image
 from chxbench import FINDINGS
 from chxbench.benchmark.data.loader import Batch
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
-from chxbench.benchmark.engine.context import build_train_context
 from chxbench.benchmark.engine.device import Device
 from chxbench.benchmark.engine.epoch import Epoch
 from chxbench.benchmark.engine.experiment import build_method
 from chxbench.benchmark.engine.step import make_learner, train_step
+from chxbench.benchmark.engine.train_context import build_train_context
 from chxbench.benchmark.engine.trainer import train_epoch
 from chxbench.benchmark.recipe import load_recipe
 from chxbench.datasets.phantom import Phantom

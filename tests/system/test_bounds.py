@@ -16,7 +16,7 @@ from chxbench.benchmark.commands.predict.images import find_sources
 from chxbench.benchmark.dataset import DataError
 from chxbench.benchmark.evaluation import artifacts
 from chxbench.benchmark.records import record as records
-from chxbench.benchmark.records.checks import verify_record
+from chxbench.benchmark.records.recompute import verify_record
 from chxbench.benchmark.records.record import RecordError
 from chxbench.benchmark.utils import image_io
 from chxbench.benchmark.utils.errors import UserError

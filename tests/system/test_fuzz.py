@@ -25,7 +25,7 @@ from chxbench.benchmark.evaluation import artifacts
 from chxbench.benchmark.recipe import RECIPES, load_recipe
 from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records import speed_record
-from chxbench.benchmark.records.checks import check_arrays, check_rows
+from chxbench.benchmark.records.recompute import check_arrays, check_rows
 from chxbench.benchmark.utils.errors import UserError
 from chxbench.benchmark.utils.files import file_sha256
 from chxbench.benchmark.utils.image_io import read_gray

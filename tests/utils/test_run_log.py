@@ -224,7 +224,7 @@ def test_the_end_of_a_run_is_logged_and_the_log_continues_when_it_resumes(small_
         raise error
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
-        patch.setattr("chxbench.benchmark.commands.run.training.score", stop)
+        patch.setattr("chxbench.benchmark.commands.run.train_and_score.score", stop)
         run(config)
     path = build_experiment(config).work / LOG_FILE
     assert read_log(path)[-1].items() >= {"event": event, "why": why}.items()

@@ -12,9 +12,9 @@ from .... import __version__
 from ...metrics.paired import Difference, compare
 from ...records import speed_record
 from ...utils.files import write_atomic
-from .context import differing_context, paired_timings
 from .figure import draw_comparison
 from .pair import LEVEL, ComparedPair, Side, check_same_test_set, read_side
+from .run_differences import differing_context, paired_timings
 from .tables import comparison_markdown, summarize
 
 FILES = ("roc.png", "comparison.md", "comparison.json")

@@ -13,11 +13,11 @@ from ...evaluation.artifacts import label_column
 from ...evaluation.scores import SplitScores, split_scores
 from ...metrics.paired import Comparison, Difference
 from ...records import record as records
-from ...records.checks import verify_record
+from ...records.recompute import verify_record
 from ...records.schema import Record
 from ...utils.errors import UserError, first_few
 from ...utils.text import changed_options, plain
-from .context import ContextFact, Timing
+from .run_differences import ContextFact, Timing
 
 LEVEL = 0.05  # of significance, after the correction for the number of findings
 

@@ -7,8 +7,8 @@ from ...leaderboard.tables import EMPTY, make_table
 from ...metrics.paired import Difference
 from ...records.speed_record import setup_label
 from ...utils.text import code, display_name, escape
-from .context import Timing
 from .pair import LEVEL, ComparedPair, Side
+from .run_differences import Timing
 
 SAME_BUDGET = 1.05  # ratio of training images up to which two runs have the same budget
 MEANS = ("Mean", "Mean without Hernia")

@@ -13,14 +13,14 @@ from ...leaderboard.leaderboard import publish
 from ...method import ContractError
 from ...recipe import recipe_table
 from ...records import record as records
-from ...records.checks import verify_record
+from ...records.recompute import verify_record
 from ...records.schema import Record
 from ...utils.errors import UserError
 from ...utils.progress import say
 from ...utils.run_log import LOG_FILE, read_log
 from ...utils.signals import handle_signals
 from .tracking import LoggedRun, check_trackers, log_run
-from .training import train_and_score
+from .train_and_score import train_and_score
 
 OnRecord = Callable[[Record, Path], None]
 

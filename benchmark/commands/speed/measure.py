@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...data.loader import Batch
-from ...engine.context import TrainContext
 from ...engine.device import Device
 from ...engine.epoch import Epoch
 from ...engine.memory import PeakMemory
 from ...engine.step import Learner, make_learner, train_step
+from ...engine.train_context import TrainContext
 from ...engine.trainer import train_epoch
 from ...method import Method
 from ...recipe import Recipe

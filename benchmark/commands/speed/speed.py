@@ -13,10 +13,10 @@ from ...data.pixel_cache import prepare_pixels
 from ...data.source import DataConfig, build_dataset
 from ...data.unreadable import load_readable_index
 from ...dataset import Dataset, Index
-from ...engine.context import TrainContext, build_train_context
 from ...engine.device import Device
 from ...engine.experiment import build_method
 from ...engine.memory import PeakMemory
+from ...engine.train_context import TrainContext, build_train_context
 from ...leaderboard.leaderboard import write_leaderboard
 from ...method import Method
 from ...recipe import Recipe

@@ -19,8 +19,8 @@ from pydantic import Field
 from ... import ROOT
 from ..evaluation import artifacts
 from ..records import record as records
-from ..records.checks import verify_record
 from ..records.provenance import Origin, origin
+from ..records.recompute import verify_record
 from ..records.schema import Part, Record, SecondaryMetrics, Sha256
 from ..utils.errors import UserError
 from ..utils.files import file_sha256, write_atomic

@@ -16,8 +16,8 @@ from ..records.schema import Record
 from ..records.speed_record import SpeedRecord
 from .boards import Board, figure_path, heading
 from .plots import AucLine, auc_sha256, draw_auc
+from .rows import Row, Run
 from .speed import speed_sections
-from .tables import Row, Run
 
 BOARD_FIGURES = ("*/speed-*.png", "*/auc-*.png")  # patterns below results/ of the figures named after a board
 
