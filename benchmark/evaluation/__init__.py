@@ -1,1 +1,1 @@
-"""From model outputs to numbers: metrics of scores and heatmaps. No torch."""
+"""Evaluation of model outputs: metrics of scores and heatmaps, without torch."""

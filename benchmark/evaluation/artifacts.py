@@ -1,7 +1,7 @@
 """Artifacts of a record: the score table (`scores.parquet`), and the heatmaps and boxes (`maps.npz`).
 
-Every number in a record follows from these two files: scores.py and heatmaps.py compute them when a record is written
-and again when it is verified.
+Every metric in a record is computed from these two files: scores.py and localization.py compute the metrics when a
+record is written and again when it is verified.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ class HeatmapSet(NamedTuple):
     """Heatmaps of the N test images that have boxes, and their M boxes: the input of the localization metrics.
 
     Attributes:
-        kind: which maps they are, as text: the method's own, or Grad-CAM.
-        maps: float16 (N, C, h, w), of the center crop, each normalized to 0..1.
-        image_id, patient_id: text (N,).
-        box_image, box_finding: int32 (M,), indices into the N images and C findings.
-        boxes: float64 (M, 4): x, y, w, h as fractions of the full image.
+        kind: source of the heatmaps: the method's maps, or Grad-CAM.
+        maps: heatmaps of the center crop, float16 (N, C, h, w), each normalized to 0..1.
+        image_id, patient_id: strings (N,).
+        box_image, box_finding: image and finding of each box, int32 (M,), indices into the N images and C findings.
+        boxes: x, y, w, h of each box as fractions of the full image, float64 (M, 4).
     """
 
     kind: str
@@ -46,7 +46,7 @@ class HeatmapSet(NamedTuple):
     boxes: np.ndarray
 
     def truth(self) -> Boxes:
-        """Return the true boxes, as the localization metrics take them."""
+        """Return the ground-truth boxes in the form that the localization metrics expect."""
         return Boxes(self.box_image, self.box_finding, self.boxes, self.patient_id)
 
 
@@ -61,7 +61,7 @@ def score_column(finding: str) -> str:
 
 
 def findings_of(table: pd.DataFrame) -> list[str]:
-    """Return the findings that a score table has labels of, in order."""
+    """Return the findings with a label column in a score table, in the order of the columns."""
     return [name.removeprefix(LABEL) for name in map(str, table.columns) if name.startswith(LABEL)]
 
 
@@ -75,13 +75,13 @@ def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFr
     """Build the table that every AUC is computed from.
 
     Args:
-        index: images, patients, splits and labels.
-        rows: row numbers of the scored images (n,).
+        index: images, patients, splits and labels of the dataset.
+        rows: row numbers of the scored images in the index (n,).
         scores: log-odds (n, C), finite.
 
     Returns:
-        One row per image: the ID_COLUMNS, the traits of the index, a label column (1, 0 or NaN) per finding, a score
-        column per finding. Other columns of the index are not published: they may identify patients.
+        One row per image: the ID_COLUMNS, the traits of the index, a label column (1, 0 or NaN) per finding, and a
+        score column per finding. Other columns of the index may identify patients and are not included.
     """
     images = index.images.iloc[rows]
     names = images[list(ID_COLUMNS)].astype(str).reset_index(drop=True)
@@ -92,7 +92,7 @@ def score_table(index: Index, rows: np.ndarray, scores: np.ndarray) -> pd.DataFr
 
 
 def boxed_rows(index: Index) -> np.ndarray:
-    """Return the row numbers of the test images that have a box."""
+    """Return the row numbers of the test images that have at least one box."""
     rows = index.rows("test")
     if index.boxes.empty:
         return rows[:0]
@@ -100,13 +100,20 @@ def boxed_rows(index: Index) -> np.ndarray:
 
 
 def build_heatmap_set(index: Index, rows: np.ndarray, maps: np.ndarray, kind: str) -> HeatmapSet:
-    """Combine heatmaps (n, C, h, w), on any scale, of the images `rows` (n,) with the boxes of these images."""
+    """Combine heatmaps with the ground-truth boxes of the same images.
+
+    Args:
+        index: images and boxes of the dataset.
+        rows: row numbers of the images in the index (n,).
+        maps: heatmaps (n, C, h, w), on any scale.
+        kind: source of the heatmaps, see `HeatmapSet`.
+    """
     images = index.images.iloc[rows]
     position = {name: k for k, name in enumerate(images["image_id"])}
     boxes = index.boxes[index.boxes["image_id"].isin(position)]
     return HeatmapSet(
         kind,
-        _normalize(maps).astype(np.float16),  # first: probabilities of a rare finding are too small for 16 bits
+        _normalize(maps).astype(np.float16),  # normalized first: probabilities of a rare finding underflow float16
         images["image_id"].to_numpy(str),
         images["patient_id"].to_numpy(str),
         boxes["image_id"].map(position).to_numpy(np.int32),
@@ -116,18 +123,18 @@ def build_heatmap_set(index: Index, rows: np.ndarray, maps: np.ndarray, kind: st
 
 
 def save_heatmaps(maps: HeatmapSet, path: Path) -> None:
-    """Write a compressed .npz of plain arrays. Raises UserError if it cannot be written."""
+    """Write the heatmaps as a compressed .npz of plain arrays. Raises UserError if the file cannot be written."""
     packed = BytesIO()
     np.savez_compressed(packed, **maps._asdict())
     write_atomic(path, packed.getvalue())
 
 
 def load_heatmaps(path: Path) -> HeatmapSet:
-    """Read `maps.npz`; nothing is unpickled.
+    """Read `maps.npz` without unpickling anything.
 
     Raises:
-        ValueError: too large, or an array claims to be larger than it is.
-        Exception: whatever zipfile and numpy raise for another kind of file.
+        ValueError: if the file is too large, or the header of an array states a larger size than the file contains.
+        Exception: anything that zipfile and numpy raise for an invalid file.
     """
     _check_size(path)
     with np.load(path, allow_pickle=False) as file:
@@ -136,7 +143,7 @@ def load_heatmaps(path: Path) -> HeatmapSet:
 
 
 def _check_size(path: Path) -> None:
-    """Check the claimed sizes before anything is allocated. Raises ValueError."""
+    """Check the stated sizes before any array is allocated. Raises ValueError if they are inconsistent or too large."""
     with ZipFile(path) as file:
         entries = [file.getinfo(f"{name}.npy") for name in HeatmapSet._fields]
         for entry in entries:
@@ -145,28 +152,28 @@ def _check_size(path: Path) -> None:
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(member)
             if math.prod(shape) * dtype.itemsize > entry.file_size:
-                raise ValueError(f"{entry.filename} claims to be larger than it is")
+                raise ValueError(f"the header of {entry.filename} states a larger size than the file contains")
         if sum(entry.file_size for entry in entries) > MAX_BYTES:
-            raise ValueError(f"it holds more than {MAX_BYTES >> 20} MiB")
+            raise ValueError(f"it contains more than {MAX_BYTES >> 20} MiB")
 
 
 def load_scores(path: Path) -> pd.DataFrame:
     """Read `scores.parquet`.
 
     Raises:
-        ValueError: too large.
-        Exception: whatever pyarrow and pandas raise for another kind of file.
+        ValueError: if the table is too large.
+        Exception: anything that pyarrow and pandas raise for an invalid file.
     """
     with pq.ParquetFile(path) as file:
         metadata = file.metadata
         size = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
         if metadata.num_rows * metadata.num_columns > MAX_CELLS or size > MAX_BYTES:
-            raise ValueError(f"it holds more than {MAX_CELLS:,} cells or {MAX_BYTES >> 20} MiB")
+            raise ValueError(f"it contains more than {MAX_CELLS:,} cells or {MAX_BYTES >> 20} MiB")
     return pd.read_parquet(path)
 
 
 def heatmaps_sha256(maps: HeatmapSet) -> str:
-    """Return the SHA-256 over all arrays: equal for equal heatmaps and boxes, however they were compressed."""
+    """Return the SHA-256 of all arrays, which does not depend on the compression of the file."""
     digest = hashlib.sha256(maps.kind.encode())
     for name, part in maps._asdict().items():
         if isinstance(part, np.ndarray):
@@ -176,18 +183,18 @@ def heatmaps_sha256(maps: HeatmapSet) -> str:
 
 
 def image_list_sha256(images: Iterable[str]) -> str:
-    """Return the SHA-256 over the sorted image ids, joined by line feeds: the identity of a list of images."""
+    """Return the SHA-256 of the sorted image ids, joined by line feeds; it identifies a list of images."""
     return hashlib.sha256("\n".join(sorted(images)).encode()).hexdigest()
 
 
 def ground_truth_sha256(table: pd.DataFrame) -> str:
-    """Return the SHA-256 over images, patients, splits and labels: equal where two runs were scored on the same."""
+    """Return the SHA-256 of images, patients, splits and labels; it is equal for runs scored on the same data."""
     truth = table[[*ID_COLUMNS, *map(label_column, findings_of(table))]]
     return hashlib.sha256(truth.sort_values("image_id").to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def boxes_sha256(maps: HeatmapSet) -> str:
-    """Return the SHA-256 over the true boxes alone: equal where two runs were localized against the same boxes."""
+    """Return the SHA-256 of the ground-truth boxes; it is equal for runs evaluated on the same boxes."""
     boxes = zip(maps.image_id[maps.box_image], maps.box_finding.tolist(), maps.boxes.tolist(), strict=True)
     return hashlib.sha256(
         "\n".join(sorted(f"{image} {finding} {box}" for image, finding, box in boxes)).encode()
@@ -195,6 +202,6 @@ def boxes_sha256(maps: HeatmapSet) -> str:
 
 
 def _normalize(maps: np.ndarray) -> np.ndarray:
-    """Scale each map to 0..1, which changes no metric; a map without contrast becomes 0."""
+    """Scale each map to 0..1, which changes no metric; a constant map becomes 0."""
     flat = maps.astype(np.float64).reshape(-1, *maps.shape[2:])
     return (normalize(flat) / 255).reshape(maps.shape)

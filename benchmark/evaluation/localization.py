@@ -1,4 +1,4 @@
-"""Localization metrics of heatmaps: boxes found and missed, next to the baselines of random maps and a center box."""
+"""Localization metrics of heatmaps, compared with two baselines: random heatmaps and one box in the image center."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ from ..metrics.localization import IOBB, IOU, THRESHOLDS, Boxes, Frame, Score
 from .artifacts import HeatmapSet, heatmaps_sha256
 from .results import FindingHits, Hits, Localization, MeanHits, OverlapRates
 
-RANDOM_MAPS = 5  # seeds that the baseline of random maps is averaged over
+RANDOM_MAPS = 5  # number of seeds over which the random baseline is averaged
 
 _Key = tuple[str, tuple[str, ...], Frame, int]
 _evaluated: dict[_Key, Localization] = {}
@@ -18,12 +18,12 @@ _evaluated: dict[_Key, Localization] = {}
 def evaluate_heatmaps(maps: HeatmapSet, findings: list[str], frame: Frame, resamples: int) -> Localization:
     """Compute the localization metrics of a test split.
 
-    A process computes them once for equal heatmaps: a run evaluates its own when it writes, publishes and ranks them.
+    Results are cached in the process, because a run needs them when it writes, publishes and ranks its record.
 
     Args:
         maps: heatmaps of the test images that have boxes, and the boxes.
-        findings: the C findings, in order.
-        frame: where the center crop is in the resized image.
+        findings: the C findings, in the order of the heatmaps.
+        frame: position of the center crop in the resized image.
         resamples: number of bootstrap resamples of patients.
     """
     key = (heatmaps_sha256(maps), tuple(findings), frame, resamples)
@@ -65,7 +65,7 @@ def _evaluate(maps: HeatmapSet, findings: list[str], frame: Frame, resamples: in
 
 
 class _HashableBoxes:
-    """Boxes as the key of a cache: their baseline is the same for every record of a leaderboard section."""
+    """Boxes as a cache key: all records of a board share their baselines."""
 
     def __init__(self, truth: Boxes) -> None:
         self.truth = truth
@@ -79,10 +79,10 @@ class _HashableBoxes:
 
 
 @lru_cache(maxsize=8)
-def _random_baseline(grid: tuple[int, int], findings: int, frame: Frame, boxes: _HashableBoxes) -> Score:
+def _random_baseline(grid: tuple[int, int], num_findings: int, frame: Frame, boxes: _HashableBoxes) -> Score:
     truth = boxes.truth
     scores = [
-        localization.score(localization.random_baseline(grid, findings, truth, frame, seed), truth)
+        localization.score(localization.random_baseline(grid, num_findings, truth, frame, seed), truth)
         for seed in range(RANDOM_MAPS)
     ]
     return Score(*(np.mean(parts, axis=0) for parts in zip(*scores, strict=True)))
@@ -93,7 +93,7 @@ def _select(score: Score, finding: int) -> Score:
 
 
 def _hits(score: Score) -> Hits | None:
-    """Convert the score of one finding, or a mean, to its part of the record; None for a finding without a box."""
+    """Convert the score of one finding, or a mean score, to a part of the record; None if the finding has no box."""
     if np.isnan(score.pointing_game):
         return None
     cut = len(IOBB)  # rates at the levels of IoBB come first, then those of IoU

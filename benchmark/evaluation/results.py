@@ -1,6 +1,6 @@
-"""Results of an evaluation, as pydantic models: the very parts of a record that are computed and computed again.
+"""Results of an evaluation as pydantic models: the parts of a record that verification recomputes.
 
-Values that are undefined are None (null in JSON), never 0, 0.5 or NaN.
+Undefined values are None (null in JSON), never 0, 0.5 or NaN.
 """
 
 from typing import Annotated
@@ -15,14 +15,18 @@ Count = Annotated[int, Field(ge=0)]
 class Part(BaseModel):
     """Base of every part of a record: unknown keys are errors, instances are immutable.
 
-    A part can also be built from any object with the same attributes (a NamedTuple of metrics/, for example).
+    A part can also be built from any object with the same attributes, such as a NamedTuple of metrics/.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), from_attributes=True)
 
 
 class IntervalPart(Part):
-    """A value and its 95 % percentile interval over bootstrap resamples of patients."""
+    """A value and its 95 % percentile interval over bootstrap resamples of patients.
+
+    All three are null if the value is undefined on the test split. Resamples in which the value is undefined are
+    excluded; if it is undefined in all of them, both bounds are null.
+    """
 
     value: Number | None
     low: Number | None
@@ -36,34 +40,34 @@ class FindingAuc(IntervalPart):
 
 
 class MeanInterval(IntervalPart):
-    """Mean over the findings in which the metric is defined."""
+    """Mean of a metric over the findings for which it is defined."""
 
-    findings: Count  # over how many findings the mean was taken
+    findings: Count  # number of findings in the mean
 
 
 class ScoreMetrics(Part):
     """The main metric: AUC on the test split."""
 
-    auc: Annotated[dict[Name, FindingAuc], Field(min_length=1)]  # by finding
+    auc: Annotated[dict[Name, FindingAuc], Field(min_length=1)]  # per finding
     mean_auc: MeanInterval
-    mean_auc_without_rare: MeanInterval  # without dataset.rare; equal to mean_auc where no finding is rare
+    mean_auc_without_rare: MeanInterval  # excludes dataset.rare; equal to mean_auc if no finding is rare
 
 
 class FindingMetrics(Part):
     """Secondary metrics of one finding."""
 
-    undefined_reason: str | None  # why AUC and average precision are undefined; null where they are defined
-    prevalence: Number | None  # share of positives among the images with a label
+    undefined_reason: str | None  # why AUC and average precision are undefined; null if they are defined
+    prevalence: Number | None  # fraction of positives among the images with a label
     average_precision: IntervalPart
     brier: Number | None
-    calibration_error: Number | None  # expected calibration error
-    threshold: Number | None  # log-odds, fixed on the validation split
-    sensitivity: IntervalPart  # on the test split, at that threshold
+    calibration_error: Number | None  # expected calibration error over 15 bins of equal count
+    threshold: Number | None  # log-odds, chosen on the validation split; null if it has no negatives
+    sensitivity: IntervalPart  # on the test split, at this threshold
     specificity: IntervalPart
 
 
 class MeanMetrics(Part):
-    """Means over the findings in which each metric is defined; null where it is defined in none."""
+    """Means of each metric over the findings for which it is defined; null if it is undefined for all."""
 
     average_precision: MeanInterval
     brier: Number | None
@@ -83,52 +87,54 @@ class GroupPart(Part):
 class SecondaryMetrics(Part):
     """Average precision, calibration, operating points and subgroups on the test split."""
 
-    target_specificity: Number  # share of the validation split's negatives that score below the threshold, at least
+    target_specificity: Number  # minimum fraction of validation negatives that score below the threshold
     mean: MeanMetrics
     findings: dict[Name, FindingMetrics]
-    subgroups: dict[str, dict[str, GroupPart]]  # by trait (sex, age, view, ...), then by group
+    subgroups: dict[str, dict[str, GroupPart]]  # per trait (sex, age, view, ...) and group
 
 
 class OverlapRates(Part):
-    """Rates at each overlap threshold."""
+    """Rates at each overlap threshold, in the order of t_iobb or t_iou."""
 
-    accuracy: list[Number]  # found boxes / boxes of the finding
-    false_positives: list[Number | None]  # false boxes / boxes of all findings; null in bounds of intervals
+    accuracy: list[Number]  # fraction of ground-truth boxes detected
+    false_positives: list[
+        Number | None
+    ]  # unmatched predicted boxes per ground-truth box of any finding; null in interval bounds
 
 
 class Hits(Part):
-    """Localization scores of one kind of heatmap."""
+    """Localization scores of the method's heatmaps or of a baseline."""
 
-    pointing_game: Number
+    pointing_game: Number  # fraction of image-finding pairs with the maximum of the heatmap inside a ground-truth box
     iobb: OverlapRates  # at t_iobb
     iou: OverlapRates  # at t_iou
 
 
 class FindingHits(Part):
-    """Localization of one finding, next to two baselines; null where it has no box."""
+    """Localization scores of one finding and of two baselines; null if the finding has no box."""
 
     boxes: Count
     method: Hits | None
-    random: Hits | None  # baseline: random maps on the same grid
+    random: Hits | None  # baseline: random heatmaps of the same size
     center: Hits | None  # baseline: one box in the center of every image
 
 
 class MeanHits(FindingHits):
     """Means over the findings that have boxes."""
 
-    findings: Count  # over how many findings the mean was taken
-    low: Hits | None  # bounds of the 95 % interval of the method's mean
-    high: Hits | None
+    findings: Count  # number of findings in the mean
+    low: Hits | None  # lower bounds of the 95 % intervals of the method's means
+    high: Hits | None  # upper bounds
 
 
 class Localization(Part):
-    """Boxes of the test split, found on heatmaps by the protocol of Wang et al. 2017 (metrics/localization.py)."""
+    """Localization on the test split by the protocol of Wang et al. 2017 (metrics/localization.py)."""
 
-    heatmap: str  # the method's own maps, or Grad-CAM
-    images: Count  # test images with a box
-    grid: list[Count]  # height and width of a heatmap
-    thresholds: list[Count]  # of 0..255
-    t_iobb: list[Number]
-    t_iou: list[Number]
+    heatmap: str  # source of the heatmaps: the method's maps, or Grad-CAM
+    images: Count  # test images with at least one box
+    grid: list[Count]  # height and width of a heatmap, in cells
+    thresholds: list[Count]  # thresholds of the normalized heatmap, in 0..255
+    t_iobb: list[Number]  # overlap thresholds: intersection over the predicted box
+    t_iou: list[Number]  # overlap thresholds: intersection over union
     findings: dict[Name, FindingHits]
     mean: MeanHits

@@ -1,6 +1,6 @@
 """Metrics of scores: AUC, average precision, calibration, operating points and subgroups of the test split.
 
-A record is written and verified with these functions, and `chxbench.evaluate_scores` is `evaluate_arrays`.
+Records are written and verified with these functions. `chxbench.evaluate_scores` is `evaluate_arrays`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,20 +27,20 @@ from .results import (
     SecondaryMetrics,
 )
 
-TARGET_SPECIFICITY = 0.9  # of the thresholds, on the validation split
-AGE = "age"  # the trait that is binned; others are grouped by value
+TARGET_SPECIFICITY = 0.9  # minimum specificity of each threshold on the validation split
+AGE = "age"  # this trait is binned; other traits are grouped by value
 AGES = ((0, 20), (20, 40), (40, 60), (60, 80), (80, 121))  # years, lower bound included, upper bound not
-MAX_GROUPS = 20  # values of a trait; one with more identifies images rather than groups them
+MAX_GROUPS = 20  # a trait with more values is ignored: it identifies images rather than groups
 
 
 class SplitScores(NamedTuple):
     """Scores and labels of one split.
 
     Attributes:
-        findings: the C findings, in order.
+        findings: the C findings, in the order of the columns.
         scores: log-odds, float64 (N, C).
         labels: 1, 0 or NaN for unknown, float64 (N, C).
-        patients: text (N,), the patient of each image.
+        patients: patient of each image, strings (N,).
     """
 
     findings: list[str]
@@ -53,8 +53,8 @@ class ScoreEvaluation(NamedTuple):
     """AUC of a test split.
 
     Attributes:
-        metrics: AUC by finding and as means, with intervals.
-        replicates: mean AUC in each bootstrap resample (R,), NaN where undefined; runs are paired by them.
+        metrics: AUC per finding and mean AUCs, with intervals.
+        replicates: mean AUC of each bootstrap replicate (R,), NaN if undefined; paired differences use them.
     """
 
     metrics: ScoreMetrics
@@ -75,15 +75,20 @@ def evaluate_scores(table: pd.DataFrame, resamples: int, rare: Sequence[str] = (
     """Compute AUC on the test split of a score table.
 
     Args:
-        table: as `artifacts.score_table` builds it.
+        table: score table, see `artifacts.score_table`.
         resamples: number of bootstrap resamples of patients.
-        rare: findings that the second mean leaves out.
+        rare: findings excluded from `mean_auc_without_rare`.
     """
     return _evaluate_auc(split_scores(table), resamples, rare)
 
 
 def evaluate_secondary_metrics(table: pd.DataFrame, resamples: int) -> SecondaryMetrics:
-    """Compute average precision, calibration, operating points and subgroups; arguments as for `evaluate_scores`."""
+    """Compute average precision, calibration, operating points and subgroups on the test split.
+
+    Args:
+        table: score table, see `artifacts.score_table`.
+        resamples: number of bootstrap resamples of patients.
+    """
     metrics = _evaluate_secondary(split_scores(table), split_scores(table, "val"), resamples)
     test = table[table["split"] == "test"]
     subgroups = {trait: _evaluate_groups(test, trait, resamples) for trait in traits_of(table)}
@@ -103,21 +108,21 @@ def evaluate_arrays(
 
     Args:
         scores: log-odds (N, C), finite.
-        labels: (N, C): 1, 0, or NaN for unknown.
-        patients: (N,), the patient of each image; intervals resample patients.
-        validation: (scores, labels) of the validation split, each (M, C), on which thresholds are fixed; without it,
-            sensitivity and specificity are None.
-        findings: names of the C findings, by default "finding_0", "finding_1", ...
-        rare: findings that `mean_auc_without_rare` leaves out.
-        resamples: number of bootstrap resamples.
+        labels: 1, 0, or NaN for unknown, (N, C).
+        patients: patient of each image, (N,); the bootstrap resamples patients.
+        validation: scores and labels of the validation split, each (M, C), which are used to choose the thresholds;
+            None to leave sensitivity and specificity undefined.
+        findings: names of the C findings; None for "finding_0", "finding_1", ...
+        rare: findings excluded from `mean_auc_without_rare`.
+        resamples: number of bootstrap resamples of patients.
 
     Returns:
         The keys auc, mean_auc, mean_auc_without_rare and secondary_metrics of a record (docs/records.md), without
-        subgroups; None where a value is undefined.
+        subgroups; undefined values are None.
 
     Raises:
-        UserError: shapes that do not fit, scores that are not finite, labels other than 0, 1 and NaN, findings that are
-            listed twice, or a rare finding that is not among the findings.
+        UserError: if shapes do not match, scores are not finite, labels are not 0, 1 or NaN, a finding is listed twice,
+            or a rare finding is not among the findings.
     """
     test = _check_arrays("", scores, labels, findings)
     names = np.asarray(patients)
@@ -140,14 +145,24 @@ def resamples_of(recipe: Recipe | None) -> int:
 
 
 def _check_arrays(what: str, scores: np.ndarray, labels: np.ndarray, findings: Sequence[str] | None) -> SplitScores:
-    """Convert arrays of a caller to a split without patients. Raises UserError; `what` names the split in it."""
+    """Convert scores and labels to a split without patients.
+
+    Args:
+        what: name of the split for error messages, empty or followed by a space.
+        scores: log-odds (N, C).
+        labels: 1, 0, or NaN for unknown, (N, C).
+        findings: names of the C findings; None for "finding_0", "finding_1", ...
+
+    Raises:
+        UserError: if shapes do not match, or values are invalid.
+    """
     try:
         scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(f"{what}scores or labels are not numbers ({error}): pass two arrays (N, C)") from error
     if scores.ndim != 2 or scores.shape != labels.shape:
         raise UserError(
-            f"{what}scores have the shape {scores.shape}, labels {labels.shape}: pass two arrays of one shape (N, C)"
+            f"{what}scores have the shape {scores.shape}, labels {labels.shape}: pass arrays of the same shape (N, C)"
         )
     names = [f"finding_{c}" for c in range(scores.shape[1])] if findings is None else list(findings)
     if len(names) != scores.shape[1] or len(set(names)) != len(names) or not names:
@@ -161,13 +176,13 @@ def _check_arrays(what: str, scores: np.ndarray, labels: np.ndarray, findings: S
 
 def _evaluate_auc(test: SplitScores, resamples: int, rare: Sequence[str]) -> ScoreEvaluation:
     replicates = auc_metrics.bootstrap(test.scores, test.labels, test.patients, resamples)
-    leave_out = [c for c, finding in enumerate(test.findings) if finding in rare]
-    found = auc_metrics.summarize(test.scores, test.labels, replicates, leave_out)
-    each = zip(test.findings, found.each, found.positives, strict=True)
+    excluded = [c for c, finding in enumerate(test.findings) if finding in rare]
+    summary = auc_metrics.summarize(test.scores, test.labels, replicates, excluded)
+    per_finding = zip(test.findings, summary.each, summary.positives, strict=True)
     metrics = ScoreMetrics(
-        auc={name: FindingAuc(**interval._asdict(), positives=positives) for name, interval, positives in each},
-        mean_auc=_mean_interval(found.mean),
-        mean_auc_without_rare=_mean_interval(found.mean_without),
+        auc={name: FindingAuc(**interval._asdict(), positives=positives) for name, interval, positives in per_finding},
+        mean_auc=_mean_interval(summary.mean),
+        mean_auc_without_rare=_mean_interval(summary.mean_without),
     )
     return ScoreEvaluation(metrics, auc_metrics.mean_defined(replicates))
 
@@ -177,27 +192,27 @@ def _evaluate_secondary(test: SplitScores, val: SplitScores, resamples: int) -> 
     precision = auc_metrics.evaluate(
         test.scores, test.labels, test.patients, resamples, measure=auc_metrics.measure_precision
     )
-    findings = dict(zip(test.findings, _each_finding(test, val, precision.each, resamples), strict=True))
-    each = list(findings.values())
+    findings = dict(zip(test.findings, _metrics_per_finding(test, val, precision.each, resamples), strict=True))
+    per_finding = list(findings.values())
     return SecondaryMetrics(
         target_specificity=TARGET_SPECIFICITY,
         mean=MeanMetrics(
             average_precision=_mean_interval(precision.mean),
-            brier=_mean(one.brier for one in each),
-            calibration_error=_mean(one.calibration_error for one in each),
-            sensitivity=_mean(one.sensitivity.value for one in each),
-            specificity=_mean(one.specificity.value for one in each),
+            brier=_mean(metrics.brier for metrics in per_finding),
+            calibration_error=_mean(metrics.calibration_error for metrics in per_finding),
+            sensitivity=_mean(metrics.sensitivity.value for metrics in per_finding),
+            specificity=_mean(metrics.specificity.value for metrics in per_finding),
         ),
         findings=findings,
         subgroups={},
     )
 
 
-def _each_finding(
+def _metrics_per_finding(
     test: SplitScores, val: SplitScores, precision: Sequence[Interval], resamples: int
 ) -> Iterator[FindingMetrics]:
     columns = range(len(test.findings))
-    # Thresholds are fixed before the test split is looked at: on validation, or not at all.
+    # Thresholds are chosen on the validation split only. Without its negatives there are none.
     thresholds = [operating_point.threshold(val.scores[:, c], val.labels[:, c], TARGET_SPECIFICITY) for c in columns]
     rates = operating_point.evaluate(test.scores, test.labels, test.patients, thresholds, resamples)
     probabilities = expit(test.scores)
@@ -216,20 +231,20 @@ def _each_finding(
 
 
 def _evaluate_groups(test: pd.DataFrame, trait: str, resamples: int) -> dict[str, GroupPart]:
-    """Compute the mean AUC within each group of the test images; empty groups are left out."""
-    found = {}
+    """Compute the mean AUC within each non-empty group of the test images."""
+    groups = {}
     for group, belongs in _groups(test[trait]):
         part = test[belongs]
         if len(part):
-            scored = split_scores(part)
-            mean = auc_metrics.evaluate(scored.scores, scored.labels, scored.patients, resamples).mean
+            arrays = split_scores(part)
+            mean = auc_metrics.evaluate(arrays.scores, arrays.labels, arrays.patients, resamples).mean
             patients = int(part["patient_id"].nunique())
-            found[group] = GroupPart(images=len(part), patients=patients, mean_auc=_mean_interval(mean))
-    return found
+            groups[group] = GroupPart(images=len(part), patients=patients, mean_auc=_mean_interval(mean))
+    return groups
 
 
 def _groups(trait: pd.Series) -> Iterator[tuple[str, pd.Series]]:
-    """Yield the groups of a trait (N,) and which images belong to each; an unknown (missing) value belongs to none."""
+    """Yield the groups of a trait (N,) and a mask (N,) of their images; images with a missing value are in no group."""
     if trait.name == AGE and pd.api.types.is_numeric_dtype(trait):
         for low, high in AGES:
             yield f"{low} to {high - 1}", trait.between(low, high, inclusive="left")
@@ -249,6 +264,6 @@ def _mean_interval(mean: tuple[Interval, int]) -> MeanInterval:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the defined values; None without any."""
+    """Return the mean of the defined values; None if all are undefined."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None

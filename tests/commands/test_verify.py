@@ -13,7 +13,7 @@ from record_factory import edit, fields, publish, recheck, score_table
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.evaluation import artifacts
 from chxbench.benchmark.evaluation.scores import evaluate_scores, evaluate_secondary_metrics
-from chxbench.benchmark.leaderboard import verification
+from chxbench.benchmark.leaderboard import verified_cache
 from chxbench.benchmark.leaderboard.verified_cache import verify_cached
 from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records.provenance import origin
@@ -207,7 +207,7 @@ def test_what_was_verified_once_is_not_computed_again_until_a_byte_changes(resul
     record = records.read(folder)
     first = verify_cached(folder, record, kept)
     computed = []
-    monkeypatch.setattr(verification, "_compute", lambda *_: computed.append(1) or first)
+    monkeypatch.setattr(verified_cache, "_compute", lambda *_: computed.append(1) or first)
     assert verify_cached(folder, record, kept) == first
     assert not computed
     (entry,) = kept.iterdir()

@@ -214,7 +214,7 @@ def test_scores_of_another_kind_are_refused(made, damage):
 def test_scores_beyond_the_bound_are_not_read(made, monkeypatch, bound):
     monkeypatch.setattr(artifacts, bound, 100)
     monkeypatch.setattr(pd, "read_parquet", lambda *_: pytest.fail("it was read"))
-    assert "scores.parquet cannot be read (it holds more than" in message_of(made)
+    assert "scores.parquet cannot be read (it contains more than" in message_of(made)
 
 
 @pytest.mark.parametrize("junk", [b"", b"PAR1", b"PAR1" + b"\xff" * 99 + b"PAR1", b"\0" * 999])
@@ -255,7 +255,7 @@ def test_heatmaps_beyond_the_bound_are_not_read(made, monkeypatch):
     monkeypatch.setattr(artifacts, "MAX_BYTES", 20_000)
     monkeypatch.setattr(artifacts, "load_scores", lambda path: pd.read_parquet(path))
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was read"))
-    assert "maps.npz cannot be read (it holds more than 0 MiB)" in message_of(made)
+    assert "maps.npz cannot be read (it contains more than 0 MiB)" in message_of(made)
 
 
 def test_an_array_that_claims_to_be_larger_than_it_is_is_not_allocated(made):
@@ -270,7 +270,7 @@ def test_an_array_that_claims_to_be_larger_than_it_is_is_not_allocated(made):
         for name, part in parts.items():
             with file.open(f"{name}.npy", "w") as member:
                 member.write(head) if name == "boxes" else np.lib.format.write_array(member, part)
-    assert "maps.npz cannot be read (boxes.npy claims to be larger than it is)" in message_of(made)
+    assert "maps.npz cannot be read (the header of boxes.npy states a larger size than the file contains)" in message_of(made)
 
 
 def test_heatmaps_that_would_have_to_be_unpickled_are_refused(made):
