@@ -97,9 +97,8 @@ class OverlapRates(Part):
     """Rates at each overlap threshold, in the order of t_iobb or t_iou."""
 
     accuracy: list[Number]  # fraction of ground-truth boxes detected
-    false_positives: list[
-        Number | None
-    ]  # unmatched predicted boxes per ground-truth box of any finding; null in interval bounds
+    # Unmatched predicted boxes of the finding per ground-truth box of any finding; null in interval bounds.
+    false_positives: list[Number | None]
 
 
 class Hits(Part):

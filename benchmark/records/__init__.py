@@ -1,1 +1,1 @@
-"""Records of runs: schema, reading and writing, checks, figures. No torch."""
+"""Records of runs and of speed: schema, reading and writing, verification and figures, without torch."""

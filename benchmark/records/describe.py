@@ -1,4 +1,4 @@
-"""Parts of a record that more than one command fills in."""
+"""Describe time, software and dataset for the records of several commands."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,12 +10,12 @@ from .schema import CodePart, Counts, DatasetPart, LabelsPart, Software, SplitPa
 
 
 def now() -> str:
-    """Return the time as records hold it: UTC, ISO 8601, in seconds."""
+    """Return the current time in the format of records: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def describe_software() -> Software:
-    """Describe the versions and the state of the code, as they are now."""
+    """Describe the installed versions and the state of the code."""
     state = code_state()
     commit, dirty = state["commit"], state["dirty"]
     code = CodePart(commit=None if commit is None else str(commit), dirty=None if dirty is None else bool(dirty))
@@ -26,10 +26,10 @@ def describe_dataset(dataset: Dataset, index: Index, splits: Sequence[str], pixe
     """Describe the dataset of a run or of external predictions.
 
     Args:
-        dataset: the plugin, with its options.
-        index: the images that were scored, or trained on.
-        splits: those of the index to count.
-        pixels_sha256: of the decoded images; None where none was decoded.
+        dataset: dataset plugin with its options.
+        index: images that were scored or trained on.
+        splits: splits of the index to count.
+        pixels_sha256: hash of the decoded images; None if no image was decoded.
     """
     return DatasetPart(
         name=dataset.name,

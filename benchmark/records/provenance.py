@@ -1,7 +1,7 @@
-"""Provenance of a record's labels and split: recognized by hash, not by what the record calls them.
+"""Provenance of a record's labels and split, recognized by hash and not by their names in the record.
 
-The dataset plugin is the authority: it knows label files and test lists by hash, or, where its files are at hand or it
-needs none, its whole index is loaded and compared.
+The dataset plugin provides the known hashes of label files and test lists. If its files are available, or it needs
+none, the complete index is loaded and compared with the record.
 """
 
 import json
@@ -17,6 +17,7 @@ from ..evaluation.artifacts import ID_COLUMNS, ground_truth_sha256, image_list_s
 from ..registry import DATASETS
 from ..utils.errors import DataError, first_few
 from ..utils.options import build
+from ..utils.text import count
 from .record import RECORD_FILE, RUN_AGAIN, SCORES_FILE, RecordError
 from .schema import Record
 
@@ -25,10 +26,9 @@ class Origin(NamedTuple):
     """Recognized provenance of a record.
 
     Attributes:
-        labels: the recognized version of its label file; None where the hash is unknown.
-        test: the recognized name of its list of test images; None where the hash is unknown.
-        checked: how the labels of the test images were compared with their source, as text; None where they could not
-            be compared.
+        labels: version of the label file; None if its hash is unknown.
+        test: name of the list of test images; None if its hash is unknown.
+        checked: how the labels of the test images were compared with their source; None if they could not be compared.
     """
 
     labels: str | None
@@ -37,17 +37,17 @@ class Origin(NamedTuple):
 
 
 def origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | None = None) -> Origin:
-    """Recognize labels and test images of a record, and compare them with their source where it is at hand.
+    """Recognize labels and test images of a record, and compare them with their source if it is available.
 
     Args:
-        folder: of the record, for messages.
-        record: the record.
-        table: its scores.
-        data_dir: the dataset's own files; without them, a dataset that needs files is compared by known hashes.
+        folder: folder of the record, for error messages.
+        record: the record in the folder.
+        table: score table of the record.
+        data_dir: folder of the dataset's files; None to compare a dataset that needs files by its known hashes.
 
     Raises:
-        RecordError: the record's labels or split are not what it says.
-        DataError: `data_dir` is not a folder of this dataset.
+        RecordError: if the labels or the split differ from those that the record states.
+        DataError: if `data_dir` is not a folder of this dataset.
     """
     if record.dataset.name not in DATASETS:
         return Origin(None, None, None)
@@ -65,39 +65,39 @@ def origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | N
 
 
 def _check_version(folder: Path, record: Record, cls: type[Dataset]) -> None:
-    """Check that labels with the name of a known version have its hash, and the other way around."""
+    """Check that the name and the hash of the labels belong to the same known version, if either is known."""
     labels = record.dataset.labels
     known = cls.known_labels.get(labels.sha256)
     if known != labels.version and (known or labels.version in cls.known_labels.values()):
         raise RecordError(
             f"{folder / RECORD_FILE} calls its labels {labels.version}, but their SHA-256 {labels.sha256[:12]} is "
-            f"{'that of ' + known if known else 'another'}: rerun with the label file of the release"
+            f"{'that of ' + known if known else 'not that of this version'}: rerun with the label file of the release"
         )
 
 
 def _compare_hashes(folder: Path, record: Record, cls: type[Dataset], test: pd.DataFrame, images: str) -> str | None:
-    """Compare the test images and labels with the hashes that the dataset knows; None where it knows none of them."""
+    """Compare the test images and labels with the known hashes of the dataset; None if it has none for them."""
     name = cls.known_tests.get(images)
     truth = None if name is None else cls.known_truths.get((record.dataset.labels.version, name))
     if truth is None:
         return None
     if ground_truth_sha256(test) != truth:
         raise RecordError(
-            f"{folder / SCORES_FILE} has other labels of the {name} list than {record.dataset.labels.version}, "
-            f"which its record names: {RUN_AGAIN}"
+            f"{folder / SCORES_FILE} has labels of the {name} list that differ from {record.dataset.labels.version}, "
+            f"the version in its record: {RUN_AGAIN}"
         )
     return "with known hashes"
 
 
 def _compare_index(folder: Path, record: Record, table: pd.DataFrame, cls: type[Dataset], data_dir: Path | None) -> str:
-    """Compare labels, split and the rows of the score table with the dataset itself."""
-    # mypy takes the hash of a dataclass's instances for that of the class.
+    """Compare labels, split and the rows of the score table with the index of the dataset."""
+    # mypy checks the hash of the instances of a dataclass instead of the hash of the class.
     index, truth = _load_truth(cls, json.dumps(record.dataset.options, sort_keys=True), data_dir)  # type: ignore[arg-type]
     labels, source = record.dataset.labels, data_dir or cls.title
     if index.labels.sha256 != labels.sha256:
         raise RecordError(
             f"{folder / RECORD_FILE} has labels of SHA-256 {labels.sha256[:12]}, {source} has {index.labels.version} "
-            f"of {index.labels.sha256[:12]}: rerun, or pass the folder that it was run with"
+            f"with {index.labels.sha256[:12]}: rerun, or pass the data folder of the run"
         )
     _compare_rows(folder, table, truth, source, record.submission is not None)
     _compare_split(folder, record, index)
@@ -105,42 +105,43 @@ def _compare_index(folder: Path, record: Record, table: pd.DataFrame, cls: type[
 
 
 def _compare_split(folder: Path, record: Record, index: Index) -> None:
-    """Compare a run's split with the dataset's, from which it may have skipped unreadable images."""
+    """Compare the split of a run with that of the dataset, without the unreadable images that the run skipped."""
     partial = any(counts.absent for counts in record.dataset.counts.values())
-    if record.submission is not None or partial:  # a split of its own, or of the images that were there
+    if record.submission is not None or partial:  # a separate split, or only the images that were present
         return
     skipped = record.dataset.skipped
     usable = index.images[~index.images["image_id"].isin(skipped)]
     expected = split_sha256(usable) if skipped else index.split.sha256
     if record.dataset.split.sha256 != expected:
         raise RecordError(
-            f"{folder / RECORD_FILE} has the split of SHA-256 {record.dataset.split.sha256[:12]}, the dataset has "
+            f"{folder / RECORD_FILE} has split hash {record.dataset.split.sha256[:12]}, the dataset has "
             f"{expected[:12]} ({index.split.name}): {RUN_AGAIN}"
         )
 
 
-def _compare_rows(folder: Path, table: pd.DataFrame, truth: pd.DataFrame, source: object, own_split: bool) -> None:
-    """Compare patient, labels and (unless the record has its own) split of every scored image with the dataset."""
+def _compare_rows(folder: Path, table: pd.DataFrame, truth: pd.DataFrame, source: object, ignore_split: bool) -> None:
+    """Compare patient, labels and (unless ignored) split of every scored image with the dataset."""
     path = folder / SCORES_FILE
     unknown = table.loc[~table["image_id"].isin(truth.index), "image_id"].tolist()
     if unknown:
-        raise RecordError(f"{path} holds images that {source} does not have ({first_few(unknown)}): {RUN_AGAIN}")
+        raise RecordError(f"{path} contains images that {source} does not have ({first_few(unknown)}): {RUN_AGAIN}")
     expected = truth.loc[table["image_id"]]
     for column in expected.columns:
-        if column == "split" and own_split:
+        if column == "split" and ignore_split:
             continue
-        one, other = table[column].to_numpy(), expected[column].to_numpy()
-        same = (one == other) | (pd.isna(one) & pd.isna(other))
+        actual, wanted = table[column].to_numpy(), expected[column].to_numpy()
+        same = (actual == wanted) | (pd.isna(actual) & pd.isna(wanted))
         if not same.all():
             names = table.loc[~same, "image_id"].tolist()
             raise RecordError(
-                f"{path} has another {column} than {source} for {len(names):,} images ({first_few(names)}): {RUN_AGAIN}"
+                f"{path} differs from {source} in {column} of {count(len(names), 'image')} ({first_few(names)}): "
+                f"{RUN_AGAIN}"
             )
 
 
 @lru_cache(maxsize=4)
 def _load_truth(cls: type[Dataset], options: str, data_dir: Path | None) -> tuple[Index, pd.DataFrame]:
-    """Load a dataset's index, and its table of patients, splits and labels by image id; once for all its records."""
+    """Load the index of a dataset, and its patients, splits and labels per image id; cached for all its records."""
     dataset = build(cls, json.loads(options), "dataset.")
     index = datasets.check(dataset.listed(data_dir))
     names = index.images[list(ID_COLUMNS)].astype(str)

@@ -1,7 +1,4 @@
-"""Checks of a record against its artifacts: their form, and every number that follows from them.
-
-Nothing in a record is trusted: everything that can be computed from scores and heatmaps is computed again.
-"""
+"""Verify a record against its artifacts: check their form, and recompute all metrics from scores and heatmaps."""
 
 import math
 from collections.abc import Iterator
@@ -18,19 +15,19 @@ from ..utils.errors import first_few
 from .record import MAPS_FILE, RECORD_FILE, RUN_AGAIN, SCORES_FILE, RecordError, localize, read_maps, read_scores
 from .schema import Record, SecondaryMetrics
 
-TOLERANCE = 1e-9  # between a recorded and a recomputed number
-# Kind of numbers and dimensions of each array in maps.npz.
+TOLERANCE = 1e-9  # largest absolute difference between a recorded and a recomputed number
+# Item type (numpy's kind) and number of dimensions of each array in maps.npz.
 ARRAYS = {"maps": "f4", "image_id": "U1", "patient_id": "U1", "box_image": "i1", "box_finding": "i1", "boxes": "f2"}
 
 
 class Artifacts(NamedTuple):
-    """What a record's numbers follow from, and what else was computed on the way.
+    """Artifacts of a verified record, and metrics computed during verification.
 
     Attributes:
-        table: the scores.
-        maps: the heatmaps; None where nothing was localized.
+        table: score table of the record.
+        maps: heatmaps of the record; None if it has no localization.
         secondary_metrics: average precision, calibration, operating points and subgroups.
-        replicates: mean AUC in each bootstrap resample (R,), NaN where undefined.
+        replicates: mean AUC of each bootstrap replicate (R,), NaN if undefined.
     """
 
     table: pd.DataFrame
@@ -42,8 +39,12 @@ class Artifacts(NamedTuple):
 def verify_record(folder: Path, record: Record) -> Artifacts:
     """Recompute every metric and interval of a record from its artifacts.
 
+    Args:
+        folder: folder of the record.
+        record: the record in the folder.
+
     Raises:
-        RecordError: an artifact is missing or damaged, or the record says otherwise.
+        RecordError: if an artifact is missing or damaged, or a recorded value differs from the recomputed one.
     """
     table = read_scores(folder, record)
     check_rows(folder, record, table)
@@ -54,17 +55,22 @@ def verify_record(folder: Path, record: Record) -> Artifacts:
     return Artifacts(table, maps, secondary_metrics, replicates)
 
 
-# --- numbers ------------------------------------------------------------------------------------------------------
+# --- metrics ------------------------------------------------------------------------------------------------------
 
 
 def check_scores(folder: Path, record: Record, table: pd.DataFrame) -> tuple[SecondaryMetrics, np.ndarray]:
-    """Recompute all metrics of the scores; `check_rows` comes first.
+    """Recompute all metrics of the scores; `check_rows` must have accepted the table.
+
+    Args:
+        folder: folder of the record.
+        record: the record in the folder.
+        table: score table of the record.
 
     Returns:
-        The secondary metrics, and the mean AUC in each bootstrap resample (R,).
+        The secondary metrics, and the mean AUC of each bootstrap replicate (R,).
 
     Raises:
-        RecordError: the record says otherwise.
+        RecordError: if a recorded value differs from the recomputed one.
     """
     resamples = resamples_of(record.recipe)
     metrics, replicates = evaluate_scores(table, resamples, record.dataset.rare)
@@ -77,7 +83,17 @@ def check_scores(folder: Path, record: Record, table: pd.DataFrame) -> tuple[Sec
 
 
 def check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: HeatmapSet) -> None:
-    """Recompute the localization of a run from its heatmaps. Raises RecordError where the record says otherwise."""
+    """Recompute the localization of a run from its heatmaps.
+
+    Args:
+        folder: folder of the record.
+        record: the record in the folder.
+        table: score table of the record.
+        maps: heatmaps of the record.
+
+    Raises:
+        RecordError: if the heatmaps are invalid, or a recorded value differs from the recomputed one.
+    """
     check_arrays(folder, record, table, maps)
     if record.localization is None or record.recipe is None:
         raise RecordError(f"{folder / RECORD_FILE} has no localization, {folder / MAPS_FILE} has heatmaps: {RUN_AGAIN}")
@@ -88,7 +104,7 @@ def check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: HeatmapS
 def _compare(folder: Path, recorded: dict[str, Any], computed: dict[str, Any]) -> None:
     differing = list(_differences(recorded, computed))
     if differing:
-        raise RecordError(f"{folder / RECORD_FILE} does not follow from its artifacts: {first_few(differing)}")
+        raise RecordError(f"{folder / RECORD_FILE} does not match its artifacts: {first_few(differing)}")
 
 
 def _differences(recorded: Any, computed: Any, where: str = "") -> Iterator[str]:
@@ -109,44 +125,53 @@ def _differences(recorded: Any, computed: Any, where: str = "") -> Iterator[str]
 
 
 def check_rows(folder: Path, record: Record, table: pd.DataFrame) -> None:
-    """Check the form of a score table, and that it holds the images that the record counts. Raises RecordError."""
+    """Check the form of a score table, and that it contains the images that the record counts.
+
+    Args:
+        folder: folder of the record.
+        record: the record in the folder.
+        table: score table of the record.
+
+    Raises:
+        RecordError: if columns, types, values or image counts do not match the record.
+    """
     path, findings = folder / SCORES_FILE, record.dataset.findings
     columns = [*ID_COLUMNS, *map(label_column, findings), *map(score_column, findings)]
     traits = traits_of(table)
     if [name for name in table.columns if name not in traits] != columns or not _is_typed(table, findings, traits):
         raise RecordError(f"{path} does not have the columns of the record's findings: {RUN_AGAIN}")
     if table["image_id"].duplicated().any():
-        raise RecordError(f"{path} has an image twice: {RUN_AGAIN}")
+        raise RecordError(f"{path} lists an image twice: {RUN_AGAIN}")
     if not np.isfinite(table[list(map(score_column, findings))].to_numpy()).all():
-        raise RecordError(f"{path} has a score that is not finite: {RUN_AGAIN}")
+        raise RecordError(f"{path} contains a score that is not finite: {RUN_AGAIN}")
     for split in sorted(set(record.dataset.counts) - {"train"} | set(table["split"])):
         _check_counts(path, record, table, split)
     if record.submission is not None:
-        _check_own_split(folder, record, table)
+        _check_submission_split(folder, record, table)
 
 
 def _check_counts(path: Path, record: Record, table: pd.DataFrame, split: str) -> None:
     if split not in record.dataset.counts:
-        raise RecordError(f"{path} holds {split} images, the record counts none: {RUN_AGAIN}")
+        raise RecordError(f"{path} contains {split} images, the record counts none: {RUN_AGAIN}")
     part, counts = table[table["split"] == split], record.dataset.counts[split]
     positives = {finding: int((part[label_column(finding)] == 1).sum()) for finding in record.dataset.findings}
-    found = (len(part), part["patient_id"].nunique(), positives)
-    if part.empty or found != (counts.images, counts.patients, counts.positives):
-        raise RecordError(f"{path} does not hold the {split} images that the record counts: {RUN_AGAIN}")
+    actual = (len(part), part["patient_id"].nunique(), positives)
+    if part.empty or actual != (counts.images, counts.patients, counts.positives):
+        raise RecordError(f"{path} does not contain the {split} images that the record counts: {RUN_AGAIN}")
 
 
-def _check_own_split(folder: Path, record: Record, table: pd.DataFrame) -> None:
-    """Check the hash of a submission's split: it is that of the test images alone."""
+def _check_submission_split(folder: Path, record: Record, table: pd.DataFrame) -> None:
+    """Check the split hash of external predictions, which covers only the test images."""
     split = split_sha256(table[table["split"] == "test"])
     if split != record.dataset.split.sha256:
         raise RecordError(
-            f"{folder / RECORD_FILE} has the split of SHA-256 {record.dataset.split.sha256[:12]}, its images have "
-            f"{split[:12]}: score the file again"
+            f"{folder / RECORD_FILE} has split hash {record.dataset.split.sha256[:12]}, its images have {split[:12]}: "
+            "score the file again"
         )
 
 
 def _is_typed(table: pd.DataFrame, findings: list[str], traits: list[str]) -> bool:
-    """Tell whether names are text, labels 0, 1 or NaN, scores floats, and traits text or numbers."""
+    """Return whether ids are strings, labels 0, 1 or NaN, scores floats, and traits strings or numbers."""
     labels, scores = (table[list(map(column, findings))] for column in (label_column, score_column))
     if not all(pd.api.types.is_float_dtype(kind) for kind in (*labels.dtypes, *scores.dtypes)):
         return False
@@ -166,23 +191,33 @@ def _is_trait(values: pd.Series) -> bool:
 
 
 def check_arrays(folder: Path, record: Record, table: pd.DataFrame, maps: HeatmapSet) -> None:
-    """Check that heatmaps fit together, and are of test images and their patients. Raises RecordError."""
+    """Check that the arrays have consistent shapes, and belong to test images and their patients.
+
+    Args:
+        folder: folder of the record.
+        record: the record in the folder.
+        table: score table of the record.
+        maps: heatmaps of the record.
+
+    Raises:
+        RecordError: if the arrays are inconsistent, or contain images outside the test split.
+    """
     path = folder / MAPS_FILE
     if not _are_arrays(maps):
-        raise RecordError(f"{path} holds arrays that are not heatmaps and boxes: {RUN_AGAIN}")
+        raise RecordError(f"{path} contains arrays that are not heatmaps and boxes: {RUN_AGAIN}")
     test = table[table["split"] == "test"].set_index("image_id")
     listed = set(maps.image_id) <= set(test.index) and len(set(maps.image_id)) == len(maps.image_id)
     if not listed or not (test["patient_id"].loc[maps.image_id].to_numpy() == maps.patient_id).all():
-        raise RecordError(f"{path} holds other images than the record's test split: {RUN_AGAIN}")
+        raise RecordError(f"{path} contains images outside the test split of the record: {RUN_AGAIN}")
     images, findings, boxes = len(maps.image_id), len(record.dataset.findings), len(maps.boxes)
-    fits = maps.maps.shape[:2] == (images, findings) and maps.boxes.shape == (boxes, 4)
+    is_valid = maps.maps.shape[:2] == (images, findings) and maps.boxes.shape == (boxes, 4)
     for index, size in ((maps.box_image, images), (maps.box_finding, findings)):
-        fits = fits and index.shape == (boxes,) and bool(((index >= 0) & (index < size)).all())
-    if not fits or not np.isfinite(maps.maps).all() or not ((maps.boxes >= 0) & (maps.boxes <= 1)).all():
-        raise RecordError(f"{path} holds arrays that do not fit together: {RUN_AGAIN}")
+        is_valid = is_valid and index.shape == (boxes,) and bool(((index >= 0) & (index < size)).all())
+    if not is_valid or not np.isfinite(maps.maps).all() or not ((maps.boxes >= 0) & (maps.boxes <= 1)).all():
+        raise RecordError(f"{path} contains arrays with inconsistent shapes or invalid values: {RUN_AGAIN}")
 
 
 def _are_arrays(maps: HeatmapSet) -> bool:
-    """Tell whether each array has its kind of numbers and its number of dimensions."""
-    found = {name: f"{array.dtype.kind}{array.ndim}" for name, array in maps._asdict().items() if name in ARRAYS}
-    return found == ARRAYS and 0 not in maps.maps.shape[2:] and maps.image_id.shape == maps.patient_id.shape
+    """Return whether each array has the expected type and number of dimensions."""
+    types = {name: f"{array.dtype.kind}{array.ndim}" for name, array in maps._asdict().items() if name in ARRAYS}
+    return types == ARRAYS and 0 not in maps.maps.shape[2:] and maps.image_id.shape == maps.patient_id.shape

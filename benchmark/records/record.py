@@ -1,8 +1,8 @@
-"""Records: read, written and published; `results/<dataset>/<method>/<run id>/` holds one.
+"""Read, write and publish records; each folder `results/<dataset>/<method>/<run id>/` contains one.
 
-A record is `run.json` (schema.py), its artifacts `scores.parquet` and, where the test split has boxes, `maps.npz`, and
-the figures `roc.png` and `heatmaps.png`. Records are not trusted: the checksum finds a changed character, and checks.py
-computes every metric again from the artifacts.
+A record consists of `run.json` (schema.py), its artifacts `scores.parquet` and, if the test split has boxes,
+`maps.npz`, and the figures `roc.png` and `heatmaps.png`. Records are not trusted: the checksum detects a changed
+character, and recompute.py computes every metric again from the artifacts.
 """
 
 import filecmp
@@ -28,19 +28,19 @@ from .schema import SCHEMA, LocalizationPart, Part, Record, RunDescription, Scor
 RECORD_FILE, SCORES_FILE, MAPS_FILE = "run.json", "scores.parquet", "maps.npz"
 MAPS_FILES = (MAPS_FILE, "heatmaps.png")
 FILES = (RECORD_FILE, SCORES_FILE, "roc.png", *MAPS_FILES)
-MAX_BYTES = 16 * 2**20  # of a record's text; one with 14 findings has 40 KiB
-RUN_AGAIN = "rerun the command that made it, or restore the file"
+MAX_BYTES = 16 * 2**20  # size limit of run.json; with 14 findings it has 40 KiB
+RUN_AGAIN = "restore the file or rerun the command"
 
 
 class RecordError(UserError):
-    """A record that cannot be read, or that does not follow from its artifacts."""
+    """A record that cannot be read, or that does not match its artifacts."""
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
 def require_record(folder: Path, hint: str = "pass the folder of a record, in results/ or runs/") -> None:
-    """Raise UserError, which ends with the hint, if the folder holds no record."""
+    """Raise UserError, which ends with the hint, if the folder contains no record."""
     if not (folder / RECORD_FILE).is_file():
         raise UserError(f"{folder} has no {RECORD_FILE}: {hint}")
 
@@ -49,57 +49,62 @@ def read(folder: Path, verify_checksum: bool = True) -> Record:
     """Read the record in a folder.
 
     Args:
-        folder: holds `run.json`.
-        verify_checksum: whether to reject a record that was changed after it was written; False reads it as it is, to
-            find out what in it does not hold.
+        folder: folder with `run.json`.
+        verify_checksum: whether to reject a record that was changed after it was written; False to read it anyway, so
+            that each of its parts can be verified.
 
     Raises:
-        RecordError: missing, too large, another schema, wrong keys or values, or changed.
+        RecordError: if the record is missing or too large, has a different schema or invalid keys or values, or does
+            not match its checksum.
     """
     return load_record(folder / RECORD_FILE, Record, SCHEMA, verify_checksum)
 
 
 def read_scores(folder: Path, record: Record) -> pd.DataFrame:
-    """Read the score table of a record. Raises RecordError if it is not the file that the record names."""
+    """Read the score table of a record. Raises RecordError if its hash differs from that in the record."""
     path = folder / record.scores.file
     if not path.is_file():
         raise RecordError(f"{path} is missing: {RUN_AGAIN}")
     if file_sha256(path) != record.scores.sha256:
-        raise RecordError(f"{path} is not the file that the record was made from: {RUN_AGAIN}")
+        raise RecordError(f"{path} does not match the SHA-256 in its record: {RUN_AGAIN}")
     return load_scores(path)
 
 
 def load_scores(path: Path) -> pd.DataFrame:
-    """Read a score table, whatever the record says of it. Raises RecordError if it cannot be read."""
+    """Read a score table without comparing its hash. Raises RecordError if it cannot be read."""
     try:
         return artifacts.load_scores(path)
-    except Exception as error:  # a broken file makes pyarrow and pandas raise exceptions of any kind
+    except Exception as error:  # an invalid file makes pyarrow and pandas raise exceptions of any kind
         raise RecordError(f"{path} cannot be read ({error}): {RUN_AGAIN}") from error
 
 
 def read_maps(folder: Path, record: Record) -> HeatmapSet | None:
-    """Read the heatmaps of a record; None if it has none. Raises RecordError if they are not those that it names."""
+    """Read the heatmaps of a record; None if it has none.
+
+    Raises:
+        RecordError: if they cannot be read, or their hash differs from that in the record.
+    """
     if record.localization is None:
         return None
     path = folder / record.localization.file
     try:
         maps = artifacts.load_heatmaps(path)
-    except Exception as error:  # a broken file makes zipfile and numpy raise exceptions of any kind
+    except Exception as error:  # an invalid file makes zipfile and numpy raise exceptions of any kind
         raise RecordError(f"{path} cannot be read ({error}): {RUN_AGAIN}") from error
     if artifacts.heatmaps_sha256(maps) != record.localization.sha256:
-        raise RecordError(f"{path} is not the file that the record was made from: {RUN_AGAIN}")
+        raise RecordError(f"{path} does not match the SHA-256 in its record: {RUN_AGAIN}")
     return maps
 
 
 def check_place(folder: Path, record: Record) -> None:
-    """Raise RecordError if a published record is not in the folder that its names give."""
+    """Raise RecordError if the folder of a published record does not match its dataset, method and run id."""
     names = (record.dataset.name, record.method.name, record.run_id)
     if folder.parts[-3:] != names:
-        raise RecordError(f"{folder} holds the record of {'/'.join(names)}: move it to that folder")
+        raise RecordError(f"{folder} contains the record of {'/'.join(names)}: move it to that folder")
 
 
 def find(results: Path) -> list[Path]:
-    """Return the folders of all records below `results`, sorted."""
+    """Return the folders of all records in `results`, sorted."""
     paths = results.glob(f"*/*/*/{RECORD_FILE}")
     return sorted(path.parent for path in paths if not path.parent.name.startswith("."))
 
@@ -111,16 +116,16 @@ def write(folder: Path, run: RunDescription, table: pd.DataFrame, maps: HeatmapS
     """Evaluate a run, and write its artifacts and its record.
 
     Args:
-        folder: where `scores.parquet`, `maps.npz` and `run.json` go.
-        run: what was requested and trained.
+        folder: folder to which `scores.parquet`, `maps.npz` and `run.json` are written.
+        run: description of the run before evaluation.
         table: scores of the validation and test images.
-        maps: heatmaps of the test images that have boxes; None without any.
+        maps: heatmaps of the test images that have boxes; None if there are none.
 
     Returns:
-        The record, as it is read back from its text.
+        The record, as parsed from the text that is written.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: if a file cannot be written.
     """
     write_atomic(folder / SCORES_FILE, table.to_parquet(index=False))
     scores = ScoresPart(file=SCORES_FILE, sha256=file_sha256(folder / SCORES_FILE))
@@ -141,29 +146,37 @@ def write(folder: Path, run: RunDescription, table: pd.DataFrame, maps: HeatmapS
     }
     text = seal(content)
     record = parse_record(text, folder / RECORD_FILE, Record, SCHEMA)
-    # Last: a folder with a run.json holds a complete run.
+    # Written last, so that a folder with a run.json contains a complete run.
     write_atomic(folder / RECORD_FILE, text.encode())
     return record
 
 
 def localize(maps: HeatmapSet, findings: list[str], recipe: Recipe) -> LocalizationPart:
     """Compute a record's localization from its heatmaps."""
-    found = evaluate_heatmaps(maps, findings, Frame(recipe.pixels.size, recipe.pixels.crop), resamples_of(recipe))
-    return LocalizationPart(**dict(found), file=MAPS_FILE, sha256=artifacts.heatmaps_sha256(maps))
+    metrics = evaluate_heatmaps(maps, findings, Frame(recipe.pixels.size, recipe.pixels.crop), resamples_of(recipe))
+    return LocalizationPart(**dict(metrics), file=MAPS_FILE, sha256=artifacts.heatmaps_sha256(maps))
 
 
 def publish(work: Path, record: Record, results: Path) -> tuple[Path, str]:
-    """Copy a completed run to its folder below `results`, completely or not at all.
+    """Copy a completed run to its folder in `results`, atomically.
+
+    Args:
+        work: folder of the run.
+        record: the record in `work`.
+        results: the results folder.
 
     Returns:
-        The folder, and a phrase for the user that says what was done and goes before it.
+        The published folder, and a phrase that describes the outcome, to be printed before the folder.
+
+    Raises:
+        UserError: if a file cannot be copied.
     """
     names = FILES if record.localization else tuple(name for name in FILES if name not in MAPS_FILES)
     place = results / record.dataset.name / record.method.name / record.run_id
     if all((place / name).is_file() and filecmp.cmp(work / name, place / name, shallow=False) for name in names):
         return place, "already published in"
     part, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
-    for leftover in (part, old):  # of a process that was killed
+    for leftover in (part, old):  # from a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         with as_user_error(place):
@@ -180,13 +193,17 @@ def publish(work: Path, record: Record, results: Path) -> tuple[Path, str]:
     return place, "replaced the record in" if replaced else "published in"
 
 
-# --- the text of a record, of a run or of speed -------------------------------------------------------------------
+# --- text of run records and speed records ------------------------------------------------------------------------
 
 Model = TypeVar("Model", bound=Part)
 
 
 def load_record(path: Path, model: type[Model], schema: int, verify_checksum: bool = True) -> Model:
-    """Read the record in a file. Raises RecordError: missing, too large, or rejected by `parse_record`."""
+    """Read the record in a file; arguments as for `parse_record`.
+
+    Raises:
+        RecordError: if the file is missing, too large, or rejected by `parse_record`.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -194,7 +211,7 @@ def load_record(path: Path, model: type[Model], schema: int, verify_checksum: bo
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"record {path} cannot be read: {error}") from error
     if len(data) > MAX_BYTES:
-        raise RecordError(f"record {path} has more than {MAX_BYTES >> 20} MiB: restore it")
+        raise RecordError(f"record {path} is larger than {MAX_BYTES >> 20} MiB: restore it")
     return parse_record(text, path, model, schema, verify_checksum)
 
 
@@ -203,45 +220,46 @@ def parse_record(text: str, path: Path, model: type[Model], schema: int, verify_
 
     Args:
         text: content of the file.
-        path: of the file, for messages.
-        model: the kind of record.
-        schema: the version that is read.
+        path: path of the file, for error messages.
+        model: model of the record.
+        schema: schema version of the model.
         verify_checksum: whether to reject a record that was changed after it was written.
 
     Raises:
-        RecordError: not JSON, another schema, wrong keys or values, or changed.
+        RecordError: if the text is not JSON, has a different schema or invalid keys or values, or does not match its
+            checksum.
     """
     try:
         content = json.loads(text)
-        found = content.get("schema") if isinstance(content, dict) else None
-        if found != schema:
+        version = content.get("schema") if isinstance(content, dict) else None
+        if version != schema:
             raise RecordError(
-                f"{path} has schema {repr(found)[:40]}, this version reads {schema}: use the version that wrote it"
+                f"{path} has schema {repr(version)[:40]}, this version reads {schema}: use the version that wrote it"
             )
         record = model.model_validate_json(text, strict=True)
     except ValidationError as error:
         problems = [_problem(item) for item in error.errors()]
         raise RecordError(f"{path} is not a record: {first_few(problems)}") from error
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path} is not readable JSON ({error}): restore it") from error
+        raise RecordError(f"{path} is not valid JSON ({error}): restore it") from error
     if verify_checksum and content["checksum"] != checksum(content):
         raise RecordError(f"{path} was changed after it was written (its checksum does not match): restore it")
     return record
 
 
 def _problem(item: Mapping[str, Any]) -> str:
-    """Format one of pydantic's errors: where in the record, and what."""
+    """Format an error of pydantic with its location in the record."""
     where = ".".join(str(part) for part in item["loc"])
     what = item["msg"].removeprefix("Value error, ")
     return f"{where}: {what}" if where else what
 
 
 def seal(content: dict[str, Any]) -> str:
-    """Return the text of a record with this content: JSON that ends with its checksum."""
+    """Return the text of a record with this content, as JSON with a checksum at the end."""
     return json.dumps({**content, "checksum": checksum(content)}, indent=1, allow_nan=False) + "\n"
 
 
 def checksum(content: dict[str, Any]) -> str:
-    """Return the SHA-256 of a record's content without the checksum itself."""
+    """Return the SHA-256 of a record's content, excluding the checksum itself."""
     rest = {key: value for key, value in content.items() if key != "checksum"}
     return json_sha256(rest)

@@ -1,7 +1,7 @@
-"""Schema 2 of a record, `run.json`: numbers are plain, null means that there is no number, unknown keys are errors.
+"""Schema 2 of a record, `run.json`: null means undefined or not applicable, no key is optional, no unknown keys.
 
-`python -m chxbench.benchmark.records.schema` prints the JSON Schema (docs/record.schema.json). What is computed from
-scores and heatmaps is described in evaluation/results.py.
+`python -m chxbench.benchmark.records.schema` prints the JSON Schema (docs/record.schema.json). The parts that
+are computed from scores and heatmaps are defined in evaluation/results.py.
 """
 
 import json
@@ -28,36 +28,36 @@ def _check_title(title: str) -> str:
 Title = Annotated[str, AfterValidator(_check_title)]
 
 
-# --- shared by the records of runs and of speed -------------------------------------------------------------------
+# --- shared by run records and speed records ----------------------------------------------------------------------
 
 
 class RecordHeader(Part):
-    """When a record was made, and how."""
+    """When and by which command a record was produced."""
 
     created: str  # UTC, ISO 8601
-    command: str  # that makes it again; folders of this machine are left out
+    command: str  # command that produces the record again, without local paths
 
 
 class MethodIdentity(Part):
-    """What a method computes follows from these."""
+    """Identity of a method: together, these determine what it computes."""
 
     name: Name
-    built_in: bool  # part of chxbench, whose commit or version then identifies its source
-    source_sha256: Sha256  # of the file that defines it
-    options: dict[str, Any]  # all of them
+    built_in: bool  # whether it is part of chxbench, whose commit or version then identifies the source
+    source_sha256: Sha256  # hash of the file that defines it
+    options: dict[str, Any]  # all options, including defaults
 
 
 class CodePart(Part):
-    """State of the git checkout; nulls where chxbench was installed without one."""
+    """State of the git checkout; null if chxbench was installed without one."""
 
     commit: str | None
-    dirty: bool | None  # whether the code was modified since
+    dirty: bool | None  # whether the code differs from the commit
 
 
 class Software(Part):
-    """The software that made a record."""
+    """Software that produced a record."""
 
-    versions: dict[str, str]
+    versions: dict[str, str]  # per package
     code: CodePart
 
 
@@ -68,18 +68,18 @@ class MethodPart(MethodIdentity):
     """The method of a run, or the source of external predictions."""
 
     title: Title
-    paper: str
-    reported: str | None  # key of the paper's own values in literature.csv
+    paper: str  # citation
+    reported: str | None  # key of the values that its paper reports, in literature.csv
     changed: dict[str, Any]  # options that the user set
-    compared_with: list[Name]  # methods over which a gain has to be shown
-    control: bool  # there to be compared with, not to be ranked
+    compared_with: list[Name]  # methods that it claims to improve on
+    control: bool  # whether it is shown for comparison only, without a rank
 
 
 class LabelsPart(Part):
     """Identity of the labels."""
 
-    file: str
-    sha256: Sha256
+    file: str  # name of the label file
+    sha256: Sha256  # hash of the label file, or of the table if generated
     version: str
 
 
@@ -87,7 +87,7 @@ class SplitPart(Part):
     """Identity of the split."""
 
     name: str
-    sha256: Sha256
+    sha256: Sha256  # hash of the image ids in each split
 
 
 class Counts(Part):
@@ -95,25 +95,25 @@ class Counts(Part):
 
     images: Count
     patients: Count
-    positives: dict[Name, Count]  # images, by finding
-    with_finding: Count  # images with at least one positive
-    absent: Count  # listed images without a file, left out on demand
+    positives: dict[Name, Count]  # positive images per finding
+    with_finding: Count  # images with at least one positive finding
+    absent: Count  # listed images without a file, excluded on request
 
 
 class DatasetPart(Part):
-    """The dataset, as the run saw it."""
+    """The dataset as used in the run."""
 
     name: Name
     title: str
-    caveat: str  # what a result on it does not show
+    caveat: str  # what results on this dataset do not show
     options: dict[str, Any]
-    findings: Annotated[list[Name], Field(min_length=1)]  # in the order of every score matrix
-    rare: list[Name]  # findings with so few positives that mean_auc_without_rare leaves them out
+    findings: Annotated[list[Name], Field(min_length=1)]  # in the order of the score columns
+    rare: list[Name]  # findings with few positives, excluded from mean_auc_without_rare
     labels: LabelsPart
     split: SplitPart
-    pixels_sha256: Sha256 | None  # of the decoded and resized images, in order; null for external predictions
-    counts: dict[str, Counts]  # by split; of external predictions, the scored ones only
-    skipped: list[str]  # images that could not be read, left out on demand, sorted
+    pixels_sha256: Sha256 | None  # hash of the decoded and resized images, in order; null for external predictions
+    counts: dict[str, Counts]  # per split; for external predictions, only splits with scores
+    skipped: list[str]  # unreadable images, excluded on request, sorted
 
     @model_validator(mode="after")
     def _check_findings(self) -> Self:
@@ -122,7 +122,7 @@ class DatasetPart(Part):
         if not set(self.rare) <= set(self.findings):
             raise ValueError("a rare finding is not among the findings")
         if "test" not in self.counts or not set(self.counts) <= set(SPLITS):
-            raise ValueError(f"counts are not those of {', '.join(SPLITS)}")
+            raise ValueError(f"counts has a split other than {', '.join(SPLITS)}, or no test split")
         return self
 
 
@@ -130,10 +130,10 @@ class WeightsPart(Part):
     """Weights before and after training."""
 
     init: str  # imagenet, none, or the name of a file
-    source: str | None  # what was loaded: the full name of pretrained weights, or of a file; null for random weights
-    not_loaded: list[str] | None  # tensors that source does not have and that began at random; null without a source
-    sha256: Sha256  # of the initial weights, all tensors in order
-    final_sha256: Sha256  # of the weights that were scored
+    source: str | None  # full name of the pretrained weights, or file name; null for random weights
+    not_loaded: list[str] | None  # randomly initialized tensors that source does not contain; null without a source
+    sha256: Sha256  # hash of all initial tensors, in order
+    final_sha256: Sha256  # hash of the weights that were scored
 
 
 class StagePart(Part):
@@ -141,13 +141,13 @@ class StagePart(Part):
 
     name: str
     start: Literal["initial", "previous"]
-    examples: Count  # images per epoch, repeats included
-    hard_positives: dict[Name, Count] | None  # positives repeated for being hard, by finding, and their "images"
+    examples: Count  # images per epoch, including repeated ones
+    hard_positives: dict[Name, Count] | None  # repeated hard positives per finding, and their number of "images"
     epochs: Count
-    best_epoch: Count  # the selected one, from 1
+    best_epoch: Count  # selected epoch, counted from 1
     validation_auc: list[Number | None]  # mean AUC after each epoch
-    loss: list[Number]  # mean of each epoch
-    seconds: Number  # of training, without validation
+    loss: list[Number]  # mean loss of each epoch
+    seconds: Number  # training time without validation
     images_per_second: Number
 
 
@@ -157,7 +157,7 @@ class SubmissionPart(Part):
     file: str
     sha256: Sha256
     image_column: str
-    columns: str  # how the findings' columns are named: "prob_{finding}"
+    columns: str  # name pattern of the findings' columns, such as "prob_{finding}"
     scale: Literal["probability", "logit"]
 
 
@@ -170,20 +170,20 @@ class EnvironmentPart(Software):
 
 
 class RunDescription(RecordHeader):
-    """What was requested and trained: a record before its scores are evaluated.
+    """Configuration and training of a run: its record before evaluation.
 
     Runs have seed, recipe, weights and stages; external predictions have a submission instead.
     """
 
     run_id: Name
     seed: int | None
-    selection: str  # the rule that picked the epoch, as text
+    selection: str  # rule by which the epoch was selected
     method: MethodPart
     dataset: DatasetPart
-    recipe: Recipe | None  # all settings, and in `changed` those that the user set
+    recipe: Recipe | None  # all settings; `changed` lists those that the user set
     weights: WeightsPart | None
     stages: list[StagePart]
-    submission: SubmissionPart | None  # null where chxbench trained
+    submission: SubmissionPart | None  # null for runs trained by chxbench
     environment: EnvironmentPart
 
     @model_validator(mode="after")
@@ -216,27 +216,27 @@ class RunDescription(RecordHeader):
 
 
 class ScoresPart(Part):
-    """The score table that all metrics of scores follow from."""
+    """The score table from which the metrics of scores are computed."""
 
     file: Literal["scores.parquet"]
-    sha256: Sha256
+    sha256: Sha256  # hash of the file
 
 
 class LocalizationPart(Localization):
-    """Localization metrics, and the heatmaps that they follow from."""
+    """Localization metrics, and the heatmaps from which they are computed."""
 
     file: Literal["maps.npz"]
-    sha256: Sha256  # of the arrays in it
+    sha256: Sha256  # hash of the arrays in the file
 
 
 class Record(ScoreMetrics, RunDescription):
-    """A run or external predictions, evaluated: the content of `run.json`."""
+    """An evaluated run or evaluated external predictions: the content of `run.json`."""
 
     schema_: Literal[2] = Field(alias="schema")
     secondary_metrics: SecondaryMetrics
-    localization: LocalizationPart | None  # null without boxes in the test split, or without heatmaps
+    localization: LocalizationPart | None  # null if there are no heatmaps, or no boxes in the test split
     scores: ScoresPart
-    checksum: Sha256  # of all of the above
+    checksum: Sha256  # hash of all other keys
 
     @model_validator(mode="after")
     def _check_metrics(self) -> Self:
@@ -248,7 +248,7 @@ class Record(ScoreMetrics, RunDescription):
 
 
 def json_schema(model: type[BaseModel]) -> str:
-    """Return the JSON Schema of a record, as the text of its file."""
+    """Return the JSON Schema of a model as the text of a file."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 

@@ -1,8 +1,9 @@
-"""Speed records: `results/speed/<device>/<method>-<digest>.json` holds the speed of one method in one setup.
+"""Speed records: `results/speed/<device>/<method>-<digest>.json` contains the speed of one method in one setup.
 
-The digest follows from the method and from everything else that its speed depends on, so that a repeated measurement
-replaces the record. Speed cannot be recomputed from artifacts, as AUC can: the checksum finds a changed character, and
-no more. `python -m chxbench.benchmark.records.speed_record` prints the JSON Schema (docs/speed-record.schema.json).
+The digest is computed from the method and the setup, so that a repeated measurement replaces the record. Unlike AUC,
+speed cannot be recomputed from artifacts: the checksum only detects a changed character.
+
+`python -m chxbench.benchmark.records.speed_record` prints the JSON Schema (docs/speed-record.schema.json).
 """
 
 import re
@@ -20,39 +21,39 @@ SPEED_SCHEMA = 2
 
 
 class SetupPart(Part):
-    """Everything besides the method that speed depends on: speeds compare where all of it is equal."""
+    """Everything besides the method that speed depends on: speeds are comparable if all of it is equal."""
 
     device: str
-    kind: str  # cpu, cuda
+    kind: str  # cpu or cuda
     cores: Count
-    threads: Count  # of torch on the CPU
+    threads: Count  # CPU threads of torch
     processes: Count
     precision: Literal["bfloat16", "float32"]
-    layout: str
-    compiled: bool  # by torch.compile
-    torch: str
-    recipe: str  # its name, or the name of its file
-    size: Count  # side in pixels of the cached images
-    crop: Count  # side in pixels of what the network sees
-    max_shift: Count
-    batch_size: Count  # of a training step
+    layout: str  # memory layout of images
+    compiled: bool  # whether torch.compile was used
+    torch: str  # version
+    recipe: str  # name of the recipe, or of its file
+    size: Count  # side of the cached images, in pixels
+    crop: Count  # side of the input of the network, in pixels
+    max_shift: Count  # pixels
+    batch_size: Count  # batch size of a training step
     micro_batch: Count
     batch_norm: str
     optimizer: str
-    dataset: Name  # that the loader and end-to-end training read
-    images: Count  # in its training split
-    batch_sizes: tuple[Count, ...]  # of inference, as requested
+    dataset: Name  # dataset read by the loader and by end-to-end training
+    images: Count  # images in its training split
+    batch_sizes: tuple[Count, ...]  # requested batch sizes of inference
 
 
 class NetworkPart(Part):
     """Size of the network."""
 
-    parameters: Count  # trainable
-    flops: Count  # of one image's forward pass: convolutions and matrix products, a multiply-add counts two
+    parameters: Count  # trainable parameters
+    flops: Count  # forward pass of one image: convolutions and matrix products, a multiply-add counted as two
 
 
 class LatencyPart(Part):
-    """Milliseconds per image at batch size 1; null where there are too few repetitions for the percentile."""
+    """Milliseconds per image at batch size 1; null if there are too few repetitions for the percentile."""
 
     p50: Number | None
     p95: Number | None
@@ -64,9 +65,9 @@ class LatencyPart(Part):
 class ThroughputPart(Part):
     """Images per second at one batch size."""
 
-    requested: Count  # batch size
-    batch_size: Count | None  # measured: smaller where memory did not suffice; null where it was not measured
-    images_per_second: Number | None  # null where a batch would have taken too long
+    requested: Count  # requested batch size
+    batch_size: Count | None  # measured batch size, smaller if memory was insufficient; null if not measured
+    images_per_second: Number | None  # null if not measured, because a batch would have taken too long
     repetitions: Count
     peak_memory: Count | None  # bytes
 
@@ -75,33 +76,33 @@ class FlowPart(Part):
     """Images per second of a pipeline."""
 
     images_per_second: Number
-    images: Count  # that it was measured on
+    images: Count  # number of images measured
 
 
 class SpeedEnvironment(Software):
     """Software, and how busy the machine was."""
 
-    load_average: Number | None  # of the minute before: a busy machine measures as slow
+    load_average: Number | None  # average of the minute before: a busy machine appears slower
 
 
 class SpeedMeasurements(Part):
-    """What was measured."""
+    """Measurements of one method."""
 
     network: NetworkPart
     latency: LatencyPart
     inference: list[ThroughputPart]
-    training: ThroughputPart  # steps on one batch that is on the device
-    loader: FlowPart  # reading batches, nothing computed
+    training: ThroughputPart  # steps on a batch that is already on the device
+    loader: FlowPart  # reading batches without computing
     end_to_end: FlowPart  # reading batches and training on them
 
 
 class SpeedDescription(SpeedMeasurements, RecordHeader):
-    """What was requested and measured: a speed record without schema and checksum."""
+    """Setup and measurements: a speed record without schema and checksum."""
 
     method: MethodIdentity
     setup: SetupPart
     seconds: Number  # approximate duration of each measurement
-    memory: str  # what peak_memory counts
+    memory: str  # definition of peak_memory
     environment: SpeedEnvironment
 
 
@@ -109,7 +110,7 @@ class SpeedRecord(SpeedDescription):
     """The speed of one method in one setup: the content of a speed record's file."""
 
     schema_: Literal[2] = Field(alias="schema")
-    checksum: Sha256  # of all of the above
+    checksum: Sha256  # hash of all other keys
 
     @property
     def best(self) -> ThroughputPart | None:
@@ -119,10 +120,10 @@ class SpeedRecord(SpeedDescription):
 
 
 def publish(speed: SpeedDescription, results: Path) -> tuple[SpeedRecord, Path, bool]:
-    """Write a speed record below `results`, completely or not at all.
+    """Write a speed record to `results` atomically.
 
     Returns:
-        The record, its path, and whether it replaced one.
+        The record, its path, and whether it replaced an existing one.
     """
     text = seal({"schema": SPEED_SCHEMA, **speed.model_dump(mode="json")})
     record = parse_record(text, results, SpeedRecord, SPEED_SCHEMA)
@@ -134,20 +135,25 @@ def publish(speed: SpeedDescription, results: Path) -> tuple[SpeedRecord, Path, 
 
 
 def read(path: Path) -> SpeedRecord:
-    """Read a speed record. Raises RecordError: unreadable, another schema, changed, or not where its names say."""
+    """Read a speed record.
+
+    Raises:
+        RecordError: if it cannot be read, has a different schema, was changed after it was written, or its path does
+            not match its method and setup.
+    """
     record = load_record(path, SpeedRecord, SPEED_SCHEMA)
     if path.parts[-3:] != place(record).parts:
-        raise RecordError(f"{path} holds the speed record of {place(record)}: move it there")
+        raise RecordError(f"{path} contains the speed record of {place(record)}: move it there")
     return record
 
 
 def find(results: Path) -> list[Path]:
-    """Return the paths of all speed records below `results`, sorted."""
+    """Return the paths of all speed records in `results`, sorted."""
     return sorted(results.glob("speed/*/*.json"))
 
 
 def place(record: SpeedRecord) -> Path:
-    """Return the path of a record, relative to `results`: the same for the same method in the same setup."""
+    """Return the path of a record relative to `results`, determined by its method and setup."""
     method = record.method
     identity = {
         "method": [method.name, method.options, "" if method.built_in else method.source_sha256],
@@ -162,15 +168,15 @@ def place(record: SpeedRecord) -> Path:
 
 
 def matches_run(speed: SpeedRecord, run: Record) -> bool:
-    """Tell whether a speed is that of a run's method, with its options and crop; of a plugin, also with its source."""
-    one, other = speed.method, run.method
-    same_method = (one.name, one.options, one.built_in) == (other.name, other.options, other.built_in)
-    same_source = one.built_in or one.source_sha256 == other.source_sha256
+    """Return whether a speed record has the method, options and crop of a run, and for a plugin also its source."""
+    timed, trained = speed.method, run.method
+    same_method = (timed.name, timed.options, timed.built_in) == (trained.name, trained.options, trained.built_in)
+    same_source = timed.built_in or timed.source_sha256 == trained.source_sha256
     return run.recipe is not None and same_method and same_source and speed.setup.crop == run.recipe.pixels.crop
 
 
 def setup_label(setup: SetupPart) -> str:
-    """Return a setup's label for people: device, precision, layout."""
+    """Return the display label of a setup: device, precision and layout."""
     cores = f" ({setup.cores} cores)" if setup.kind == "cpu" else ""
     compiled = ", compiled" if setup.compiled else ""
     return f"{setup.device}{cores}, {setup.precision}, {setup.layout}{compiled}"

@@ -1,4 +1,4 @@
-"""All records of a folder as one table, for analysis in pandas."""
+"""Table of all records in a folder, for analysis in pandas."""
 
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ COLUMNS = (
 def load_results(folder: str | Path = "results") -> pd.DataFrame:
     """Read all published records of a folder into a table.
 
-    Each record's checksum is verified; its numbers are not recomputed, as `chxbench leaderboard` does.
+    Checksums are verified. Metrics are not recomputed from the artifacts; `chxbench leaderboard` does that.
 
     Args:
-        folder: the results folder.
+        folder: results folder.
 
     Returns:
         One row per record, sorted by dataset, method and run id: `run_id`, `method`, `title`, `dataset`, `recipe` and
@@ -38,16 +38,16 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
         one column `auc <finding>` per finding (NaN where undefined), and `folder`.
 
     Raises:
-        UserError: the folder does not exist.
-        RecordError: a record cannot be read or was changed after it was written.
+        UserError: if the folder does not exist.
+        RecordError: if a record cannot be read or was changed after it was written.
     """
     results = Path(folder)
     if not results.is_dir():
-        raise UserError(f"results folder {results} does not exist: name the folder of the records")
+        raise UserError(f"results folder {results} does not exist: pass the folder of the records")
     rows = [_row(read(path), path) for path in find(results)]
     findings = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
     table = pd.DataFrame(rows, columns=[*COLUMNS, *findings])
-    return table.astype({"seed": "Int64"})  # integers, also beside missing ones
+    return table.astype({"seed": "Int64"})  # nullable integers: external predictions have no seed
 
 
 def _row(record: Record, folder: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_the_second_mean_is_undefined_where_every_finding_is_rare(table):
     ("changes", "message"),
     [
         pytest.param({"scores": np.zeros((240, 13))}, r"scores have the shape \(240, 13\), labels", id="shapes"),
-        pytest.param({"scores": np.zeros(240), "labels": np.zeros(240)}, "arrays of the same shape", id="one dimension"),
+        pytest.param({"scores": np.zeros(240), "labels": np.zeros(240)}, "arrays of the same", id="one dimension"),
         pytest.param({"scores": np.full((240, 14), np.nan)}, "3,360 scores are not finite", id="not finite"),
         pytest.param({"scores": np.full((240, 14), "high")}, "are not numbers", id="text"),
         pytest.param({"labels": np.full((240, 14), 0.5)}, "labels other than 0, 1 and NaN", id="soft labels"),

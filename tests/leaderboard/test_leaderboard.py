@@ -114,7 +114,7 @@ def test_an_undefined_finding_is_no_number_and_leaves_the_mean(results, tmp_path
         pytest.param(lambda c: c.update(extra=1), "extra: Extra inputs", id="unknown key"),
         pytest.param(lambda c: c.pop("seed"), "seed: Field required", id="missing key"),
         pytest.param(lambda c: c["scores"].update(file="../../x"), "scores.file", id="path out of the folder"),
-        pytest.param(lambda c: (c.update(run_id="other"), recheck(c)), "holds the record of", id="renamed"),
+        pytest.param(lambda c: (c.update(run_id="other"), recheck(c)), "contains the record of", id="renamed"),
     ],
 )
 def test_a_record_that_lies_is_refused(results, change, message):
@@ -127,11 +127,11 @@ def test_a_record_that_lies_is_refused(results, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(lambda t: t[t["image_id"] != "299"], "does not hold the test images", id="row dropped"),
+        pytest.param(lambda t: t[t["image_id"] != "299"], "does not contain the test images", id="row dropped"),
         pytest.param(lambda t: t.assign(**{"score Mass": np.nan}), "a score that is not finite", id="NaN"),
-        pytest.param(lambda t: t.assign(image_id="000"), "an image twice", id="image twice"),
+        pytest.param(lambda t: t.assign(image_id="000"), "lists an image twice", id="image twice"),
         pytest.param(lambda t: t.drop(columns="score Mass"), "does not have the columns", id="column dropped"),
-        pytest.param(lambda t: t.assign(**{"label Mass": 1 - t["label Mass"]}), "does not hold", id="labels turned"),
+        pytest.param(lambda t: t.assign(**{"label Mass": 1 - t["label Mass"]}), "does not contain", id="labels turned"),
     ],
 )
 def test_scores_that_are_not_the_splits_are_refused_though_all_hashes_fit(results, change, message):
@@ -170,7 +170,7 @@ def test_changed_or_missing_scores_are_refused(results):
     table = pd.read_parquet(path)
     table.loc[100, "label Mass"] = 1 - table.loc[100, "label Mass"]
     table.to_parquet(path, index=False)
-    with pytest.raises(RecordError, match="is not the file that the record was made from"):
+    with pytest.raises(RecordError, match="does not match the SHA-256 in its record"):
         check_leaderboard(Workspace(results))
     path.unlink()
     with pytest.raises(RecordError, match=r"scores\.parquet is missing"):
@@ -285,7 +285,7 @@ def test_localization_is_shown_next_to_its_baselines(localized):
         ),
         pytest.param(
             lambda folder: save_heatmaps(heatmaps(score_table(1), 9.0), folder / "maps.npz"),
-            r"maps\.npz is not the file",
+            r"maps\.npz does not match",
             id="other heatmaps",
         ),
         pytest.param(lambda folder: (folder / "maps.npz").write_bytes(b"x"), "cannot be read", id="no heatmaps"),
@@ -318,7 +318,7 @@ def test_heatmaps_that_do_not_fit_the_record_are_refused_though_all_hashes_fit(w
     save_heatmaps(maps, folder / "maps.npz")
     digest = heatmaps_sha256(maps)
     edit(folder / "run.json", lambda c: (c["localization"].update(sha256=digest), recheck(c)))
-    with pytest.raises(RecordError, match=r"maps\.npz holds"):
+    with pytest.raises(RecordError, match=r"maps\.npz contains"):
         read(Workspace(results))
 
 

@@ -270,7 +270,10 @@ def test_an_array_that_claims_to_be_larger_than_it_is_is_not_allocated(made):
         for name, part in parts.items():
             with file.open(f"{name}.npy", "w") as member:
                 member.write(head) if name == "boxes" else np.lib.format.write_array(member, part)
-    assert "maps.npz cannot be read (the header of boxes.npy states a larger size than the file contains)" in message_of(made)
+    assert (
+        "maps.npz cannot be read (the header of boxes.npy states a larger size than the file contains)"
+        in message_of(made)
+    )
 
 
 def test_heatmaps_that_would_have_to_be_unpickled_are_refused(made):

@@ -17,22 +17,22 @@ from ...metrics.localization import Frame, enlarge, normalize, predict_boxes
 from ...utils.text import plain
 from .style import render, write_png
 
-TRUE, PREDICTED = "#ff2bd6", "white"  # colors that no heatmap has
+TRUE, PREDICTED = "#ff2bd6", "white"  # colors that do not occur in a heatmap
 OVERLAY_COLORS = "turbo"
-CHARACTERS_PER_INCH = 13  # of a panel's title
-OPACITY = 0.65  # of the maximum of a heatmap; its minimum is transparent
+CHARACTERS_PER_INCH = 13  # width of a panel's title
+OPACITY = 0.65  # opacity of the maximum of a heatmap; the minimum is transparent
 DPI = 100
-PALETTE, REFINEMENTS = 80, 2  # colors of a published figure, and k-means steps that keep its grays neutral
+PALETTE, REFINEMENTS = 80, 2  # number of colors of a published figure, and k-means steps that keep grays neutral
 
 
 class Panel(NamedTuple):
-    """One radiograph and what to draw over it.
+    """A radiograph with its heatmap and boxes.
 
     Attributes:
-        title: one or two lines above it.
-        gray: uint8 (H, W), of any size, the full image.
-        map: heatmap (h, w) of the center crop; None shows the image alone.
-        boxes: true boxes (n, 4), fractions of the full image.
+        title: title of the panel, one or two lines.
+        gray: the full image, uint8 (H, W), of any size.
+        map: heatmap (h, w) of the center crop; None to show only the image.
+        boxes: ground-truth boxes (n, 4) as fractions of the full image.
     """
 
     title: str
@@ -53,13 +53,13 @@ def draw_panels(
     """Draw radiographs with their heatmaps, in rows, with one legend.
 
     Args:
-        panels: the radiographs.
-        frame: where the center crop, which the heatmaps cover, is in the image.
-        path: of the PNG.
-        title: of the figure.
-        columns: panels per row.
+        panels: radiographs to draw.
+        frame: position of the center crop, which the heatmaps cover, in the image.
+        path: path of the PNG.
+        title: title of the figure.
+        columns: number of panels per row.
         side: width of a panel in inches.
-        key: hash of the data that a published figure shows; such a figure has few colors, to be small.
+        key: hash of the data, for a published figure, whose colors are reduced to keep the file small; else None.
     """
     rows = -(-len(panels) // columns)
     size = side * columns + 0.6, (side + 0.3) * rows + 0.7
@@ -78,7 +78,7 @@ def draw_panels(
 
 
 def _draw_panel(axis: Axes, panel: Panel, frame: Frame, width: int) -> None:
-    """Draw one radiograph; `width` is that of its title, in characters."""
+    """Draw one radiograph; `width` is the width of its title in characters."""
     axis.set_axis_off()
     axis.set_title(fill(plain(panel.title), width), fontsize=9, parse_math=False)
     axis.imshow(panel.gray, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0), aspect="auto")
@@ -91,7 +91,7 @@ def _draw_panel(axis: Axes, panel: Panel, frame: Frame, width: int) -> None:
 
 
 def _draw_heatmap(axis: Axes, heatmap: np.ndarray, frame: Frame) -> None:
-    """Draw a heatmap (h, w) as it is evaluated, on the pixels of the crop, and the boxes that it predicts."""
+    """Draw a heatmap (h, w) enlarged to the crop, as in the evaluation, and its predicted boxes."""
     heat = normalize(enlarge(heatmap[None], frame.side))[0] / 255
     colors = matplotlib.colormaps[OVERLAY_COLORS](heat)
     colors[..., 3] = OPACITY * heat
@@ -107,7 +107,7 @@ def _outline(axis: Axes, box: np.ndarray, color: str, stroke: str) -> None:
 
 
 def _draw_legend(figure: Figure, with_truth: bool) -> None:
-    """Explain the boxes, and the colors of the heatmap."""
+    """Draw the legend of the boxes and the color scale of the heatmap."""
     boxes = [Line2D([], [], color="0.45", linestyle="--", label="predicted: above 60 and above 180 of 255")]
     if with_truth:
         boxes.insert(0, Line2D([], [], color=TRUE, label="true box"))

@@ -1,6 +1,6 @@
-"""Reliability diagram: the share of positives against the predicted probability, finding by finding.
+"""Reliability diagram: observed fraction of positives vs. predicted probability, per finding.
 
-It is not part of a record. To draw it from one::
+The diagram is not part of a record. To draw it from one::
 
     from pathlib import Path
     from chxbench.benchmark.records import record as records
@@ -27,23 +27,23 @@ from ..schema import Record
 from .style import COLORS, GRAY, figure_title, fold, new_figure, number, save, set_title, styled
 
 COLUMNS = 4
-NAME_WIDTH = 21  # characters of a finding's name per line
-MARGIN = 1.12  # the range of a panel over its largest value
-DOT_AREA = 42  # of the bin with the most images, in square points
-NOTE = "ECE: expected calibration error.\nEach panel has a range of its own:\nfrom 0 to a little above its largest bin."
+NAME_WIDTH = 21  # characters per line of a finding's name
+MARGIN = 1.12  # ratio of the range of a panel to its largest value
+DOT_AREA = 42  # area of the dot of the bin with the most images, in square points
+NOTE = "ECE: expected calibration error.\nAxis ranges differ between panels:\nfrom 0 to just above the largest bin."
 
 
 @styled
 def draw_reliability(record: Record, table: pd.DataFrame, path: Path) -> None:
     """Draw the reliability of a record's probabilities on the test split, one panel per finding.
 
-    Probabilities of rare findings are tiny, so each panel has a range of its own, the same on both axes. Intervals are
-    Wilson's, by images, as if they were independent: images of a patient are not, so they are too narrow.
+    Each panel has a separate range, equal on both axes, because probabilities of rare findings are small. The Wilson
+    intervals treat images as independent; images of the same patient are not, so the intervals are too narrow.
 
     Args:
-        record: the record.
-        table: its scores.
-        path: of the PNG, which carries the hash of the scores.
+        record: record to draw.
+        table: score table of the record.
+        path: path of the PNG, in which the hash of the scores is embedded.
     """
     test = table[table["split"] == "test"]
     findings = record.dataset.findings
@@ -56,14 +56,14 @@ def draw_reliability(record: Record, table: pd.DataFrame, path: Path) -> None:
     for axes in cells[len(findings) :]:
         axes.set_axis_off()
     _draw_legend(cells[len(findings)])
-    figure.supxlabel("Predicted probability, mean of the bin", fontsize=9)
-    figure.supylabel("Share of positives in the bin", fontsize=9)
+    figure.supxlabel("Mean predicted probability in the bin", fontsize=9)
+    figure.supylabel("Fraction of positives in the bin", fontsize=9)
     set_title(figure, figure_title(record))
     save(figure, path, record.scores.sha256)
 
 
 def _draw_panel(axes: Axes, finding: str, probabilities: np.ndarray, labels: np.ndarray) -> None:
-    """Draw one finding: probabilities and labels (N,)."""
+    """Draw the panel of one finding from its probabilities and labels, each (N,)."""
     error = _format(calibration.expected_calibration_error(probabilities, labels))
     brier = _format(calibration.brier(probabilities, labels))
     axes.set_title(fold(display_name(finding), NAME_WIDTH), fontsize=9, fontweight="bold", loc="left", pad=16)
@@ -88,12 +88,12 @@ def _draw_panel(axes: Axes, finding: str, probabilities: np.ndarray, labels: np.
 
 
 def _format(value: float | None) -> str:
-    """Format a value with two significant digits, however small it is."""
+    """Format a value with two significant digits."""
     return "–" if number(value) is None else f"{value:#.2g}"
 
 
 def _draw_legend(axes: Axes) -> None:
-    bin_label, interval_label = "a bin; its area: images in it", "95 % interval"
+    bin_label, interval_label = "bin, area: number of images", "95 % interval"
     marks = [
         Line2D([], [], color=COLORS[0], linewidth=0.9, marker="o", markeredgecolor="white", label=bin_label),
         Line2D([], [], color=COLORS[0], linewidth=1.3, alpha=0.55, label=interval_label),

@@ -1,4 +1,4 @@
-"""Figure of a run's ROC curves."""
+"""Draw the ROC curves of a run."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ...utils.text import display_name
 from ..schema import Record
 from .style import GRAY, figure_title, fold, line_style, new_figure, save, set_title, styled
 
-NAME_WIDTH = 26  # characters of a finding's name per line of the legend
+NAME_WIDTH = 26  # characters per line of a finding's name in the legend
 
 
 @styled
@@ -21,9 +21,9 @@ def draw_roc(record: Record, table: pd.DataFrame, path: Path) -> None:
     A finding has the same color and stroke in every figure. The legend is ordered by AUC and lists undefined findings.
 
     Args:
-        record: the record.
-        table: its scores.
-        path: of the PNG, which carries the hash of the scores.
+        record: record to draw.
+        table: score table of the record.
+        path: path of the PNG, in which the hash of the scores is embedded.
     """
     figure = new_figure(5.9)
     axes = figure.add_subplot(aspect="equal", anchor="W", xlabel="False positive rate", ylabel="True positive rate")

@@ -1,7 +1,7 @@
-"""Style of all figures: how they look, how they are written, and the hash by which a stale one is found.
+"""Style and writing of all figures, and the embedded hash that identifies an outdated figure.
 
-A figure is drawn on white, whatever the page, for a width of about 850 pixels. Its PNG carries the hash of what it
-shows, but no date and no version of a library, so that the same figure is the same file.
+Figures have a white background and are designed for a width of about 850 pixels. The PNG contains the hash of the data
+shown, but no date and no library version, so that equal figures are equal files.
 """
 
 import math
@@ -23,16 +23,16 @@ from ...utils.files import json_sha256, write_atomic
 from ...utils.text import plain, recipe_label
 from ..schema import Record
 
-KEY = "scores-sha256"  # the PNG text entry that names the data
+KEY = "scores-sha256"  # key of the PNG text entry with the hash of the data
 WIDTH = 8.5  # inches
 INK, GRAY, PALE = "#1f2328", "#6e7781", "#e4e7eb"
-FREQUENT_COLORS = 56  # kept in a PNG besides COLORS; the edges of lines and letters need no more
+FREQUENT_COLORS = 56  # number of colors in a PNG besides COLORS; enough for antialiased edges
 
 # Colors of Okabe and Ito, distinguishable for color-blind readers, without the yellow, which is too pale on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 Stroke = str | tuple[float, tuple[float, ...]]
 STROKES: tuple[Stroke, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-FONT = "DejaVu Sans"  # comes with matplotlib
+FONT = "DejaVu Sans"  # included in matplotlib
 TITLE_WIDTH = 95  # characters per line of a title
 STYLE = {
     "font.family": FONT,
@@ -58,22 +58,22 @@ STYLE = {
 }
 
 
-# Decorator of functions that draw: the user's matplotlibrc changes nothing.
+# Decorator of drawing functions, which makes them independent of the user's matplotlibrc.
 styled = style.context(["default", STYLE])
 
 
 def new_figure(height: float) -> Figure:
-    """Create a white figure of the common width and a height in inches."""
+    """Create a white figure with the standard width and the given height in inches."""
     return Figure(figsize=(WIDTH, height), dpi=160, facecolor="white", layout="constrained")
 
 
 def line_style(number: int) -> tuple[str, Stroke]:
-    """Return color and stroke of the line with this number; the first 21 differ."""
+    """Return color and stroke of a line by its number; the first 21 are distinct."""
     return COLORS[number % len(COLORS)], STROKES[number // len(COLORS) % len(STROKES)]
 
 
 def fold(text: object, width: int) -> str:
-    """Wrap text from a record into lines of at most `width` characters, with "?" for glyphs that the font lacks."""
+    """Wrap text from a record into lines of at most `width` characters; glyphs missing in the font become "?"."""
     shown = "".join(char if ord(char) in _glyphs() else "?" for char in plain(text))
     return "\n".join(textwrap.wrap(shown, width)) or "?"
 
@@ -88,7 +88,7 @@ def figure_title(record: Record) -> str:
 
 
 def set_title(figure: Figure, title: str) -> None:
-    """Set the title, its lines wrapped."""
+    """Set the title and wrap its lines."""
     figure.suptitle("\n".join(fold(line, TITLE_WIDTH) for line in title.split("\n")), fontsize=10)
 
 
@@ -99,17 +99,17 @@ def bare(axes: Axes) -> None:
 
 
 def number(value: float | None) -> float | None:
-    """Return a plain float; None where the value is undefined (None or NaN)."""
+    """Return the value as a Python float, or None if it is None or NaN."""
     return None if value is None or math.isnan(value) else float(value)
 
 
 def sha256(shown: Iterable[object]) -> str:
-    """Return the hash of what a figure shows: text, numbers, and lists of them."""
+    """Return the hash of the content of a figure: strings, numbers, and lists of them."""
     return json_sha256(list(shown))
 
 
 def save(figure: Figure, path: Path, key: str) -> None:
-    """Write the figure atomically, as a PNG with a small palette that carries the key."""
+    """Write the figure atomically as a PNG with a reduced palette and the key embedded."""
     image = _reduce_colors(render(figure))
     write_png(image, path, key)
 
@@ -122,7 +122,7 @@ def render(figure: Figure) -> Image.Image:
 
 
 def write_png(image: Image.Image, path: Path, key: str | None) -> None:
-    """Write an image atomically, as a PNG that carries the key."""
+    """Write an image atomically as a PNG, with the key embedded unless it is None."""
     text, buffer = PngInfo(), BytesIO()
     if key is not None:
         text.add_text(KEY, key)
@@ -131,27 +131,27 @@ def write_png(image: Image.Image, path: Path, key: str | None) -> None:
 
 
 def drawn_from(path: Path) -> str | None:
-    """Return the hash that a figure carries; None if it is missing, broken, or carries none."""
+    """Return the hash embedded in a figure; None if the file is missing or invalid, or contains no hash."""
     try:
         with Image.open(path) as image:
-            found = image.info.get(KEY)
-    except Exception:  # a broken file makes Pillow raise exceptions of any kind
+            key = image.info.get(KEY)
+    except Exception:  # an invalid file makes Pillow raise exceptions of any kind
         return None
-    return found if isinstance(found, str) else None
+    return key if isinstance(key, str) else None
 
 
 def _reduce_colors(image: Image.Image) -> Image.Image:
-    """Reduce an RGB image to COLORS and its most frequent colors, which takes a quarter of the space.
+    """Reduce an RGB image to COLORS and its most frequent colors, which reduces the file to a quarter.
 
-    Only antialiased edges of lines and letters change, and little. Pillow's own quantization would tint the background
-    or the grid.
+    Only antialiased edges of lines and letters change slightly. Pillow's quantization would tint the background or the
+    grid.
     """
     pixels = np.asarray(image).astype(np.int32)
     codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
-    found, place, count = np.unique(codes, return_inverse=True, return_counts=True)
-    levels = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
-    ours = [ImageColor.getrgb(color) for color in COLORS]
-    palette = np.concatenate([ours, levels[np.argsort(-count, kind="stable")[:FREQUENT_COLORS]]])
+    unique, place, count = np.unique(codes, return_inverse=True, return_counts=True)
+    levels = np.stack([unique >> 16, unique >> 8 & 255, unique & 255], axis=1)
+    fixed = [ImageColor.getrgb(color) for color in COLORS]
+    palette = np.concatenate([fixed, levels[np.argsort(-count, kind="stable")[:FREQUENT_COLORS]]])
     nearest = cdist(levels, palette).argmin(axis=1).astype(np.uint8)
     reduced = Image.fromarray(nearest[place].reshape(codes.shape))
     reduced.putpalette(palette.astype(np.uint8).tobytes())
