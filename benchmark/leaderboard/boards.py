@@ -1,7 +1,7 @@
-"""Boards: the records that may be ranked with each other, on the same dataset, labels, split and recipe.
+"""Boards: groups of comparable records with the same dataset, labels, split and recipe.
 
-Rows of a board are methods with their options; the seeds of a row are averaged. External predictions, whose training is
-unknown, have boards of their own: same dataset, labels and test images.
+The rows of a board are methods with their options; the seeds of a row are averaged. External predictions, whose
+training is unknown, are ranked on separate boards with the same dataset, labels and test images.
 """
 
 import json
@@ -14,31 +14,31 @@ from ..recipe import recipe_identity, recipe_table
 from ..records.record import RecordError
 from ..records.schema import Record
 from ..utils.files import json_sha256
-from ..utils.text import recipe_label
+from ..utils.text import count, recipe_label
 from .rows import Row, Run, make_rows
 
 EXTERNAL = "external predictions"
 
 
 class Board(NamedTuple):
-    """Comparable rows, and the key that they share."""
+    """Comparable rows and their common key."""
 
     key: tuple[str, ...]
     rows: list[Row]
 
     @property
     def first(self) -> Record:
-        """The record of the first run; its dataset, labels, split and recipe are those of all."""
+        """The record of the first run, whose dataset, labels, split and recipe all rows share."""
         return self.rows[0].first
 
     @property
     def is_trial(self) -> bool:
-        """Whether listed images were allowed to be missing: such a run tests the harness, it measures no method."""
+        """Whether listed images were missing: such runs test the harness and do not measure methods."""
         return any(counts.absent for counts in self.first.dataset.counts.values())
 
     @property
     def is_trained(self) -> bool:
-        """Whether its rows are runs of chxbench, not external predictions."""
+        """Whether the rows are runs of chxbench, rather than external predictions."""
         return self.first.submission is None
 
 
@@ -46,7 +46,8 @@ def make_boards(runs: Iterable[Run]) -> list[Board]:
     """Group runs into boards, external predictions after runs, and trials last.
 
     Raises:
-        RecordError: runs of one board were not evaluated on the same images, labels or boxes, or repeat a seed.
+        RecordError: if runs of the same board were evaluated on different images, labels or boxes, or a row has two runs
+            with the same seed.
     """
     groups = defaultdict(list)
     for run in runs:
@@ -59,42 +60,41 @@ def make_boards(runs: Iterable[Run]) -> list[Board]:
 
 
 def heading(board: Board) -> str:
-    """Name the board in plain text."""
+    """Return the heading of a board as plain text."""
     first = board.first
     trial = "Trial, not a benchmark result: " if board.is_trial else ""
     if first.recipe is None:
-        # A test list that is not recognized by its hash has only the name that the user gave it.
-        own = "" if board.rows[0].runs[0].verified.origin.test else "own split "
-        return f"{trial}{first.dataset.title}, {own}{first.dataset.split.name}: {EXTERNAL}"
+        # If its hash is not recognized, the name of a test list was chosen by the user.
+        custom = "" if board.rows[0].runs[0].verified.origin.test else "custom split "
+        return f"{trial}{first.dataset.title}, {custom}{first.dataset.split.name}: {EXTERNAL}"
     changed = ", ".join(f"{key} = {value}" for key, value in first.recipe.changed.items())
     recipe = recipe_label(first.recipe.name) + (f" with {changed}" if changed else "")
     skipped = len(first.dataset.skipped)
-    unreadable = f", without {skipped:,} unreadable image{'s' if skipped > 1 else ''}" if skipped else ""
+    unreadable = f", without {count(skipped, 'unreadable image')}" if skipped else ""
     return f"{trial}{first.dataset.title}, recipe {recipe}{unreadable}"
 
 
 def ranked_by(board: Board) -> str:
-    """Explain in plain text what the ranking is based on, and how the epoch was selected."""
-    findings = board.first.mean_auc.findings
-    ranked = f"Ranked by mean test AUC over {findings} finding{'s' if findings != 1 else ''}."
+    """Explain in plain text how the board is ranked and how the epoch was selected."""
+    ranked = f"Ranked by mean test AUC over {count(board.first.mean_auc.findings, 'finding')}."
     if not board.is_trained:
         return (
-            f"{ranked} These are external predictions, evaluated here: what the methods were trained on, and whether "
-            "anything was selected on these test images, is unknown."
+            f"{ranked} These are external predictions. The training data are unknown, and so is whether anything was "
+            "selected on these test images."
         )
     return (
-        f"{ranked} Weights are those of {board.first.selection}; nothing is selected on the test split. A gain that "
-        "comes with more training images (all epochs of all stages) is not evidence for a method."
+        f"{ranked} Weights are those of {board.first.selection}; chxbench selects no checkpoint or threshold on the test "
+        "split. A gain with more images seen in training is not evidence for a method."
     )
 
 
 def figure_path(rows: Sequence[Row], name: str, identity: object) -> str:
-    """Name a board's figure, relative to the leaderboard, after a hash of what makes it this one.
+    """Return the path of a board's figure relative to the leaderboard, named after a hash of its identity.
 
     Args:
-        rows: of the board; the figure is in the folder of their dataset.
-        name: what the figure shows.
-        identity: what JSON can hold.
+        rows: rows of the board; the figure is in the folder of their dataset.
+        name: prefix of the file name.
+        identity: JSON-serializable value that distinguishes the figure from others.
     """
     digest = json_sha256(identity)[:10]
     return (Path(rows[0].runs[0].folder).parents[1] / f"{name}-{digest}.png").as_posix()
@@ -103,7 +103,7 @@ def figure_path(rows: Sequence[Row], name: str, identity: object) -> str:
 def _key(record: Record) -> tuple[str, ...]:
     dataset = record.dataset
     data = dataset.split.sha256, dataset.labels.sha256
-    if record.recipe is None:  # options that change neither images nor labels change nothing for external predictions
+    if record.recipe is None:  # dataset options matter only if they change images or labels
         return dataset.name, EXTERNAL, *data
     return (
         dataset.name,
@@ -114,27 +114,27 @@ def _key(record: Record) -> tuple[str, ...]:
 
 
 def _check_same_test_set(runs: Sequence[Run]) -> None:
-    """Check that runs with one key were evaluated on the same images, labels and boxes."""
+    """Check that runs with the same key were evaluated on the same images, labels and boxes."""
     first, *rest = runs
     for run in rest:
         if run.verified.ground_truth != first.verified.ground_truth:
             raise RecordError(
-                f"{run.folder} and {first.folder} name the same split, but were evaluated on different images or "
-                "labels: remove the one that does not belong to it"
+                f"{run.folder} and {first.folder} have the same split hash, but were evaluated on different images or "
+                "labels: remove the incorrect record"
             )
     by_boxes = {run.verified.boxes: run for run in runs if run.verified.boxes}
     if len(by_boxes) > 1:
-        one, other, *_ = (run.folder for run in by_boxes.values())
+        folder, conflicting, *_ = (run.folder for run in by_boxes.values())
         raise RecordError(
-            f"{one} and {other} name the same split, but were localized against different boxes: remove the one that "
-            "does not belong to it"
+            f"{folder} and {conflicting} have the same split hash, but were localized against different boxes: remove "
+            "the incorrect record"
         )
 
 
 def _check_distinct_seeds(runs: Sequence[Run]) -> None:
-    """Check that no seed of a row counts twice."""
+    """Check that no row has two runs with the same seed."""
     for row in make_rows(runs):
         seeds = [run.record.seed for run in row.runs]
         if len(set(seeds)) < len(seeds):
             folders = ", ".join(run.folder for run in row.runs)
-            raise RecordError(f"{row.first.method.name} has a seed twice on one board ({folders}): remove one")
+            raise RecordError(f"{row.first.method.name} has a seed twice on the same board ({folders}): remove one")

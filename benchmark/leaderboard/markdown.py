@@ -1,7 +1,7 @@
-"""The leaderboard page in Markdown: contents, boards, and values reported by papers.
+"""Write the leaderboard page in Markdown: contents, boards, and values reported by papers.
 
-Of a board, the page shows the ranking, one figure, the paired differences, the AUC by finding and the localization
-means. Everything else is folded into `<details>`, so that a page of a hundred records can still be read.
+For each board, the page shows the ranking, a figure, the paired differences, the AUC per finding and the localization
+means. Everything else is folded into `<details>` to keep a page of a hundred records readable.
 """
 
 import html
@@ -14,11 +14,12 @@ import pandas as pd
 
 from ..dataset import FINDINGS
 from ..recipe import SECTIONS, recipe_table
+from ..records.schema import Counts
 from ..records.speed_record import SpeedRecord, setup_label
 from ..utils.errors import first_few
 from ..utils.options import format_value
-from ..utils.text import code, display_name, escape, plain
-from .ablation import ablation_table, paired_differences, summarize
+from ..utils.text import code, count, display_name, escape, plain
+from .ablation import ablation_table, paired_differences, summary_list
 from .boards import Board, heading, ranked_by
 from .figure_files import auc_figure
 from .literature import literature
@@ -47,44 +48,48 @@ from .tables import (
 READING_NOTES = """\
 - **Boards.** A board ranks only runs on the same images, labels, split and recipe.
 - **AUC.** Area under the ROC curve on the test split. A finding without positives or without negatives there has no \
-AUC and is left out of the mean.
-- **Brackets.** 95 % intervals over resampled patients. With several seeds, a row shows the mean of their values and \
-of their interval bounds, and after the number of seeds the range of their values.
-- **Comparing methods.** Overlapping intervals say little about a difference; paired differences do, here or from \
-`chxbench compare`.
+AUC and is excluded from the mean.
+- **Brackets.** 95 % intervals over resampled patients of the test split. They reflect the sampling of test patients, \
+not seed variance. With several seeds, a row shows the mean AUC of the seeds and the mean of the seeds' 95 % \
+intervals (lower and upper bounds averaged separately), which is not a confidence interval of the mean over seeds.
+- **Seeds (range).** The number of seeds, and the lowest and highest mean AUC among them.
+- **Images seen.** Images processed in training, over all epochs of all stages, including repeated ones.
+- **Comparing methods.** Overlapping intervals say little about a difference. Use the paired differences, on this page \
+or from `chxbench compare`.
 - **Controls** are shown for comparison and have no rank.
-- **Bold** is the highest value of a finding.\
+- **Bold** marks the highest AUC in each row.\
 """
 ABLATION_NOTES = (
-    "Paired differences of the mean AUC over the same resampled patients. The intervals cover the choice of test "
-    "patients, not of seeds, and are not corrected for multiple comparisons."
+    "Paired differences of the mean AUC over the same resampled patients. The intervals reflect the sampling of test "
+    "patients, not seed variance, and are not corrected for multiple comparisons."
+)
+LOCALIZATION_LEGEND = (
+    "Means over the findings with boxes. Pointing game: fraction of image-finding pairs with the maximum of the heatmap "
+    "inside a ground-truth box. Acc: fraction of ground-truth boxes that a predicted box overlaps by more than the "
+    "threshold. AFP (average false positives): predicted boxes that overlap no ground-truth box by more than the "
+    "threshold, per ground-truth box; lower is better. Compare heatmaps with the baselines, not with 0."
 )
 LOCALIZATION_NOTES = (
     "Protocol of Wang et al. 2017: heatmaps are normalized per image and thresholded at 60 and at 180 of 255; the "
-    "bounding box of each connected region is a predicted box. Acc: share of true boxes that a predicted box overlaps "
-    "by more than the threshold. IoBB: intersection over the predicted box. AFP: predicted boxes that overlap none, "
-    "per true box. Pointing game: share of image-finding pairs with the maximum of the heatmap inside a true box. The "
-    "records hold all thresholds."
+    "bounding box of each connected region is a predicted box. IoBB: intersection over the area of the predicted box. "
+    "IoU: intersection over union. The random baseline is the mean over random heatmaps with several seeds. The "
+    "records contain all overlap thresholds."
 )
 
 
-def introduction(count: int) -> str:
-    """Introduce the page.
-
-    Args:
-        count: number of records.
-    """
+def introduction(num_records: int) -> str:
+    """Return the introduction of the page: the number of records and how to read the tables."""
     return "\n\n".join(
         [
-            f"{count:,} record{'s' if count != 1 else ''}. Every number is recomputed from the published scores "
-            "(`scores.parquet`) and heatmaps (`maps.npz`).",
+            f"{count(num_records, 'record')}. All AUCs, secondary metrics and localization scores are recomputed from the "
+            "published scores (`scores.parquet`) and heatmaps (`maps.npz`).",
             *_details("How to read the tables", READING_NOTES),
         ]
     )
 
 
 def contents(boards: Sequence[Board]) -> list[str]:
-    """Return a table of contents, with each board's best method; empty for fewer than two boards."""
+    """Return a table of contents with the best method of each board; empty for fewer than two boards."""
     if len(boards) < 2:
         return []
     table = [
@@ -95,15 +100,17 @@ def contents(boards: Sequence[Board]) -> list[str]:
 
 
 def _best(board: Board) -> list[str]:
-    """Return the number of methods, controls left out, and the best one with its mean AUC."""
+    """Return the number of methods and of controls, and the best method with its mean AUC."""
     ranked = [row for row in board.rows if not row.is_control]
+    controls = len(board.rows) - len(ranked)
+    size = f"{len(ranked)} + {count(controls, 'control')}" if controls else str(len(ranked))
     if not ranked or (mean := with_interval(ranked[0], "mean_auc")) == EMPTY:
-        return [str(len(ranked)), EMPTY, EMPTY]
-    return [str(len(ranked)), ranked[0].label, mean]
+        return [size, EMPTY, EMPTY]
+    return [size, ranked[0].label, mean]
 
 
 def _anchors(headings: Sequence[str]) -> list[str]:
-    """Return the anchors that GitHub gives to headings; repeated ones are numbered."""
+    """Return the anchors that GitHub generates for headings; repeated headings are numbered."""
     seen: Counter[str] = Counter()
     anchors = []
     for text in headings:
@@ -117,7 +124,7 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
     """Return the paragraphs of a board.
 
     Args:
-        board: the board.
+        board: board to format.
         speeds: all speed records.
     """
     rows = board.rows
@@ -142,11 +149,10 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
 
 
 def facts(board: Board) -> str:
-    """List what all rows of a board have in common: images, labels, split, recipe, and how they were checked."""
+    """List what all rows of a board share: images, labels, split and recipe, and how labels and split were verified."""
     record, origin = board.first, board.rows[0].runs[0].verified.origin
     counts = "; ".join(
-        f"{split} {part.images:,} images of {part.patients:,} patients"
-        + (f" ({part.absent:,} listed images absent)" if part.absent else "")
+        f"{split} {_image_count(part)}" + (f" ({count(part.absent, 'listed image')} missing)" if part.absent else "")
         for split, part in record.dataset.counts.items()
         if board.is_trained or split == "test"
     )
@@ -157,31 +163,33 @@ def facts(board: Board) -> str:
         f"- images: {counts}{test}",
         f"- labels: {escape(labels.version)}{recognized}, {code(labels.file)}, SHA-256 {code(labels.sha256[:12])}",
         f"- split: {escape(split.name)}, SHA-256 {code(split.sha256[:12])}",
-        f"- labels and split were compared {origin.checked}"
+        f"- labels and split: compared {origin.checked}"
         if origin.checked
-        else "- labels of these images not compared with the label file, which is not part of the records: "
-        "`chxbench verify RUN --data-dir DIR` does that",
+        else "- labels of these images: not compared with the label file, which is not part of the records; "
+        "`chxbench verify RUN --data-dir DIR` compares them",
     ]
     if record.dataset.skipped:
-        lines.append(f"- left out as unreadable: {code(first_few(record.dataset.skipped))}")
+        lines.append(f"- unreadable images, excluded: {code(first_few(record.dataset.skipped))}")
     if record.recipe is not None:
         lines.append(f"- recipe: {code(_settings(recipe_table(record.recipe)))}")
     return "\n".join(lines)
 
 
 def _test_images(board: Board) -> str:
-    """Count the test images, which are all that external predictions have in common."""
-    counts = board.first.dataset.counts["test"]
-    return f"{counts.images:,} test images of {counts.patients:,} patients."
+    return f"{_image_count(board.first.dataset.counts['test'], 'test image')}."
+
+
+def _image_count(counts: Counts, noun: str = "image") -> str:
+    return f"{count(counts.images, noun)} of {count(counts.patients, 'patient')}"
 
 
 def _reported_notes(rows: Sequence[Row]) -> list[str]:
-    """Explain why a reported value has no difference, where one has none."""
+    """Explain why some reported values have no difference; empty if all have one."""
     if all(row.same_protocol(row.reported) for row in rows if row.reported):
         return []
     return [
-        "A difference to a reported value is given only for the same test images and label version; papers do not "
-        "always state what else differs (training, seeds, epoch selection)."
+        "A difference from a reported value is given only for the same test images and label version. Papers do not "
+        "always state other differences, such as training, seeds and epoch selection."
     ]
 
 
@@ -189,18 +197,18 @@ def _ablation(board: Board) -> list[str]:
     pairs = paired_differences(board.rows)
     if not pairs:
         return []
-    summary = summarize(pairs, escape(board.first.dataset.caveat))
-    return ["### Paired differences (ablation)", ABLATION_NOTES, ablation_table(pairs), f"**Summary:** {summary}"]
+    summary = summary_list(pairs, escape(board.first.dataset.caveat))
+    return ["### Paired differences (ablation)", ABLATION_NOTES, ablation_table(pairs), summary]
 
 
 def _by_finding(rows: Sequence[Row]) -> list[str]:
     note = [text] if (text := _first_rows(rows).strip()) else []
     complete = by_finding_of_all(rows)
     return [
-        "### AUC by finding",
+        "### AUC per finding",
         *note,
         by_finding(rows),
-        *(_details(f"AUC by finding, all {len(rows)} rows", complete) if complete else []),
+        *(_details(f"AUC per finding, all {len(rows)} rows", complete) if complete else []),
     ]
 
 
@@ -211,31 +219,31 @@ def _localization(rows: Sequence[Row]) -> list[str]:
     part, shown = localized[0].localizations[0], localized[:MAX_METHOD_COLUMNS]
     return [
         "### Localization",
-        f"{part.mean.boxes:,} boxes of {part.mean.findings} findings on {part.images:,} test images; means over these "
-        f"findings. A heatmap is worth what it scores above the baselines.{_first_rows(localized)}",
+        f"{count(part.mean.boxes, 'box', 'boxes')} of {count(part.mean.findings, 'finding')} on "
+        f"{count(part.images, 'test image')}. {LOCALIZATION_LEGEND}{_first_rows(localized)}",
         localization_table(shown),
         summarize_localization(localized),
         *_details(
-            "Localization protocol, other levels of overlap, and accuracy by finding",
+            "Localization protocol, other overlap thresholds, and accuracy per finding",
             LOCALIZATION_NOTES,
             *([localization_table(localized)] if len(shown) < len(localized) else []),
             other_levels_table(localized),
-            f"Acc at IoBB > {MAIN_IOBB:g} by finding:",
+            f"Acc at IoBB > {MAIN_IOBB:g} per finding:",
             localization_by_finding(localized),
         ),
     ]
 
 
 def _first_rows(rows: Sequence[Row]) -> str:
-    """State that a table shows the first rows only, where that is so."""
-    count = len(rows)
-    return f" The first {MAX_METHOD_COLUMNS} of {count} rows of the ranking." if count > MAX_METHOD_COLUMNS else ""
+    """State that a table shows only the first rows; empty if it shows all."""
+    total = len(rows)
+    return f" The first {MAX_METHOD_COLUMNS} of {total} rows of the ranking." if total > MAX_METHOD_COLUMNS else ""
 
 
 def _secondary(rows: Sequence[Row]) -> list[str]:
     parts = [secondary_metrics_notes(rows), secondary_metrics(rows)]
     if groups := subgroup_table(rows):
-        parts += ["Mean AUC in subgroups of the test images, over the findings that are defined there:", groups]
+        parts += ["Mean AUC in subgroups of the test images, over the findings with a defined AUC in the subgroup:", groups]
     return _details(
         "Secondary metrics: average precision, calibration, sensitivity" + (", subgroups" if groups else ""), *parts
     )
@@ -244,13 +252,14 @@ def _secondary(rows: Sequence[Row]) -> list[str]:
 def _details(summary: str, *parts: str) -> list[str]:
     """Fold paragraphs of Markdown under a summary of plain text.
 
-    GitHub reads the paragraphs as Markdown only after a blank line: callers join all paragraphs by one.
+    The summary is in an HTML block, where Markdown is not parsed; only HTML has to be escaped. GitHub parses the
+    paragraphs as Markdown only after a blank line, so callers must join all paragraphs with one.
     """
     return [f"<details><summary>{html.escape(plain(summary), quote=False)}</summary>", *parts, "</details>"]
 
 
 def _settings(recipe: Mapping[str, Any]) -> str:
-    """List all settings of a recipe as run: two files of one name may differ."""
+    """List all settings of a recipe, because recipe files of the same name may differ."""
     sections = ((section, recipe[section]) for section in SECTIONS)
     return "; ".join(
         f"{name} " + " ".join(f"{k}={format_value(v)}" for k, v in part.items()) for name, part in sections
@@ -258,15 +267,15 @@ def _settings(recipe: Mapping[str, Any]) -> str:
 
 
 def literature_sections() -> list[str]:
-    """Return the paragraphs of reported values: Table 1 of Ma et al., then means by split."""
+    """Return the paragraphs of reported values: Table 1 of Ma et al. 2019, then means per split."""
     table = literature()
     complete = table[table[list(FINDINGS)].notna().all(axis=1)]
     sections = [
         "## Reported by the papers",
-        "Not measured here, and not comparable with boards of another dataset, split or recipe.",
+        "These values were not measured here, and are not comparable with boards of a different dataset, split or recipe.",
         *_details(
-            "ChestX-ray14, official split: Table 1 of Ma et al. 2019, by finding",
-            "As printed; the means are computed from the rows.",
+            "ChestX-ray14, official split: Table 1 of Ma et al. 2019, per finding",
+            "Values as printed. The means are computed from the rows.",
             _complete_table(complete),
         ),
     ]
@@ -278,7 +287,7 @@ def literature_sections() -> list[str]:
 
 
 def _complete_table(methods: pd.DataFrame) -> str:
-    """Tabulate methods whose papers print every finding."""
+    """Tabulate methods with a reported AUC for every finding."""
     columns = {finding: escape(display_name(finding)) for finding in FINDINGS}
     columns |= {"mean_auc": "Mean", "mean_auc_without_hernia": "Mean without Hernia"}
     cells = [[title, *best_in_bold(methods[column].tolist(), 4)] for column, title in columns.items()]

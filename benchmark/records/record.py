@@ -211,7 +211,7 @@ def load_record(path: Path, model: type[Model], schema: int, verify_checksum: bo
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"record {path} cannot be read: {error}") from error
     if len(data) > MAX_BYTES:
-        raise RecordError(f"record {path} is larger than {MAX_BYTES >> 20} MiB: restore it")
+        raise RecordError(f"record {path} has more than {MAX_BYTES >> 20} MiB: restore it")
     return parse_record(text, path, model, schema, verify_checksum)
 
 
@@ -241,7 +241,7 @@ def parse_record(text: str, path: Path, model: type[Model], schema: int, verify_
         problems = [_problem(item) for item in error.errors()]
         raise RecordError(f"{path} is not a record: {first_few(problems)}") from error
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path} is not valid JSON ({error}): restore it") from error
+        raise RecordError(f"{path} is not readable JSON ({error}): restore it") from error
     if verify_checksum and content["checksum"] != checksum(content):
         raise RecordError(f"{path} was changed after it was written (its checksum does not match): restore it")
     return record

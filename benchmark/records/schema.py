@@ -1,4 +1,4 @@
-"""Schema 2 of a record, `run.json`: null means undefined or not applicable, no key is optional, no unknown keys.
+"""Schema 2 of a record, `run.json`: null means undefined or not applicable, and unknown keys are errors.
 
 `python -m chxbench.benchmark.records.schema` prints the JSON Schema (docs/record.schema.json). The parts that
 are computed from scores and heatmaps are defined in evaluation/results.py.

@@ -99,17 +99,17 @@ TAMPERED = [
     pytest.param(forge(auc__Mass__value=0.99), r"auc\.Mass\.value is 0\.990000, the artifacts give", id="changed AUC"),
     pytest.param(
         lambda folder: forge_scores(folder, swap_labels),
-        "has another label Effusion than Phantom (drawn radiographs) for 2 images",
+        f"differs from {Phantom.title} in label Effusion of 2 images",
         id="swapped label",
     ),
     pytest.param(
         lambda folder: forge_scores(folder, lambda table: table.iloc[:-1]),
-        "does not hold the test images that the record counts",
+        "does not contain the test images that the record counts",
         id="dropped row",
     ),
     pytest.param(
         forge(dataset__split__sha256="1" * 64),
-        "has the split of SHA-256 111111111111, the dataset has",
+        "has split hash 111111111111, the dataset has",
         id="another split's hash",
     ),
     pytest.param(
@@ -187,7 +187,7 @@ def test_labels_of_the_official_list_are_known_without_the_label_file(results, m
     monkeypatch.setattr(Phantom, "known_tests", {images: "small"})
     monkeypatch.setattr(Phantom, "known_truths", {(labels.version, "small"): artifacts.ground_truth_sha256(test)})
     assert origin(folder, record, table) == (labels.version, "small", "with known hashes")
-    with pytest.raises(RecordError, match="has other labels of the small list"):
+    with pytest.raises(RecordError, match="has labels of the small list that differ from"):
         origin(folder, record, swap_labels(table))
     other = record.model_copy(
         update={"dataset": record.dataset.model_copy(update={"labels": labels.model_copy(update={"sha256": "1" * 64})})}
