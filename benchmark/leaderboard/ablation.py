@@ -1,4 +1,4 @@
-"""Paired differences between a method and those it claims to improve on, over the same bootstrap replicates."""
+"""Compute paired differences between methods and those they claim to improve on, over the same replicates."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,21 +9,21 @@ from ..records.schema import Record
 from .rows import Row
 from .tables import MAX_NAMED, make_table
 
-SAME_BUDGET = 0.05  # two budgets are equal if the numbers of training images differ by at most 5 %
+SAME_BUDGET = 0.05  # budgets count as equal if the numbers of images seen differ by at most 5 %
 BUDGETS = ("equal", "more", "fewer")
 GAIN, NEITHER, LOSS = "significant gain", "no significant difference", "significant loss"
 INTERVAL = {GAIN: "95 % CI excludes 0", NEITHER: "95 % CI of the difference includes 0", LOSS: "95 % CI excludes 0"}
 
 
 class PairedDifference(NamedTuple):
-    """A method compared with one that it claims to improve on: the paired difference of their mean AUCs.
+    """Paired difference between the mean AUC of a method and that of a method it claims to improve on.
 
     Attributes:
-        upper: the method, with only the seeds that both have.
-        lower: the method it is compared with, with the same seeds.
-        by_seed: the difference of each seed.
+        upper: the method, restricted to the seeds that both have.
+        lower: the method it is compared with, restricted to the same seeds.
+        by_seed: difference for each seed.
         low: lower bound of the 95 % interval of the mean difference, over resampled patients.
-        high: upper bound.
+        high: upper bound of the interval.
     """
 
     upper: Row
@@ -34,31 +34,31 @@ class PairedDifference(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """The mean over the common seeds."""
+        """The mean difference over the common seeds."""
         return float(np.mean(self.by_seed))
 
     @property
     def budget_ratio(self) -> float:
-        """Images seen in training, as a multiple of the lower method's."""
+        """The ratio of the images seen in training, of the upper to the lower method."""
         return self.upper.images() / self.lower.images()
 
     @property
     def budget(self) -> str:
-        """The training budget compared with the lower method's, one of `BUDGETS`."""
+        """The training budget relative to the lower method, one of `BUDGETS`."""
         if abs(self.budget_ratio - 1) <= SAME_BUDGET:
             return "equal"
         return "more" if self.budget_ratio > 1 else "fewer"
 
     @property
     def outcome(self) -> str:
-        """What the interval shows: `GAIN`, `NEITHER` or `LOSS`."""
+        """The conclusion from the interval: `GAIN`, `NEITHER` or `LOSS`."""
         if self.low > 0:
             return GAIN
         return LOSS if self.high < 0 else NEITHER
 
 
 def paired_differences(rows: Sequence[Row]) -> list[PairedDifference]:
-    """Compare every row with the rows of the methods in its `compared_with`, where shared options are equal."""
+    """Compare every row with the rows of the methods in its `compared_with` if their shared options are equal."""
     pairs = []
     for upper in rows:
         for name in upper.first.method.compared_with:
@@ -80,31 +80,32 @@ def ablation_table(pairs: Sequence[PairedDifference]) -> str:
         ]
         for pair in pairs
     ]
-    headers = ["Method", "Compared with", "Difference in mean AUC [95 % CI]", "By seed", "Training images (ratio)"]
+    headers = ["Method", "Compared with", "Difference in mean AUC [95 % CI]", "Per seed", "Images seen (ratio)"]
     return make_table(headers, table, "llllr")
 
 
-def summarize(
+def summary_list(
     pairs: Sequence[PairedDifference], caveat: str, name: Callable[[Row], str] = lambda row: row.label
 ) -> str:
-    """Summarize what the differences show, and what they cannot, in one sentence.
+    """Summarize the outcomes of the differences and their limits as a list, one item per line.
 
     Args:
-        pairs: at least one.
-        caveat: what a result on the dataset does not show; may be empty.
-        name: how the sentence names a row.
+        pairs: paired differences, at least one.
+        caveat: what results on the dataset do not show; may be empty.
+        name: function that returns the name of a row.
     """
-    clauses = []
+    items = []
     for budget in BUDGETS:
         for outcome in (GAIN, NEITHER, LOSS):
-            found = [pair for pair in pairs if (pair.budget, pair.outcome) == (budget, outcome)]
-            if found:
-                clauses.append(f"{_claim(budget, outcome, found)}: {_name_pairs(found, name)}")
+            group = [pair for pair in pairs if (pair.budget, pair.outcome) == (budget, outcome)]
+            if group:
+                items.append(f"{_claim(budget, outcome, group)}: {_name_pairs(group, name)}")
     single_seed = min(len(pair.by_seed) for pair in pairs) == 1
     limits = ["a difference from one seed may be due to its initialization"] if single_seed else []
     limits += [caveat] if caveat else []
-    sentence = "; ".join(clauses) + (f"; note that {', and that '.join(limits)}" if limits else "")
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    if limits:
+        items.append(f"note that {', and that '.join(limits)}")
+    return "\n".join(f"- {item[0].upper()}{item[1:]}." for item in items)
 
 
 def _name_pairs(pairs: Sequence[PairedDifference], name: Callable[[Row], str]) -> str:
@@ -119,18 +120,19 @@ def _claim(budget: str, outcome: str, pairs: Sequence[PairedDifference]) -> str:
         return f"{outcome} at equal training budget ({INTERVAL[outcome]})"
     ratios = sorted({f"{pair.budget_ratio:.1f}x" for pair in pairs}, key=lambda text: float(text[:-1]))
     times = ratios[0] if len(ratios) == 1 else f"{ratios[0]} to {ratios[-1]}"
-    # More training alone can raise the AUC: such a gain cannot be attributed to the method.
+    # More training alone can raise the AUC, so such a gain cannot be attributed to the method.
     caution = ", which may explain all of it" if (budget, outcome) == ("more", GAIN) else ""
-    return f"{outcome} with {times} the training images ({INTERVAL[outcome]}){caution}"
+    return f"{outcome} with {times} the images seen in training ({INTERVAL[outcome]}){caution}"
 
 
-def _same_options(one: Record, other: Record) -> bool:
-    first, second = one.method.options, other.method.options
-    return all(first[key] == second[key] for key in first.keys() & second.keys())
+def _same_options(upper: Record, lower: Record) -> bool:
+    """Return whether all options that both methods have are equal."""
+    options, reference = upper.method.options, lower.method.options
+    return all(options[key] == reference[key] for key in options.keys() & reference.keys())
 
 
 def _paired_difference(upper: Row, lower: Row) -> list[PairedDifference]:
-    """Return the difference over the common seeds in a list, which is empty without common seeds or defined AUCs."""
+    """Return a list with the difference over the common seeds; empty if there is no common seed or defined AUC."""
     seeds = {run.record.seed for run in upper.runs} & {run.record.seed for run in lower.runs}
     if not seeds:
         return []

@@ -46,8 +46,8 @@ def make_boards(runs: Iterable[Run]) -> list[Board]:
     """Group runs into boards, external predictions after runs, and trials last.
 
     Raises:
-        RecordError: if runs of the same board were evaluated on different images, labels or boxes, or a row has two runs
-            with the same seed.
+        RecordError: if runs of the same board were evaluated on different images, labels or boxes, or a row contains a
+            seed twice.
     """
     groups = defaultdict(list)
     for run in runs:
@@ -83,8 +83,8 @@ def ranked_by(board: Board) -> str:
             "selected on these test images."
         )
     return (
-        f"{ranked} Weights are those of {board.first.selection}; chxbench selects no checkpoint or threshold on the test "
-        "split. A gain with more images seen in training is not evidence for a method."
+        f"{ranked} Weights are those of {board.first.selection}; chxbench selects no checkpoint or threshold on the "
+        "test split. A gain with more images seen in training is not evidence for a method."
     )
 
 

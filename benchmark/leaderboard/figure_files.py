@@ -1,6 +1,6 @@
-"""Figures of records and boards: which ones must exist, what they must show, and how they are drawn.
+"""List the figures that records and boards require, with their expected hashes and how to draw them.
 
-A figure carries the hash of what it shows (records/figures/style.py): one that shows something else is redrawn.
+Each figure embeds the hash of the data shown (records/figures/style.py); a figure with a different hash is redrawn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,16 +19,16 @@ from .plots import AucLine, auc_sha256, draw_auc
 from .rows import Row, Run
 from .speed import speed_sections
 
-BOARD_FIGURES = ("*/speed-*.png", "*/auc-*.png")  # patterns below results/ of the figures named after a board
+BOARD_FIGURES = ("*/speed-*.png", "*/auc-*.png")  # patterns in results/ of figures that belong to a board
 
 
 class FigureSpec(NamedTuple):
-    """A figure that must exist, or must go.
+    """A required figure, or an obsolete figure to remove.
 
     Attributes:
-        path: of the PNG file.
-        sha256: the hash that it must carry; None for a figure that must go.
-        draw: draws it; None for one that cannot be redrawn from the records.
+        path: path of the PNG file.
+        sha256: expected hash; None for an obsolete figure.
+        draw: function that draws the figure to a path; None if it cannot be redrawn from the records.
     """
 
     path: Path
@@ -37,14 +37,14 @@ class FigureSpec(NamedTuple):
 
     @property
     def is_stale(self) -> bool:
-        """Whether the file is missing, shows something else, or must go."""
+        """Whether the file is missing, has a different hash, or is obsolete."""
         return self.sha256 is None or drawn_from(self.path) != self.sha256
 
 
 def required_figures(
     runs: Sequence[Run], boards: Sequence[Board], speeds: Sequence[SpeedRecord], results: Path
 ) -> list[FigureSpec]:
-    """List all figures below `results`, those of boards that no longer exist last."""
+    """List all required figures in `results`, followed by the obsolete ones."""
     base = results.resolve().parent
     required = [figure for run in runs for figure in _of_run(run, base / run.folder)]
     required += [figure for board in boards for figure in _of_board(board, speeds, base)]
@@ -54,12 +54,12 @@ def required_figures(
 
 
 def draw_run(record: Record, table: pd.DataFrame, folder: Path) -> None:
-    """Draw the figures of a record's scores into its folder."""
+    """Draw the figures of a record's scores to its folder."""
     draw_roc(record, table, folder / "roc.png")
 
 
 def auc_figure(board: Board) -> str:
-    """Name a board's figure of AUCs, relative to the leaderboard."""
+    """Return the path of the figure of AUCs of a board, relative to the leaderboard."""
     return figure_path(board.rows, "auc", board.key)
 
 

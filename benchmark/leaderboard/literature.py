@@ -1,4 +1,4 @@
-"""Values that papers report, from literature.csv: shown in columns of their own, never ranked with measured ones."""
+"""Read the values reported by papers (literature.csv), which are shown in separate columns and not ranked."""
 
 from functools import cache
 from pathlib import Path
@@ -10,13 +10,13 @@ LITERATURE = Path(__file__).with_name("literature.csv")
 
 
 class Reported(NamedTuple):
-    """The mean AUC that a paper reports of a method.
+    """The mean AUC of a method reported by a paper.
 
     Attributes:
-        mean_auc: over the 14 findings, computed from them where they are printed.
-        source: the paper.
-        split: the list of test images, such as "NIH official test".
-        labels: the version of the label file; "not stated" where the paper does not name one of several.
+        mean_auc: mean over the 14 findings, computed from their AUCs if the paper prints them.
+        source: citation of the paper.
+        split: name of the list of test images, such as "NIH official test".
+        labels: version of the label file; "not stated" if the paper does not state it.
     """
 
     mean_auc: float
@@ -32,10 +32,10 @@ def literature() -> pd.DataFrame:
 
 @cache
 def reported(key: str | None, dataset: str) -> Reported | None:
-    """Return the value of this key on this dataset; None if no paper reports one."""
+    """Return the value reported for a key and dataset; None if there is none."""
     table = literature()
-    found = table[(table["key"] == key) & (table["dataset"] == dataset)]
-    if found.empty:
+    rows = table[(table["key"] == key) & (table["dataset"] == dataset)]
+    if rows.empty:
         return None
-    row = found.iloc[0]
+    row = rows.iloc[0]
     return Reported(float(row["mean_auc"]), str(row["source"]), str(row["split"]), str(row["labels"]))

@@ -1,4 +1,4 @@
-"""Localization tables of a board: heatmaps against boxes, next to two baselines that see no image."""
+"""Format the localization tables of a board, with two baselines that do not use the image."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,14 +10,14 @@ from ..utils.text import display_name, escape
 from .rows import Row
 from .tables import EMPTY, MAX_NAMED, Item, cross_table, make_table, short_names
 
-MAIN_IOBB = 0.25  # the level of overlap in the main table
-OTHER_IOBB, OTHER_IOU = (0.1, 0.5), (0.1, 0.3, 0.5)  # further levels; the records hold all of them
+MAIN_IOBB = 0.25  # overlap threshold of the main table
+OTHER_IOBB, OTHER_IOU = (0.1, 0.5), (0.1, 0.3, 0.5)  # overlap thresholds of the second table; the records contain more
 
-# Keys: whether the lower bound of the interval is above the random baseline, and above the center-box baseline.
+# Keys: whether the lower bound of the interval is above the random baseline, and whether above the center-box baseline.
 ABOVE = {
     (True, True): "above both baselines",
-    (True, False): "above the random baseline only",
-    (False, True): "above the center-box baseline only",
+    (True, False): "above the random baseline but not above the center-box baseline",
+    (False, True): "above the center-box baseline but not above the random baseline",
     (False, False): "above neither baseline",
 }
 
@@ -26,11 +26,11 @@ def localization_table(rows: Sequence[Row]) -> str:
     """Tabulate pointing game, and accuracy and false positives at IoBB > 0.25; means over the findings.
 
     Args:
-        rows: those whose runs all have localization scores.
+        rows: rows whose runs all have localization scores.
     """
-    table = [[row.label, *_heatmap_cells(row), *_mean_cells(_method_hits(row), _main_levels)] for row in rows]
+    table = [[row.label, *_heatmap_cells(row), *_mean_cells(_method_hits(row), _main_metrics)] for row in rows]
     for name, hits in _baselines(rows).items():
-        table.append([name, EMPTY, f"{hits.pointing_game:.3f}", *_mean_cells([hits], _main_levels)])
+        table.append([name, EMPTY, f"{hits.pointing_game:.3f}", *_mean_cells([hits], _main_metrics)])
     headers = [
         "Method",
         "Heatmap",
@@ -42,38 +42,41 @@ def localization_table(rows: Sequence[Row]) -> str:
 
 
 def other_levels_table(rows: Sequence[Row]) -> str:
-    """Tabulate the accuracy at other levels of overlap; means over the findings."""
-    table = [[row.label, *_mean_cells(_method_hits(row), _other_levels)] for row in rows]
-    table += [[name, *_mean_cells([hits], _other_levels)] for name, hits in _baselines(rows).items()]
+    """Tabulate the accuracy at other overlap thresholds; means over the findings."""
+    table = [[row.label, *_mean_cells(_method_hits(row), _other_metrics)] for row in rows]
+    table += [[name, *_mean_cells([hits], _other_metrics)] for name, hits in _baselines(rows).items()]
     headers = [*(f"Acc, IoBB > {t:g}" for t in OTHER_IOBB), *(f"Acc, IoU > {t:g}" for t in OTHER_IOU)]
     return make_table(["Method", *headers], table, "l" + "r" * len(headers))
 
 
 def _baselines(rows: Sequence[Row]) -> dict[str, Hits]:
-    """Return the scores of the baselines by name; random maps have as many cells as a row's heatmaps."""
+    """Return the scores of the baselines by name; random heatmaps have the size of the heatmaps of a row."""
     baselines: dict[str, Hits | None] = {}
     for row in rows:
         first = row.localizations[0]
-        baselines[f"Baseline: random maps of {first.grid[0]}x{first.grid[1]} cells"] = first.mean.random
+        baselines[f"Baseline: random {first.grid[0]}x{first.grid[1]} heatmaps"] = first.mean.random
         baselines["Baseline: one box in the center"] = first.mean.center
     return {name: hits for name, hits in baselines.items() if hits is not None}
 
 
 def summarize_localization(rows: Sequence[Row]) -> str:
-    """Summarize which intervals lie above which baselines, in one sentence."""
-    clauses = []
-    for metric, read in (("the pointing game", _pointing), (f"Acc at IoBB > {MAIN_IOBB:g}", _main_accuracy)):
+    """Summarize as a list which intervals are above which baselines."""
+    items = []
+    for metric, read in (("Pointing game", _pointing), (f"Acc at IoBB > {MAIN_IOBB:g}", _main_accuracy)):
         labels: dict[tuple[bool, bool], list[str]] = {above: [] for above in ABOVE}
         for row in rows:
             means = [part.mean for part in row.localizations]
             low = np.mean([read(mean.low) for mean in means])
             labels[bool(low > read(means[0].random)), bool(low > read(means[0].center))].append(row.label)
-        parts = [f"{ABOVE[above]} for {_name_or_count(names, rows)}" for above, names in labels.items() if names]
-        clauses.append(f"in {metric} the 95 % interval lies {', '.join(parts)}")
-    return f"**Summary:** {'; '.join(clauses)}."
+        for above, names in labels.items():
+            if names:
+                items.append(f"- {metric}, 95 % interval {ABOVE[above]}: {_name_or_count(names, rows)}.")
+    return "\n".join(items)
 
 
 def _name_or_count(names: Sequence[str], rows: Sequence[Row]) -> str:
+    if len(names) == len(rows) > 1:
+        return "all methods"
     return ", ".join(names) if len(names) <= MAX_NAMED else f"{len(names)} of {len(rows)} rows"
 
 
@@ -86,7 +89,7 @@ def _main_accuracy(hits: Hits | None) -> float:
 
 
 def localization_by_finding(rows: Sequence[Row]) -> str:
-    """Tabulate the accuracy at IoBB > 0.25 of each finding that has boxes, next to the baselines."""
+    """Tabulate the accuracy at IoBB > 0.25 of each finding, with the baselines."""
     first = rows[0].localizations[0]
     short = dict(zip(first.findings, short_names(list(first.findings)), strict=True))
     items = []
@@ -108,22 +111,22 @@ def _method_hits(row: Row) -> list[Hits]:
 
 
 def _heatmap_cells(row: Row) -> list[str]:
-    """Return what the heatmaps are, and the pointing game with its interval, averaged over the seeds."""
+    """Format the source of the heatmaps, and the pointing game with its interval, averaged over the seeds."""
     means: list[MeanHits] = [part.mean for part in row.localizations]
     value, low, high = np.mean([[_pointing(h) for h in (mean.method, mean.low, mean.high)] for mean in means], axis=0)
     return [escape(row.localizations[0].heatmap), f"{value:.3f} [{low:.3f}, {high:.3f}]"]
 
 
-def _mean_cells(runs: Sequence[Hits], levels: Callable[[Hits], list[float]]) -> list[str]:
-    """Format levels, averaged over the seeds."""
-    return [f"{value:.3f}" for value in np.mean([levels(hits) for hits in runs], axis=0)]
+def _mean_cells(runs: Sequence[Hits], metrics: Callable[[Hits], list[float]]) -> list[str]:
+    """Format metrics, averaged over the seeds."""
+    return [f"{value:.3f}" for value in np.mean([metrics(hits) for hits in runs], axis=0)]
 
 
-def _main_levels(hits: Hits) -> list[float]:
+def _main_metrics(hits: Hits) -> list[float]:
     false_positives = hits.iobb.false_positives[IOBB.index(MAIN_IOBB)]
     return [_main_accuracy(hits), np.nan if false_positives is None else false_positives]
 
 
-def _other_levels(hits: Hits) -> list[float]:
+def _other_metrics(hits: Hits) -> list[float]:
     at_iobb = [hits.iobb.accuracy[IOBB.index(t)] for t in OTHER_IOBB]
     return [*at_iobb, *(hits.iou.accuracy[IOU.index(t)] for t in OTHER_IOU)]

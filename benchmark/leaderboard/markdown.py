@@ -64,7 +64,7 @@ ABLATION_NOTES = (
     "patients, not seed variance, and are not corrected for multiple comparisons."
 )
 LOCALIZATION_LEGEND = (
-    "Means over the findings with boxes. Pointing game: fraction of image-finding pairs with the maximum of the heatmap "
+    "Means over the findings with boxes. Pointing game: fraction of image-finding pairs with the heatmap maximum "
     "inside a ground-truth box. Acc: fraction of ground-truth boxes that a predicted box overlaps by more than the "
     "threshold. AFP (average false positives): predicted boxes that overlap no ground-truth box by more than the "
     "threshold, per ground-truth box; lower is better. Compare heatmaps with the baselines, not with 0."
@@ -81,8 +81,8 @@ def introduction(num_records: int) -> str:
     """Return the introduction of the page: the number of records and how to read the tables."""
     return "\n\n".join(
         [
-            f"{count(num_records, 'record')}. All AUCs, secondary metrics and localization scores are recomputed from the "
-            "published scores (`scores.parquet`) and heatmaps (`maps.npz`).",
+            f"{count(num_records, 'record')}. All AUCs, secondary metrics and localization scores are recomputed from "
+            "the published scores (`scores.parquet`) and heatmaps (`maps.npz`).",
             *_details("How to read the tables", READING_NOTES),
         ]
     )
@@ -243,7 +243,10 @@ def _first_rows(rows: Sequence[Row]) -> str:
 def _secondary(rows: Sequence[Row]) -> list[str]:
     parts = [secondary_metrics_notes(rows), secondary_metrics(rows)]
     if groups := subgroup_table(rows):
-        parts += ["Mean AUC in subgroups of the test images, over the findings with a defined AUC in the subgroup:", groups]
+        parts += [
+            "Mean AUC in subgroups of the test images, over the findings with a defined AUC in the subgroup:",
+            groups,
+        ]
     return _details(
         "Secondary metrics: average precision, calibration, sensitivity" + (", subgroups" if groups else ""), *parts
     )
@@ -272,7 +275,7 @@ def literature_sections() -> list[str]:
     complete = table[table[list(FINDINGS)].notna().all(axis=1)]
     sections = [
         "## Reported by the papers",
-        "These values were not measured here, and are not comparable with boards of a different dataset, split or recipe.",
+        "Not measured here, and not comparable with boards of a different dataset, split or recipe.",
         *_details(
             "ChestX-ray14, official split: Table 1 of Ma et al. 2019, per finding",
             "Values as printed. The means are computed from the rows.",

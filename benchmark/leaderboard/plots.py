@@ -1,4 +1,4 @@
-"""Figures of a board: mean AUC of each method with its interval, and mean AUC against speed."""
+"""Draw the figures of a board: mean AUC of each method with its interval, and mean AUC vs. speed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ from ..records.figures.style import (
     styled,
 )
 
-NAME = 38  # characters of a method's name per line
-WIDE = 4  # the ratio of the speeds above which their axis is logarithmic
-LINE = 0.2  # inches per line of a name
+NAME = 38  # characters per line of a method's name
+WIDE = 4  # ratio of highest to lowest speed above which the axis is logarithmic
+LINE = 0.2  # height of a line of a name, in inches
 METHOD, CONTROL, PAPER = COLORS[0], GRAY, COLORS[1]
 MEAN: dict[str, Any] = {"marker": "o", "markersize": 6.5, "markeredgewidth": 1.4}
 SEED: dict[str, Any] = {"marker": "|", "markersize": 10, "markeredgewidth": 1.1, "linestyle": "none"}
@@ -40,16 +40,16 @@ REPORTED: dict[str, Any] = {
 
 
 class AucLine(NamedTuple):
-    """A method in the figure of AUCs; None and NaN are undefined and not drawn.
+    """A method in the figure of AUCs; values that are None or NaN are not drawn.
 
     Attributes:
-        name: of the method, with its options.
-        auc: mean AUC over the findings, and over the seeds.
-        low: lower end of its interval.
-        high: upper end.
-        seeds: the mean AUC of each seed.
-        control: whether it is a control of another method.
-        reported: the mean AUC that the method's paper reports.
+        name: name of the method with its options.
+        auc: mean AUC over the findings and over the seeds.
+        low: lower bound of its interval.
+        high: upper bound of its interval.
+        seeds: mean AUC of each seed.
+        control: whether the method is a control.
+        reported: mean AUC reported by the paper of the method.
     """
 
     name: str
@@ -62,13 +62,13 @@ class AucLine(NamedTuple):
 
 
 def auc_sha256(lines: Sequence[AucLine], title: str) -> str:
-    """Hash everything that `draw_auc` shows."""
+    """Return the hash of the data shown by `draw_auc`."""
     return sha256([title, *(_hashed(_defined(line)) for line in lines)])
 
 
 @styled
 def draw_auc(lines: Sequence[AucLine], title: str, path: Path) -> None:
-    """Draw the mean AUC of each method with its interval and its seeds, one line per method, the best on top."""
+    """Draw the mean AUC of each method with its interval and seeds, sorted with the best method on top."""
     ranked = sorted(lines, key=lambda line: -(number(line.auc) or 0))
     names = [fold(line.name, NAME) for line in ranked]
     heights = np.array([name.count("\n") + 1.4 for name in names])
@@ -89,7 +89,7 @@ def draw_auc(lines: Sequence[AucLine], title: str, path: Path) -> None:
 
 
 def _defined(line: AucLine) -> AucLine:
-    """Replace every NaN by None: records hold null where the numbers computed from them are NaN."""
+    """Replace NaN with None, so that the hash does not depend on how undefined values are represented."""
     auc, low, high, reported = (number(value) for value in (line.auc, line.low, line.high, line.reported))
     return AucLine(line.name, auc, low, high, [number(seed) for seed in line.seeds], bool(line.control), reported)
 
@@ -116,7 +116,7 @@ def _draw_line(axes: Axes, height: float, line: AucLine) -> None:
 
 
 def _explain(lines: Sequence[AucLine]) -> list[Line2D]:
-    """Return the legend of what the figure holds."""
+    """Return the legend entries of the marks that occur in the figure."""
     marks = [Line2D([], [], color=METHOD, linewidth=1.6, label="mean over the seeds, 95 % interval", **MEAN)]
     if any(line.control for line in lines):
         control: dict[str, Any] = {"color": CONTROL, "linewidth": 1.6, "markerfacecolor": "white"}
@@ -129,7 +129,7 @@ def _explain(lines: Sequence[AucLine]) -> list[Line2D]:
 
 
 class Dot(NamedTuple):
-    """A method in the figure of AUC against speed: its name, images/s, mean AUC and the bounds of its interval."""
+    """A method in the figure of AUC vs. speed: name, images/s, mean AUC and the bounds of its interval."""
 
     name: str
     speed: float
@@ -139,15 +139,15 @@ class Dot(NamedTuple):
 
 
 def dots_sha256(dots: Sequence[Dot], title: str) -> str:
-    """Hash everything that `draw_speed` shows."""
+    """Return the hash of the data shown by `draw_speed`."""
     return sha256([title, *dots])
 
 
 @styled
 def draw_speed(dots: Sequence[Dot], title: str, path: Path) -> None:
-    """Draw mean AUC against images per second of inference.
+    """Draw mean AUC vs. images per second of inference.
 
-    Names are in a column next to the axes in the order of the AUC, each connected to its dot, so that none overlap.
+    To avoid overlap, names are in a column next to the axes, sorted by AUC, and each is connected to its dot.
     """
     ranked = sorted(dots, key=lambda dot: -dot.auc)
     names = [fold(dot.name, NAME) for dot in ranked]
@@ -177,7 +177,7 @@ def _annotate(axes: Axes, dot: Dot, name: str, height: float, color: str) -> Non
 
 
 def _scale_speed(axes: Axes, speeds: Sequence[float]) -> None:
-    """Start the axis at 0, or make it logarithmic where the fastest is many times the slowest."""
+    """Start the axis at 0, or make it logarithmic if the speeds differ by more than a factor of `WIDE`."""
     if max(speeds) <= WIDE * min(speeds):
         axes.set_xlim(0, 1.1 * max(speeds))
         return

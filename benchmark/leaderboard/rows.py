@@ -1,4 +1,4 @@
-"""Rows of a board: a method with its options, its runs with different seeds, and their averages."""
+"""Group runs into the rows of a board: a method with its options, and one run per seed."""
 
 import json
 from collections import defaultdict
@@ -15,7 +15,7 @@ from .verified_cache import Verified
 
 
 class Run(NamedTuple):
-    """A record, its folder relative to the leaderboard, and what was recomputed from its artifacts."""
+    """A record, its folder relative to the leaderboard, and the values recomputed from its artifacts."""
 
     record: Record
     folder: str
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
     @property
     def first(self) -> Record:
-        """The record of the lowest seed."""
+        """The record with the lowest seed."""
         return self.runs[0].record
 
     @property
@@ -40,18 +40,18 @@ class Row(NamedTuple):
 
     @property
     def reported(self) -> Reported | None:
-        """The mean AUC that its paper reports on this dataset; None for changed options: not the paper's method."""
+        """The mean AUC reported by its paper on this dataset; None if the user changed options."""
         method = self.first.method
         return None if method.changed else reported(method.reported, self.first.dataset.name)
 
     @property
     def localizations(self) -> list[LocalizationPart]:
-        """The localization scores of its runs; empty unless every run has them."""
+        """The localization scores of the runs; empty unless all runs have them."""
         parts = [run.record.localization for run in self.runs if run.record.localization is not None]
         return parts if len(parts) == len(self.runs) else []
 
     def same_protocol(self, paper: Reported) -> bool:
-        """Whether it was evaluated on the paper's test images with the paper's version of the labels."""
+        """Return whether it was evaluated on the test images of the paper, with the same version of the labels."""
         origin = self.runs[0].verified.origin
         return origin.test == paper.split and self.first.dataset.labels.version.startswith(paper.labels)
 
@@ -62,28 +62,28 @@ class Row(NamedTuple):
         return plain(self.first.method.title + (f" ({details})" if details else ""))
 
     def values(self, name: str) -> np.ndarray:
-        """Return one AUC per seed (S,) of a finding, "mean_auc" or "mean_auc_without_rare"; NaN where undefined."""
+        """Return the AUC of each seed (S,) for a finding, "mean_auc" or "mean_auc_without_rare"; NaN if undefined."""
         values = [_interval(run.record, name).value for run in self.runs]
         return np.array([np.nan if value is None else value for value in values])
 
     def mean(self, name: str) -> float:
-        """Average an AUC over the seeds; NaN where any is undefined."""
+        """Return the mean of an AUC over the seeds; NaN if any is undefined."""
         return float(self.values(name).mean())
 
     def bounds(self, name: str) -> tuple[float, float]:
-        """Average the bounds of the 95 % intervals over the seeds; NaN where any is undefined."""
+        """Return the mean lower and mean upper bound of the seeds' 95 % intervals; NaN if any is undefined."""
         intervals = [_interval(run.record, name) for run in self.runs]
         bounds = np.array([[interval.low, interval.high] for interval in intervals], dtype=float)
         low, high = bounds.mean(axis=0)
         return float(low), float(high)
 
     def images(self) -> float:
-        """Count the images seen in training, all epochs of all stages; the mean over the seeds."""
+        """Return the images seen in training, over all epochs of all stages; the mean over the seeds."""
         return float(np.mean([sum(s.examples * s.epochs for s in run.record.stages) for run in self.runs]))
 
 
 def make_rows(runs: Iterable[Run]) -> list[Row]:
-    """Group runs of the same method, options and plugin source into rows, the best mean AUC first."""
+    """Group runs of the same method, options and plugin source into rows, sorted by mean AUC."""
     groups = defaultdict(list)
     for run in runs:
         method = run.record.method
@@ -103,7 +103,7 @@ def _label(record: Record) -> str:
 
 
 def _details(record: Record) -> str:
-    """Name what distinguishes rows of one method: the options that the user changed, the plugin's source."""
+    """Return what distinguishes rows of the same method: options changed by the user, and the source of a plugin."""
     changed = changed_options(record.method.changed)
     is_plugin = record.submission is None and not record.method.built_in
     plugin = f"plugin {record.method.name} {record.method.source_sha256[:7]}" if is_plugin else ""

@@ -1,4 +1,4 @@
-"""Tables of the secondary metrics: average precision, calibration, sensitivity at fixed thresholds, and subgroups."""
+"""Format the secondary metrics: average precision, calibration, sensitivity at fixed thresholds, and subgroups."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ UNDEFINED = IntervalPart(value=None, low=None, high=None)
 
 
 def secondary_metrics(rows: Sequence[Row]) -> str:
-    """Tabulate the means over the findings, one line per row of the ranking."""
+    """Tabulate the means over the findings for each row of the ranking."""
     columns: dict[str, Callable[[Row], str]] = {
         "Method": lambda row: row.label,
         "Average precision": lambda row: _with_interval(row, lambda part: part.mean.average_precision),
@@ -29,23 +29,24 @@ def secondary_metrics(rows: Sequence[Row]) -> str:
 
 
 def secondary_metrics_notes(rows: Sequence[Row]) -> str:
-    """Explain the columns, their chance level, and where the thresholds come from."""
+    """Explain the columns, the chance level, and how the thresholds are chosen."""
     metrics = _metrics(rows[0])[0]
     prevalences = [part.prevalence for part in metrics.findings.values() if part.prevalence is not None]
-    chance = f"chance level {np.mean(prevalences):.3f}" if prevalences else "no finding is defined"
+    chance = f"chance level {np.mean(prevalences):.3f}" if prevalences else "undefined for all findings"
     text = (
         "Means over the findings. Average precision: area under the precision-recall curve (step function); "
-        f"{chance}. Brier score and expected calibration error (15 bins of equal count): lower is better, and both are "
-        "small where findings are rare."
+        f"{chance}. Brier score and expected calibration error (15 bins of equal count): lower is better; both are "
+        "small for rare findings."
     )
     if not _have_thresholds(rows):
         return (
-            f"{text} There is no sensitivity: without validation scores of negative images no threshold can be fixed, "
-            "and none is chosen on the test split."
+            f"{text} Sensitivity and specificity are undefined: there are no validation scores of negative images to "
+            "choose thresholds, and chxbench chooses none on the test split."
         )
     return (
-        f"{text} Sensitivity and specificity on the test split, at one threshold per finding, fixed on the validation "
-        f"split so that {metrics.target_specificity:.0%} of its negatives score below it."
+        f"{text} Sensitivity and specificity are computed on the test split at one threshold per finding. The "
+        "validation split is used to choose the thresholds, so that at least "
+        f"{100 * metrics.target_specificity:.0f} % of its negatives score below them."
     )
 
 
@@ -54,13 +55,13 @@ def _have_thresholds(rows: Sequence[Row]) -> bool:
 
 
 def subgroup_table(rows: Sequence[Row]) -> str:
-    """Tabulate the mean AUC in subgroups of the test images; empty where the labels name no subgroups."""
+    """Tabulate the mean AUC in subgroups of the test images; empty if there are none."""
     groups = {
         (trait, name): group
         for row in rows
         for part in _metrics(row)
-        for trait, found in part.subgroups.items()
-        for name, group in found.items()
+        for trait, subgroups in part.subgroups.items()
+        for name, group in subgroups.items()
     }
     items = []
     for (trait, name), group in groups.items():
@@ -82,13 +83,13 @@ def _metrics(row: Row) -> list[SecondaryMetrics]:
 
 
 def _mean(row: Row, read: Read, digits: int = 3) -> str:
-    """Format the mean over the seeds; empty where any is undefined."""
+    """Format the mean over the seeds; `EMPTY` if any is undefined."""
     values = [value for part in _metrics(row) if (value := read(part)) is not None]
     return f"{np.mean(values):.{digits}f}" if len(values) == len(row.runs) else EMPTY
 
 
 def _with_interval(row: Row, read: Callable[[SecondaryMetrics], IntervalPart]) -> str:
-    """Format the mean over the seeds with the means of the interval bounds; empty where any is undefined."""
+    """Format the mean over the seeds with the means of the interval bounds; `EMPTY` if any is undefined."""
     intervals = [read(part) for part in _metrics(row)]
     numbers = np.array([[part.value, part.low, part.high] for part in intervals], dtype=float)
     if np.isnan(numbers).any():

@@ -1,4 +1,4 @@
-"""Speed sections of a board: the speed records that belong to its rows, one table per setup, and a figure."""
+"""Format the speed of the rows of a board: one table and one figure per setup."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..records.speed_record import SetupPart, SpeedRecord, matches_run, setup_label
-from ..utils.text import code, escape, plain, recipe_label
+from ..utils.text import code, count, escape, plain, recipe_label
 from .boards import Board, figure_path
 from .plots import Dot, dots_sha256, draw_speed
 from .rows import Row
@@ -23,31 +23,31 @@ HEADERS = (
     "p95",
     "p99",
     "Inference, images/s",
-    "at batch",
+    "batch size",
     "peak GB",
     "Training, images/s: steps only",
     "data loading only",
     "end to end",
-    "at batch",
+    "batch size",
     "peak GB",
 )
 
 
 class Timed(NamedTuple):
-    """A row of a board, and the speed record of its method."""
+    """A row of a board and the speed record of its method."""
 
     row: Row
     record: SpeedRecord
 
 
 class SpeedSection(NamedTuple):
-    """Rows of one board that were measured in one setup.
+    """Rows of a board measured in the same setup.
 
     Attributes:
-        setup: the setup.
-        timed: the rows, in the order of the board.
-        figure: path of the figure of AUC against speed, relative to the leaderboard.
-        title: of the figure.
+        setup: setup of the measurements.
+        timed: rows with their speed records, in the order of the board.
+        figure: path of the figure of AUC vs. speed, relative to the leaderboard.
+        title: title of the figure.
     """
 
     setup: SetupPart
@@ -57,7 +57,7 @@ class SpeedSection(NamedTuple):
 
     @property
     def dots(self) -> list[Dot]:
-        """The dots of the figure: rows that have both an AUC and a speed. Without any there is no figure."""
+        """The dots of the figure: rows with both an AUC and a speed. If it is empty, there is no figure."""
         return [
             Dot(row.name, record.best.images_per_second, row.mean("mean_auc"), *row.bounds("mean_auc"))
             for row, record in self.timed
@@ -68,7 +68,7 @@ class SpeedSection(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """The hash that an up-to-date figure carries."""
+        """The hash embedded in an up-to-date figure."""
         return dots_sha256(self.dots, self.title)
 
     def draw(self, path: Path) -> None:
@@ -77,10 +77,10 @@ class SpeedSection(NamedTuple):
 
 
 def speed_sections(board: Board, speeds: Iterable[SpeedRecord]) -> list[SpeedSection]:
-    """Group a board's rows by the setup that their speed was measured in, sorted by setup.
+    """Group the rows of a board by the setup of their speed records, sorted by setup.
 
     Args:
-        board: the board.
+        board: board with the rows.
         speeds: all speed records.
     """
     groups = defaultdict(list)
@@ -90,15 +90,15 @@ def speed_sections(board: Board, speeds: Iterable[SpeedRecord]) -> list[SpeedSec
                 groups[record.setup].append((rank, Timed(row, record)))
     sections = []
     for setup in sorted(groups, key=lambda setup: setup.model_dump_json()):
-        timed = [one for _, one in sorted(groups[setup], key=lambda item: item[0])]
+        timed = [row for _, row in sorted(groups[setup], key=lambda item: item[0])]
         figure = figure_path(board.rows, "speed", [board.key, setup.model_dump(mode="json")])
         sections.append(SpeedSection(setup, timed, figure, _figure_title(board, setup)))
     return sections
 
 
 def speed_markdown(section: SpeedSection) -> list[str]:
-    """Return the section's paragraphs: notes, table, figure."""
-    figure = [f"![Mean AUC against inference throughput]({section.figure})"] if section.dots else []
+    """Return the paragraphs of a section: notes, table and figure."""
+    figure = [f"![Mean AUC vs. inference throughput]({section.figure})"] if section.dots else []
     return [_notes(section), speed_table(section.timed), *figure]
 
 
@@ -109,23 +109,23 @@ def _figure_title(board: Board, setup: SetupPart) -> str:
 
 
 def _notes(section: SpeedSection) -> str:
-    """Explain the columns, and what the numbers cannot show."""
+    """Explain the columns and the limits of the measurements."""
     setup = section.setup
     memory = ", ".join(sorted({escape(record.memory) for _, record in section.timed}))
     sizes = ", ".join(f"{size:,}" for size in setup.batch_sizes)
     return (
-        "Measured by `chxbench speed` with random weights; unlike scores, speeds cannot be recomputed. Crops of "
-        f"{setup.crop} pixels, torch {escape(setup.torch)}, {setup.threads} threads. GFLOPs: convolutions and matrix "
-        "products of one image's forward pass, a multiply-add counted as two. Latency: batch size 1. Inference: at the "
-        f"fastest batch size of {sizes}. Training at batch size {setup.batch_size} with {escape(setup.optimizer)}: "
-        f"steps on a batch that is already on the device; reading batches of {code(setup.dataset)} without computing; "
-        "and both, as in a run. If end to end is well below steps only, the device waits for data. Peak memory: "
-        f"{memory}."
+        "Measured by `chxbench speed` with random weights. Unlike AUC, speed cannot be recomputed from the record. "
+        f"Crops of {setup.crop} pixels, torch {escape(setup.torch)}, {count(setup.threads, 'thread')}. GFLOPs: "
+        "convolutions and matrix products in the forward pass of one image, a multiply-add counted as two. Latency: "
+        f"batch size 1. Inference: the fastest batch size of {sizes}. Training at batch size {setup.batch_size} with "
+        f"{escape(setup.optimizer)}. Steps only: a batch that is already on the device. Data loading only: reading "
+        f"batches of {code(setup.dataset)} without computing. End to end: both, as in a run; if it is well below steps "
+        f"only, the device waits for data. Peak memory: {memory}."
     )
 
 
 def speed_table(timed: Iterable[Timed]) -> str:
-    """Tabulate the speeds, one line per row of the board."""
+    """Tabulate the speed of each row of the board."""
     table = [
         [row.label, _three_decimals(row.mean("mean_auc")), *inference_cells(record), *training_cells(record)]
         for row, record in timed
@@ -134,7 +134,7 @@ def speed_table(timed: Iterable[Timed]) -> str:
 
 
 def inference_cells(record: SpeedRecord) -> list[str]:
-    """Format parameters in millions, GFLOPs, latency in ms (p50, p95, p99), and at best: images/s, batch, GB."""
+    """Format parameters in millions, GFLOPs, latency in ms (p50, p95, p99), and images/s, batch and GB at best."""
     network, latency, best = record.network, record.latency, record.best
     sizes = [_three_figures(network.parameters / 1e6), _three_figures(network.flops / 1e9)]
     times = [_three_figures(value) for value in (latency.p50, latency.p95, latency.p99)]
@@ -168,5 +168,5 @@ def _three_figures(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
-def _gigabytes(count: int | None) -> str:
-    return EMPTY if count is None else f"{count / 1e9:.2f}"
+def _gigabytes(size: int | None) -> str:
+    return EMPTY if size is None else f"{size / 1e9:.2f}"

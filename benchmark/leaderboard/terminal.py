@@ -1,4 +1,4 @@
-"""The leaderboard in the terminal: each board's ranking and its paired differences, all markup in records inert."""
+"""Print the leaderboard to the terminal: the ranking and paired differences of each board, as text without markup."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ from rich.console import Console
 from rich.table import Table
 
 from ..utils.text import plain
-from .ablation import paired_differences, summarize
+from .ablation import paired_differences, summary_list
 from .boards import Board, heading, make_boards, ranked_by
 from .rows import Row, Run
 from .tables import ranks, rare_label, seeds, with_interval
 
-MIN_NAME = 16  # width of the methods' column at least; longer names are wrapped
+MIN_NAME = 16  # minimum width of the method column; longer names are wrapped
 
 
 def show_boards(runs: Sequence[Run]) -> None:
-    """Print every board of these runs."""
+    """Print all boards of the runs."""
     console = Console(markup=False, emoji=False, highlight=False)
     boards = make_boards(runs)
     for board in boards:
@@ -32,13 +32,13 @@ def _show_board(console: Console, board: Board) -> None:
     )
     console.print(_ranking(board.rows), crop=False)
     if pairs := paired_differences(board.rows):
-        sentence = summarize(pairs, plain(board.first.dataset.caveat), lambda row: row.name)
-        console.print(f"Paired differences (ablation): {sentence}")
+        summary = summary_list(pairs, plain(board.first.dataset.caveat), lambda row: row.name)
+        console.print(f"Paired differences (ablation):\n{summary}")
     console.print()
 
 
 def _ranking(rows: Sequence[Row]) -> Table:
-    """Lay out the ranking; on a narrow screen names are wrapped, numbers never."""
+    """Format the ranking; on a narrow screen, names are wrapped but numbers are not."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("Method", overflow="fold", min_width=MIN_NAME)

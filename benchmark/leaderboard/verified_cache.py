@@ -1,7 +1,7 @@
-"""Verification of records for the leaderboard, cached under the hash of everything that the result depends on.
+"""Verify records for the leaderboard, and cache the results.
 
-Verifying takes a good part of a second per record. The cache key covers the content of the record's files and the code
-of this package, so that any changed byte leads to a new verification; an entry that was changed itself is not used.
+Verification takes up to a second per record. The cache key is a hash of the record's files and of the source code of
+this package, so any change leads to a new verification. Entries that do not match their checksum are ignored.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from ..records.schema import Part, Record, SecondaryMetrics, Sha256
 from ..utils.errors import UserError
 from ..utils.files import file_sha256, write_atomic
 
-NUMERIC = ("numpy", "scipy", "pandas", "pyarrow")  # another version of these may change a last digit
+NUMERIC = ("numpy", "scipy", "pandas", "pyarrow")  # a different version may change the last digit of a result
 
 
 class Verified(Part):
-    """Values recomputed from a record's artifacts that the record itself does not hold."""
+    """Values recomputed from the artifacts of a record that the leaderboard needs besides the record."""
 
-    ground_truth: Sha256  # of the scored images with patients and labels; of external predictions, of the test images
-    test: Sha256  # of the list of test images
-    boxes: Sha256 | None  # of the boxes it was localized against
+    ground_truth: Sha256  # hash of scored images, patients and labels; for external predictions, of the test split
+    test: Sha256  # hash of the list of test images
+    boxes: Sha256 | None  # hash of the ground-truth boxes; None without localization
     origin: Origin
     secondary_metrics: SecondaryMetrics
-    replicates: Annotated[list[float | None], Field(min_length=1)]  # mean AUC per bootstrap replicate; null: undefined
+    replicates: Annotated[list[float | None], Field(min_length=1)]  # mean AUC per replicate, null if undefined
 
     def bootstrap(self) -> np.ndarray:
-        """Return the mean AUC of each bootstrap replicate (R,), NaN where undefined."""
+        """Return the mean AUC of each bootstrap replicate (R,), NaN if undefined."""
         return np.array([np.nan if value is None else value for value in self.replicates])
 
 
@@ -47,12 +47,12 @@ def verify_cached(folder: Path, record: Record, cache_folder: Path | None = None
     """Verify a record against its artifacts and its dataset.
 
     Args:
-        folder: holds the record and its artifacts.
-        record: as read from there.
-        cache_folder: where results are cached; None recomputes everything.
+        folder: folder of the record and its artifacts.
+        record: record in the folder.
+        cache_folder: folder of cached results; None to recompute everything.
 
     Raises:
-        RecordError: the record does not follow from its artifacts, or misnames its labels or images.
+        RecordError: if the record does not match its artifacts, or its labels or images differ from those it states.
     """
     if cache_folder is None:
         return _compute(folder, record)
@@ -67,10 +67,10 @@ def verify_cached(folder: Path, record: Record, cache_folder: Path | None = None
 def _compute(folder: Path, record: Record) -> Verified:
     verified = verify_record(folder, record)
     table, maps = verified.table, verified.maps
-    tested = table[table["split"] == "test"]
+    test = table[table["split"] == "test"]
     return Verified(
-        ground_truth=artifacts.ground_truth_sha256(table if record.submission is None else tested),
-        test=artifacts.image_list_sha256(tested["image_id"]),
+        ground_truth=artifacts.ground_truth_sha256(table if record.submission is None else test),
+        test=artifacts.image_list_sha256(test["image_id"]),
         boxes=None if maps is None else artifacts.boxes_sha256(maps),
         origin=origin(folder, record, table),
         secondary_metrics=verified.secondary_metrics,
@@ -79,7 +79,7 @@ def _compute(folder: Path, record: Record) -> Verified:
 
 
 def _load(path: Path) -> Verified | None:
-    """Read a cache entry; None where it is missing, damaged, or was changed after it was written."""
+    """Read a cache entry; None if it is missing, invalid, or does not match its checksum."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("checksum") != records.checksum(content):
@@ -90,7 +90,7 @@ def _load(path: Path) -> Verified | None:
 
 
 def _save(path: Path, verified: Verified) -> None:
-    """Write a cache entry; a cache that cannot be written only costs time at the next call."""
+    """Write a cache entry; errors are ignored, because the result can be recomputed."""
     content: dict[str, Any] = verified.model_dump(mode="json")
     content["checksum"] = records.checksum(content)
     with suppress(OSError, UserError):
@@ -99,7 +99,7 @@ def _save(path: Path, verified: Verified) -> None:
 
 
 def _key(folder: Path) -> str:
-    """Hash the record's files and the code that evaluates them."""
+    """Return the hash of the record's files and of the code that evaluates them."""
     digest = hashlib.sha256(_code().encode())
     for path in (folder / name for name in (records.RECORD_FILE, records.SCORES_FILE, records.MAPS_FILE)):
         digest.update(f"{path.name} {file_sha256(path) if path.is_file() else None}".encode())
@@ -108,7 +108,7 @@ def _key(folder: Path) -> str:
 
 @cache
 def _code() -> str:
-    """Hash this package's sources and the versions of the libraries it computes with."""
+    """Return the hash of the sources of this package and the versions of the numeric libraries."""
     digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in NUMERIC).encode())
     for path in _sources():
         digest.update(path.read_bytes())

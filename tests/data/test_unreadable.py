@@ -151,7 +151,7 @@ def test_a_run_without_them_is_recorded_verified_and_ranked_apart(broken, small_
     assert not verify_run(place).failed
     board = (tmp_path / "leaderboard.md").read_text()
     assert "without 3 unreadable images" in next(line for line in board.splitlines() if line[:3] == "## ")
-    assert "left out as unreadable" in board
+    assert "unreadable images, excluded" in board
     monkeypatch.undo()
     whole, _ = run(small_config(method="bsl", settings=settings))
     assert whole.run_id != record.run_id and whole.dataset.skipped == []

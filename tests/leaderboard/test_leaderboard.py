@@ -121,7 +121,7 @@ def test_a_record_that_lies_is_refused(results, change, message):
     edit(results / "made" / "bsl" / "a0" / "run.json", change)
     for refused in (check_leaderboard, write_leaderboard):
         with pytest.raises(RecordError, match=message):
-            refused(results, results.parent / "leaderboard.md")
+            refused(Workspace(results))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_leaderboard_changed_by_hand_is_told_by_line(results):
 def test_a_figure_of_other_scores_is_told(results):
     folder = results / "made"
     shutil.copy(folder / "ma" / "b0" / "roc.png", folder / "bsl" / "a0" / "roc.png")
-    with pytest.raises(RecordError, match=r"a0/roc\.png does not show its numbers"):
+    with pytest.raises(RecordError, match=r"a0/roc\.png does not show the current data"):
         check_leaderboard(Workspace(results))
     write_leaderboard(Workspace(results))
     assert check_leaderboard(Workspace(results)) == 3
@@ -247,7 +247,7 @@ def test_publishing_replaces_whole_folders(three, tmp_path):
 
 def test_heatmaps_of_noise_are_above_no_baseline(results):
     publish_localized(results, 0.0, name="sam")
-    assert "in the pointing game the 95 % interval lies above neither baseline for Maps" in text_of(results)
+    assert "- Pointing game, 95 % interval above neither baseline: Maps." in text_of(results)
 
 
 def publish_localized(results, brightness, run_id="l0", **about):
@@ -267,8 +267,8 @@ def test_localization_is_shown_next_to_its_baselines(localized):
     assert f"| {found.mean.method.iobb.accuracy[1]:.3f} |" in row.replace("  ", "").replace("|", "| ").replace(
         "  ", " "
     )
-    assert "Baseline: random maps of 4x4 cells" in text
-    assert "in the pointing game the 95 % interval lies above both baselines for Maps;" in text
+    assert "Baseline: random 4x4 heatmaps" in text
+    assert "- Pointing game, 95 % interval above both baselines: Maps." in text
     assert "heatmaps.png)" in text
 
 
@@ -355,21 +355,22 @@ def test_a_paired_difference_is_over_common_seeds(results):
         pytest.param(
             3.0,
             20,
-            "gain with 2.0x the training images (95 % CI excludes 0), which may explain all of it",
+            "gain with 2.0x the images seen in training (95 % CI excludes 0), which may explain all of it",
             id="better at more",
         ),
         pytest.param(
-            3.0, 5, "Significant gain with 0.5x the training images (95 % CI excludes 0):", id="better at less"
+            3.0, 5, "Significant gain with 0.5x the images seen in training (95 % CI excludes 0):", id="better at less"
         ),
     ],
 )
 def test_the_summary_states_what_a_difference_shows_and_what_not(results, skill, examples, told):
     publish(results, score_table(skill, 5), "s0", "Step", name="sam", compared_with=["bsl"], examples=examples)
-    sentence = next(line for line in text_of(results).splitlines() if line.startswith("**Summary:**") and "vs." in line)
-    assert "Step vs. Weak (" in sentence
-    assert told in sentence
-    assert "a difference from one seed" in sentence
-    assert sentence.endswith("nothing here is about patients.")
+    lines = text_of(results).splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("- ") and "Step vs. Weak (" in line)
+    outcome, limits = lines[first : first + 2]
+    assert told in outcome
+    assert limits.startswith("- Note that a difference from one seed")
+    assert limits.endswith("nothing here is about patients.")
 
 
 def test_options_that_both_have_must_be_equal_in_a_pair(results):

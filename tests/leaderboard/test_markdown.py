@@ -15,12 +15,13 @@ from chxbench.benchmark.leaderboard.boards import make_boards
 from chxbench.benchmark.leaderboard.leaderboard import read_runs, render
 from chxbench.benchmark.leaderboard.markdown import _anchors
 from chxbench.benchmark.leaderboard.tables import MAX_METHOD_COLUMNS, Item, cross_table, short_names
+from chxbench.benchmark.utils.workspace import Workspace
 
 GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
 
 
 def page(results):
-    return render(make_boards(read_runs(results, results.parent)))
+    return render(make_boards(read_runs(Workspace(results))))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_of_a_board_ranking_ablation_findings_and_localization_are_visible(small
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(small)
     board = html[html.index("<h2>Made up") : html.index("<h2>Trial")]
     assert visible(board).count("<table>") == 4
-    assert re.findall(r"<h3>(.*?)</h3>", board) == ["Paired differences (ablation)", "AUC by finding", "Localization"]
+    assert re.findall(r"<h3>(.*?)</h3>", board) == ["Paired differences (ablation)", "AUC per finding", "Localization"]
     assert board.count("<table>") > 6
     assert "|:--" not in html  # every table is read as one, folded or not
     assert html.count("<details>") == html.count("</details>") > 6
@@ -66,7 +67,7 @@ def test_of_a_board_ranking_ablation_findings_and_localization_are_visible(small
 def test_the_contents_link_every_board_and_name_its_best_method(small):
     contents = [line for line in small.splitlines() if line.startswith("| [")]
     assert len(contents) == small.count("\n## ") - 1  # and the values reported by papers
-    assert re.search(r"\(#made-up-recipe-quick-with-evaluateresamples--100\) +\| +2 \| Method ", contents[0])
+    assert re.search(r"\(#made-up-recipe-quick-with-evaluateresamples--100\) +\| +2 \+ 1 control \| Method ", contents[0])
 
 
 def test_one_board_needs_no_contents(tmp_path):
@@ -85,7 +86,7 @@ def test_more_methods_than_fit_are_rows_and_only_the_first_are_visible(tmp_path)
         about = {"options": {"copy": number}, "changed": {"copy": number}}
         publish(tmp_path / "results", score_table(3 - number / 5), f"a{number}", "Method", **about)
     text = page(tmp_path / "results")
-    shown, folded = text.split(f"<details><summary>AUC by finding, all {count} rows</summary>")
+    shown, folded = text.split(f"<details><summary>AUC per finding, all {count} rows</summary>")
     assert f"The first {MAX_METHOD_COLUMNS} of {count} rows of the ranking." in shown
     header = next(line for line in shown.splitlines() if line.startswith("| Finding"))
     assert header.count("copy=") == MAX_METHOD_COLUMNS

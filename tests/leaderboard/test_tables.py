@@ -48,7 +48,7 @@ def test_a_reported_value_has_a_difference_where_the_protocol_is_the_same(result
     assert cells[-3:-1] == ["0.7942", "Ma et al., ICASSP 2019; NIH official test split, NIH v2017 labels"]
     assert cells[-1] == (f"{row.mean('mean_auc') - 0.7942:+.3f}" if shown else "–")
     told = "\n".join(board_markdown(make_boards(row.runs)[0], []))
-    assert ("A difference to a reported value is given only" in told) != shown
+    assert ("A difference from a reported value is given only" in told) != shown
 
 
 def test_a_reported_value_is_of_the_papers_dataset_and_options(results):
@@ -82,7 +82,7 @@ def test_other_statistics_are_means_over_findings_and_seeds(results):
     each = [np.mean([one.brier for one in part.findings.values()]) for part in parts]
     assert cells[2] == f"{np.mean(each):.4f}"
     assert cells[4] == f"{np.mean([part.mean.sensitivity for part in parts]):.3f}"
-    assert float(cells[5]) == pytest.approx(0.9, abs=0.06)  # 60 validation images fix the threshold
+    assert float(cells[5]) == pytest.approx(0.9, abs=0.06)  # thresholds are chosen on 60 validation images
 
 
 def test_statistics_of_a_finding_without_a_class_are_null_with_a_reason(results):
@@ -102,7 +102,7 @@ def test_without_negatives_to_validate_on_no_threshold_is_fixed(results):
     assert record.secondary_metrics.mean.sensitivity is None
     rows = rows_of(results)
     assert "Sensitivity" not in secondary_metrics(rows)
-    assert "no threshold can be fixed" in secondary_metrics_notes(rows)
+    assert "Sensitivity and specificity are undefined" in secondary_metrics_notes(rows)
 
 
 def test_groups_that_the_labels_tell_of_are_judged_apart(results):

@@ -67,7 +67,7 @@ def test_no_line_is_longer_than_the_screen(results, capsys, monkeypatch, columns
 def test_text_from_records_is_only_text(results, capsys, monkeypatch):
     text = shown(results, capsys, monkeypatch, 400)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", text)
-    table, sentence = text.split("Paired differences (ablation): ")
+    table, sentence = text.split("Paired differences (ablation):\n")
     for part in (table, sentence):
         assert "[bold red]x[/] [link=file:///etc]y[/link] :smile:" in part
         assert "`a` *b* <b>&amp;</b> \\[c] 漢字 www" in part
