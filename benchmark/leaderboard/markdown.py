@@ -63,17 +63,18 @@ ABLATION_NOTES = (
     "Paired differences of the mean AUC over the same resampled patients. The intervals reflect the sampling of test "
     "patients, not seed variance, and are not corrected for multiple comparisons."
 )
+SUMMARY = "**Summary:**"
 LOCALIZATION_LEGEND = (
     "Means over the findings with boxes. Pointing game: fraction of image-finding pairs with the heatmap maximum "
     "inside a ground-truth box. Acc: fraction of ground-truth boxes that a predicted box overlaps by more than the "
-    "threshold. AFP (average false positives): predicted boxes that overlap no ground-truth box by more than the "
-    "threshold, per ground-truth box; lower is better. Compare heatmaps with the baselines, not with 0."
+    "threshold. IoBB: intersection over the area of the predicted box. AFP (average false positives): predicted boxes "
+    "that overlap no ground-truth box by more than the threshold, per ground-truth box; lower is better. Compare "
+    "heatmaps with the baselines, not with 0."
 )
 LOCALIZATION_NOTES = (
     "Protocol of Wang et al. 2017: heatmaps are normalized per image and thresholded at 60 and at 180 of 255; the "
-    "bounding box of each connected region is a predicted box. IoBB: intersection over the area of the predicted box. "
-    "IoU: intersection over union. The random baseline is the mean over random heatmaps with several seeds. The "
-    "records contain all overlap thresholds."
+    "bounding box of each connected region is a predicted box. IoU: intersection over union of predicted and "
+    "ground-truth box. The random baseline is the mean over several seeds. The records contain all overlap thresholds."
 )
 
 
@@ -198,7 +199,7 @@ def _ablation(board: Board) -> list[str]:
     if not pairs:
         return []
     summary = summary_list(pairs, escape(board.first.dataset.caveat))
-    return ["### Paired differences (ablation)", ABLATION_NOTES, ablation_table(pairs), summary]
+    return ["### Paired differences (ablation)", ABLATION_NOTES, ablation_table(pairs), SUMMARY, summary]
 
 
 def _by_finding(rows: Sequence[Row]) -> list[str]:
@@ -222,6 +223,7 @@ def _localization(rows: Sequence[Row]) -> list[str]:
         f"{count(part.mean.boxes, 'box', 'boxes')} of {count(part.mean.findings, 'finding')} on "
         f"{count(part.images, 'test image')}. {LOCALIZATION_LEGEND}{_first_rows(localized)}",
         localization_table(shown),
+        SUMMARY,
         summarize_localization(localized),
         *_details(
             "Localization protocol, other overlap thresholds, and accuracy per finding",
