@@ -292,7 +292,7 @@ def test_localization_is_shown_next_to_its_baselines(localized):
         pytest.param(lambda folder: (folder / "maps.npz").unlink(), "cannot be read", id="heatmaps gone"),
         pytest.param(
             lambda folder: shutil.copy(folder / "roc.png", folder / "heatmaps.png"),
-            r"heatmaps\.png does not show this record's heatmaps",
+            r"heatmaps\.png does not show the heatmaps of its record",
             id="another figure",
         ),
     ],

@@ -122,6 +122,6 @@ def test_no_records_are_no_error(tmp_path):
     assert (told.exit_code, "No records yet" in told.output) == (0, True)
 
 
-def test_check_and_show_are_asked_for_one_by_one():
+def test_check_and_show_exclude_each_other():
     told = CliRunner().invoke(main, ["leaderboard", "--check", "--show"])
-    assert (told.exit_code, "ask for one" in told.output) == (2, True)
+    assert (told.exit_code, "choose one" in told.output) == (2, True)
