@@ -43,7 +43,7 @@ def test_help_imports_nothing_heavy():
         pytest.param(["--method", "ma", "--set", "dataset.imags=3"], "did you mean dataset.images", id="data option"),
         pytest.param(["--method", "ma", "--set", "train.epochs"], "is not key=value", id="no value"),
         pytest.param(["--method", "ma", "--option", "poool=lse"], "did you mean pool?", id="option"),
-        pytest.param(["--method", "ma", "--option", "pool=mean"], "pool = 'mean' does not fit", id="option value"),
+        pytest.param(["--method", "ma", "--option", "pool=mean"], "pool = 'mean' is invalid", id="option value"),
         pytest.param(["--method", "ma", "--dataset", "chestxray14"], "--data-dir", id="no folder"),
         pytest.param(
             ["--method", "ma", "--dataset", "chestxray14", "--data-dir", "nowhere"], "does not exist", id="folder"

@@ -42,7 +42,7 @@ class DataConfig:
         """Whether to skip images that cannot be read. Raises UserError if the setting is not a truth value."""
         value = self.settings.get(SKIP, False)
         if not isinstance(value, bool):
-            raise UserError(f"{SKIP} = {value!r} does not fit: use true or false")
+            raise UserError(f"{SKIP} = {value!r} is invalid: use true or false")
         return value
 
     def changes(self, options: Mapping[str, Any]) -> list[str]:
