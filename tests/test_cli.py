@@ -70,7 +70,7 @@ def test_list_has_one_line_per_plugin_and_recipe_within_80_columns():
     names = [line.split()[0] for line in lines if line.startswith("  ")]
     assert names == ["bsl", "fam", "ma", "ma_again", "ma_random", "sam", "wang2017", "chestxray14", "phantom", *RECIPES]
     assert max(map(len, lines)) <= 80
-    assert "  phantom      Phantom (drawn radiographs)" in lines
+    assert "  phantom      Phantom (synthetic radiographs)" in lines
 
 
 def test_list_as_json_has_the_same_names():

@@ -36,9 +36,7 @@ def test_a_good_index_passes_and_gives_rows_and_targets(index):
         pytest.param({"images": lambda t: t.drop(columns="Mass")}, "no column 'Mass'", id="finding"),
         pytest.param({"images": lambda t: t.assign(patient_id=[None, "1", "2", "3"])}, "have no image_id", id="owner"),
         pytest.param({"images": lambda t: t.assign(patient_id=[1, "1", "1", "3"])}, "in two splits", id="1 and '1'"),
-        pytest.param(
-            {"split": lambda s: Split("x", "0" * 64)}, "another split hash than split_sha256", id="split hash"
-        ),
+        pytest.param({"split": lambda s: Split("x", "0" * 64)}, "split hash is not split_sha256", id="split hash"),
         pytest.param({"labels": lambda s: Labels("x", "none", "1")}, "is not a SHA-256", id="label hash"),
     ],
 )
@@ -77,8 +75,8 @@ def test_traits_have_any_name_and_values_and_change_no_hash(index):
 @pytest.mark.parametrize(
     ("trait", "values", "message"),
     [
-        pytest.param("sex", ["F", 1, None, "M"], "'sex' of the index mixes kinds of values", id="mixed"),
-        pytest.param("age", None, "has no column 'age', which its traits name", id="absent"),
+        pytest.param("sex", ["F", 1, None, "M"], "'sex' of the index mixes types", id="mixed"),
+        pytest.param("age", None, "has no column 'age', which its traits include", id="absent"),
         pytest.param("Mass", None, "names 'Mass' as a trait", id="finding"),
         pytest.param("split", None, "names 'split' as a trait", id="contract"),
         pytest.param("score Mass", ["a"] * 4, "names 'score Mass' as a trait", id="column of the score table"),

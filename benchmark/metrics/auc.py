@@ -60,9 +60,9 @@ def measure_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
 def measure_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """Compute average precision in each of R replicates; arguments and result as for `measure_auc`.
 
-    This is the precision among the images that score at least as high, averaged over the positive images: the area under the
-    precision-recall curve as a step function, without interpolation (scikit-learn's definition; Davis and Goadrich
-    2006 show why straight lines between its points would be too high). Recall rises only at scores of positives.
+    For each positive image, take the precision among the images that score at least as high; then average. This is the
+    area under the precision-recall curve as a step function, without interpolation (scikit-learn's definition; Davis
+    and Goadrich 2006 show why straight lines between its points would be too high).
     """
     true_positives = np.cumsum(positives[::-1], axis=0)[::-1]
     false_positives = np.cumsum(negatives[::-1], axis=0)[::-1][1::2]

@@ -1,9 +1,8 @@
 """Calibration: how well predicted probabilities agree with observed frequencies. Pure functions of arrays.
 
-All bins contain about equally many images. Bins of equal width, as in the usual figure, would put nearly all images of a
-rare finding into the lowest one and leave a handful to the others (Nixon et al. 2019, *Measuring Calibration in Deep
-Learning*, call bins of equal count adaptive). Images with the same probability share a bin, so that the order of the
-images does not matter.
+All bins contain about the same number of images (adaptive bins: Nixon et al. 2019, *Measuring Calibration in Deep
+Learning*). Bins of equal width, as in the usual figure, would put nearly all images of a rare finding into the lowest
+one. Images with the same probability share a bin, so that the order of the images does not matter.
 """
 
 from typing import NamedTuple

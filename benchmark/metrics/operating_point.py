@@ -33,7 +33,7 @@ class OperatingPoint(NamedTuple):
 
 
 def threshold(scores: np.ndarray, labels: np.ndarray, specificity: float) -> float | None:
-    """Find the lowest threshold that at least this fraction of the negative images is below.
+    """Find the lowest threshold with at least this fraction of the negative images below it.
 
     An image is called positive when its score is at or above the threshold, which is the next float64 above the score
     of the last negative image that must stay below.

@@ -27,7 +27,7 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """Print one line for the user, without control characters, markup or wrapping, so that paths can be copied from it."""
+    """Print one line for the user, without control characters, markup or wrapping, so that paths can be copied."""
     console().print(plain(text), markup=False, soft_wrap=True)
 
 

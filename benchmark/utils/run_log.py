@@ -11,8 +11,8 @@ null in place of numbers that are not finite:
                  process, device, kind, cores, processes, precision, versions (package to version)
     stage        stage (from 1), name, images (per epoch), epochs
     step         stage, epoch (from 1), step, steps, loss (mean so far, over the images of the main process), lr (of the
-                 next step), images_per_second (since the previous entry), memory (peak in bytes, resident in the process
-                 or allocated on the GPU); every INTERVAL seconds, and after an epoch's last step
+                 next step), images_per_second (since the previous entry), memory (peak in bytes: of the process, or
+                 allocated on the GPU); every INTERVAL seconds, and after an epoch's last step
     epoch        stage, epoch, epochs, loss (mean over all images), validation_auc
     progress     doing, done, of, unit; other long work, every INTERVAL seconds
     scoring      images (their number)

@@ -99,7 +99,7 @@ TAMPERED = [
     pytest.param(forge(auc__Mass__value=0.99), r"auc\.Mass\.value is 0\.990000, the artifacts give", id="changed AUC"),
     pytest.param(
         lambda folder: forge_scores(folder, swap_labels),
-        "has another label Effusion than Phantom (drawn radiographs) for 2 images",
+        "has another label Effusion than Phantom (synthetic radiographs) for 2 images",
         id="swapped label",
     ),
     pytest.param(

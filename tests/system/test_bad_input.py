@@ -121,7 +121,7 @@ BAD_FILES = [
     pytest.param(box(f"{SECOND},Mass"), f"{BOXES} is not the table", id="box cut short"),
     pytest.param(data(BOXES, b""), f"{BOXES} is not the table", id="empty boxes"),
     pytest.param(data(BOXES, b"\xff\n\xff"), f"{BOXES} is not a text file", id="boxes of other bytes"),
-    pytest.param(oblong, f"1 images with boxes are not square, .*{SECOND} has 60 x 40 pixels", id="box on an oblong"),
+    pytest.param(oblong, f"1 image with boxes not square, .*{SECOND} has 60 x 40 pixels", id="box on an oblong"),
     pytest.param(second_copy(lambda old: old + b"x"), f"in two places and differ .*{FIRST} and .*{FIRST}", id="copy"),
     pytest.param(
         second_copy(lambda old: old[:-1] + bytes([old[-1] ^ 1])), f"in two places and differ .*{FIRST}", id="same size"
@@ -159,7 +159,7 @@ def test_files_that_may_not_be_read_are_named(root, prepare):
 
 def test_a_text_file_beyond_the_bound_is_not_read(root, prepare, monkeypatch):
     monkeypatch.setattr("chxbench.datasets.nih_tables.MAX_BYTES", 300)
-    assert f"{root / V2020} holds more than 0 MiB" in sentence(prepare())
+    assert f"{root / V2020} has more than 0 MiB" in sentence(prepare())
 
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal(root, prepare):
