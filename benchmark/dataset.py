@@ -23,6 +23,7 @@ import pandas as pd
 
 from .utils.errors import DataError, first_few
 from .utils.image_io import read_gray
+from .utils.text import count
 
 # The 14 findings of NIH ChestX-ray14 in the order of the literature (Wang et al. 2017). Datasets may have others.
 FINDINGS = (
@@ -193,10 +194,10 @@ def _check_columns(index: Index) -> None:
         raise DataError(f"the index has no column {missing[0]!r}: it needs {', '.join(columns)}")
     incomplete = int(images[["image_id", "patient_id", "split"]].isna().any(axis=1).sum())
     if incomplete:
-        raise DataError(f"{incomplete:,} images have no image_id, patient_id or split: fill these columns")
+        raise DataError(f"{count(incomplete, 'image')} without image_id, patient_id or split: fill these columns")
     repeated = images.loc[images["image_id"].duplicated(), "image_id"].tolist()
     if repeated:
-        raise DataError(f"{len(repeated):,} images are listed twice, {repeated[0]} first: list each image once")
+        raise DataError(f"{count(len(repeated), 'repeated image')}, {repeated[0]} first: list each image once")
     unknown = sorted(set(images["split"]) - set(SPLITS))
     if unknown:
         raise DataError(f"unknown split {unknown[0]!r}: use {', '.join(SPLITS)}")
@@ -208,7 +209,7 @@ def _check_labels(index: Index) -> None:
     if not valid.all():
         bad, images = np.argwhere(~valid), index.images["image_id"]
         cells = [f"{index.findings[c]} of {images.iloc[row]} is {values[row, c]:g}" for row, c in bad[:4]]
-        raise DataError(f"{len(bad):,} labels are neither 0, 1 nor unknown ({first_few(cells)}): correct that column")
+        raise DataError(f"{count(len(bad), 'label')} not 0, 1 or NaN ({first_few(cells)}): correct the column")
 
 
 def _check_traits(index: Index) -> None:
@@ -228,7 +229,7 @@ def _check_patients(images: pd.DataFrame) -> None:
     shared = splits.index[splits > 1].tolist()
     if shared:
         raise DataError(
-            f"{len(shared):,} patients are in two splits, patient {shared[0]} first: "
+            f"{count(len(shared), 'patient')} in several splits, {shared[0]} first: "
             "a patient's images must all be in one split"
         )
 
@@ -253,7 +254,10 @@ def _check_boxes(index: Index) -> None:
         bad = boxes.loc[~np.asarray(valid)]
         if len(bad):
             first = bad.iloc[0]
-            raise DataError(f"{len(bad):,} boxes: {first['finding']} of {first['image_id']} {problem}")
+            raise DataError(
+                f"{count(len(bad), 'invalid box', 'invalid boxes')}: "
+                f"{first['finding']} of {first['image_id']} {problem}"
+            )
 
 
 def _check_identity(index: Index) -> None:

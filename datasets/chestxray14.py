@@ -101,7 +101,7 @@ class ChestXray14(Dataset):
         unlabeled = images.loc[images[FINDINGS[0]].isna(), "image_id"].tolist()
         if unlabeled:
             raise DataError(
-                f"{len(unlabeled):,} listed images are not in {file} ({first_few(unlabeled)}): "
+                f"{count(len(unlabeled), 'listed image')} missing from {file} ({first_few(unlabeled)}): "
                 "use the lists and the label file of the same release"
             )
         boxes = read_boxes(root / BOX_FILE, set(images["image_id"]))

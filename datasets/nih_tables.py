@@ -17,6 +17,7 @@ import pandas as pd
 
 from ..benchmark.dataset import BOX_COLUMNS, FINDINGS, MAX_AGE, TRAITS, DataError, Labels
 from ..benchmark.utils.errors import first_few
+from ..benchmark.utils.text import count
 
 LABEL_FILES = {"Data_Entry_2017_v2020.csv": "NIH v2020", "Data_Entry_2017.csv": "NIH v2017"}  # the first is preferred
 # v2017 is not included: it circulates in several forms (ages are "58" or "058Y"), so that a hash cannot identify it.
@@ -58,10 +59,10 @@ def read_lists(root: Path) -> tuple[list[str], list[str], bool]:
         raise DataError(f"{root} has no {' and no '.join(missing)}: put the lists of the NIH release there")
     train_val, test = (_read_list(root / name) for name in LISTS)
     patients = ({patient_of(name) for name in names} for names in (train_val, test))
-    for kind, shared in ("images", {*train_val} & {*test}), ("patients", set.intersection(*patients)):
+    for kind, shared in ("image", {*train_val} & {*test}), ("patient", set.intersection(*patients)):
         if shared:
             raise DataError(
-                f"{len(shared):,} {kind} are in both {' and '.join(LISTS)} of {root} ({first_few(sorted(shared))}): "
+                f"{count(len(shared), kind)} in both {' and '.join(LISTS)} of {root} ({first_few(sorted(shared))}): "
                 "a patient's images must all be in one list"
             )
     # The names are hashed, not the bytes: a copy with other line ends is still the official split.

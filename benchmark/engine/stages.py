@@ -1,4 +1,4 @@
-"""A method's stages in order: what each one trains on, where it starts, and its outcome."""
+"""Train a method's stages in order: examples, initial weights and outcome of each."""
 
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from .trainer import train_stage
 
 
 class StageResult(NamedTuple):
-    """A trained stage: its definition, its examples, its outcome."""
+    """Trained stage: its definition, its examples and its outcome."""
 
     stage: Stage
     selection: Selection
@@ -34,15 +34,15 @@ def train_stages(
     """Train the method's stages in order.
 
     Args:
-        experiment: the run.
+        experiment: experiment of the run.
         device: where the network runs.
-        network: as the method built it; holds the weights of the last stage's selected epoch afterwards.
+        network: network as the method built it; afterwards it has the weights of the last stage's selected epoch.
         initial: the run's initial weights.
-        pixels: the map, uint8 (N, size, size).
+        pixels: pixel map, uint8 (N, size, size).
 
     Raises:
         UserError: see `train_stage`; or a stage selects no valid examples (ContractError).
-        Interrupted: a signal asked to stop; the same call resumes.
+        Interrupted: a signal stopped the training; the same call resumes it.
     """
     context = build_train_context(
         device=device,
@@ -69,17 +69,17 @@ def train_stages(
 
 
 def _select(context: TrainContext, stage: Stage, network: nn.Module | None, rows: np.ndarray, path: Path) -> Selection:
-    """Select a stage's examples by the scores of the stage before.
+    """Select a stage's examples by the scores of the previous stage.
 
-    They are selected once, by one process, and saved to `path`: a stage must resume with the same examples, which
-    scoring again need not give, because not every device repeats its bits.
+    They are selected once, by one process, and saved to `path`: a stage must resume with the same examples, but scores
+    are not bit-reproducible on every device.
 
     Args:
-        context: what the stages share.
-        stage: selects its examples, or trains on all.
-        network: with the weights of the stage before; None in the first stage.
+        context: settings and data shared by all stages.
+        stage: stage that selects its examples, or trains on all.
+        network: network with the weights of the previous stage; None in the first stage.
         rows: row numbers of the training split (n,).
-        path: where the selection is saved.
+        path: file where the selection is saved.
 
     Returns:
         The selection, as positions in `rows`.

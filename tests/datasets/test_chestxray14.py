@@ -219,12 +219,12 @@ def test_lists_may_have_other_line_ends_blank_lines_and_a_byte_order_mark(tmp_pa
 @pytest.mark.parametrize(
     ("train_val", "test", "message"),
     [
-        pytest.param([*TRAIN_VAL, TEST[0]], TEST, f"1 images are in both .*{TEST[0]}", id="image in both lists"),
-        pytest.param([*TRAIN_VAL, TEST[0]], TEST[1:], "1 patients are in both .*00000005", id="patient in both lists"),
+        pytest.param([*TRAIN_VAL, TEST[0]], TEST, f"1 image in both .*{TEST[0]}", id="image in both lists"),
+        pytest.param([*TRAIN_VAL, TEST[0]], TEST[1:], "1 patient in both .*00000005", id="patient in both lists"),
         pytest.param(
             [*TRAIN_VAL, "00000008_000.png", "00000009_000.png"],
             TEST,
-            f"2 listed images are not in .*{V2020} .00000008_000.png, 00000009_000.png",
+            f"2 listed images missing from .*{V2020} .00000008_000.png, 00000009_000.png",
             id="no label",
         ),
         pytest.param([*TRAIN_VAL, "scan.png"], TEST, r"train_val_list.txt, row 6 \('scan.png'\)", id="no patient"),
@@ -306,7 +306,7 @@ def without(*names: str) -> Callable[[Path], Path]:
     [
         pytest.param(lambda tmp_path: None, "no data folder given: pass --data-dir FOLDER", id="none"),
         pytest.param(lambda tmp_path: tmp_path / "no", "no does not exist", id="no folder"),
-        pytest.param(lambda tmp_path: release(tmp_path) / V2020, f"{V2020} is a file: --data-dir", id="a file"),
+        pytest.param(lambda tmp_path: release(tmp_path) / V2020, f"{V2020} is a file: pass the folder", id="a file"),
         pytest.param(without(V2020), f"data has no label file {V2020} or {V2017}", id="no labels"),
         pytest.param(without("test_list.txt"), "data has no test_list.txt:", id="one list"),
         pytest.param(without(*LISTS), "data has no train_val_list.txt and no test_list.txt:", id="no lists"),

@@ -85,10 +85,10 @@ def oblong(root):
 
 BAD_FILES = [
     pytest.param(text(LIST, lambda t: f"{t}\n{FIRST}"), f"{LIST}, row 6 ({FIRST}): the image is already", id="twice"),
-    pytest.param(text(LIST, lambda t: f"{t}\n{SECOND}"), f"1 images are in both .*{SECOND}", id="image in two lists"),
+    pytest.param(text(LIST, lambda t: f"{t}\n{SECOND}"), f"1 image in both .*{SECOND}", id="image in two lists"),
     pytest.param(
         text(LIST, lambda t: f"{t}\n{SECOND[:8]}_009.png"),
-        f"1 patients are in both .*{SECOND[:8]}",
+        f"1 patient in both .*{SECOND[:8]}",
         id="patient in two",
     ),
     pytest.param(data(LIST, b""), f"{LIST} lists no image", id="empty list"),
@@ -97,7 +97,7 @@ BAD_FILES = [
     pytest.param(text(LIST, lambda t: t + "\nscan.png"), f"{LIST}, row 6 ('scan.png')", id="strange name"),
     pytest.param(text(LIST, lambda t: t + "\n00000077_000.png"), "00000077_000.png", id="no label"),
     pytest.param(data(V2020, b""), f"{V2020} is not the table", id="empty labels"),
-    pytest.param(data(V2020, HEADER.encode()), f"7 listed images are not in .*{V2020}", id="header alone"),
+    pytest.param(data(V2020, HEADER.encode()), f"7 listed images missing from .*{V2020}", id="header alone"),
     pytest.param(text(V2020, lambda t: t.replace(",", ";")), f"{V2020} .*no column 'Image Index'", id="semicolons"),
     pytest.param(text(V2020, lambda t: t.replace(",", "\t")), f"{V2020} .*no column 'Image Index'", id="tabs"),
     pytest.param(

@@ -1,4 +1,4 @@
-"""What `chxbench run` and `chxbench score` print on standard output."""
+"""Reports of `chxbench run` and `chxbench score` on standard output."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ def _auc_table(record: Record) -> Table:
 
 
 def _localization_table(part: LocalizationPart) -> Table:
-    """Return how well heatmaps find the boxes, with the baselines of random maps and of a centered box."""
+    """Build the table of localization, with the baselines of random maps and of a centered box."""
     mean = part.mean
     table = Table(f"Localization of {mean.boxes:,} boxes of {mean.findings} findings")
     for heading in ("Heatmaps", "95 % interval", "Random maps", "Center box"):
