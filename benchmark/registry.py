@@ -26,7 +26,7 @@ from .. import ROOT
 from .utils.errors import UserError, did_you_mean
 from .utils.text import title_problem
 
-if TYPE_CHECKING:  # for types alone: method.py loads torch, which `chxbench list` and `chxbench score` must not
+if TYPE_CHECKING:  # method.py imports torch, which `chxbench list` and `chxbench score` must not
     from .dataset import Dataset
     from .method import Method
 
@@ -90,7 +90,7 @@ class Registry(Generic[T]):
         """Return a class decorator that registers the class as `name` and sets its attribute `name`.
 
         Raises:
-            PluginError: a name that cannot be a folder's, no title, or another class of that name.
+            PluginError: an invalid name, no valid title, or a different class registered under the name.
         """
 
         def decorate(cls: C) -> C:

@@ -62,7 +62,7 @@ CORRELATIONS = (
 # Patients with 1, 2, ... 11 images, and with 12 or more (who have 12 here).
 SERIES = (17503, 4113, 2100, 1330, 938, 787, 608, 494, 387, 320, 281, 1944)
 
-# Every kind of random choice has its own stream of random numbers, so that a new kind does not shift the others; row k
+# Every kind of random choice has a separate stream of random numbers, so that a new kind does not shift the others; row k
 # of a stream does not depend on how many rows are generated.
 KINDS = ("series", "chronic", "acute", "person", "view", "place", "strength", "noise")
 
@@ -72,7 +72,7 @@ KINDS = ("series", "chronic", "acute", "person", "view", "place", "strength", "n
 class Phantom(Dataset):
     """Synthetic chest radiographs with the 14 findings of ChestX-ray14.
 
-    The pixels of an image are a function of the seed, its id, its labels and the size only.
+    The pixels of an image depend only on the seed, its id, its labels and the size.
 
     Findings are as frequent as in ChestX-ray14 (train, validation and test together) and co-occur as they do there,
     with one deliberate exception: a finding so rare that the validation split would have fewer than 16 positives is
@@ -332,7 +332,7 @@ def _pneumonia(body: Person, chance: Chance) -> list[Mark]:
     side = _side(chance)
     x, y = spot(body, side, mix(-0.3, 0.4, chance.lateral), mix(0.5, 0.85, chance.height))
     length, height, angle = mix(0.08, 0.12, chance.size), mix(0.07, 0.11, chance.shape), mix(-0.8, 0.8, chance.turn)
-    patch, core = (Ellipse(x, y, share * length, share * height, angle, side=side) for share in (1, 0.65))
+    patch, core = (Ellipse(x, y, scale * length, scale * height, angle, side=side) for scale in (1, 0.65))
     amount = mix(0.1, 0.2, chance.strength)
     return [
         Mark(patch, amount, soft=0.8, texture="mottled", rough=0.8, hide=0.5),

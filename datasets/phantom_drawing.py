@@ -29,7 +29,7 @@ Array = np.ndarray
 Value = Array | np.float32 | float
 Traits = TypeVar("Traits", "Person", "View")
 
-GRID = 160  # bodies are drawn on GRID x GRID points, then scaled; noise is added at the picture's own size
+GRID = 160  # bodies are drawn on GRID x GRID points, then scaled; noise is added at the picture's size
 POINTS = np.linspace(0, 1, 48, dtype=np.float32)  # positions along an outline
 LEVEL = np.float32(0)  # an angle of 0; a Python 0 would become float64 in a cosine, and widen complete pictures
 NECK = 0.1  # half the neck's width; the shoulders begin there

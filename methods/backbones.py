@@ -115,7 +115,11 @@ def _try(name: str, **extra: object) -> nn.Module | None:
 
 
 def _imagenet(name: str) -> tuple[dict[str, Tensor], str]:
-    """Download pretrained weights once; returns them and the full name that pins them. Raises MethodError."""
+    """Download pretrained weights once; returns them and the full name that pins them.
+
+    Raises:
+        MethodError: the weights do not exist or cannot be downloaded.
+    """
     try:
         return imagenet_weights(name) if name in TRUNKS else _timm_weights(name)
     except MethodError:
@@ -152,7 +156,11 @@ def _check_host(repository: str) -> None:
 
 
 def _from_file(path: str) -> tuple[dict[str, Tensor], str]:
-    """Load weights from a .safetensors file; returns them and the file's name. Raises MethodError."""
+    """Load weights from a .safetensors file; returns them and the file's name.
+
+    Raises:
+        MethodError: the file has a different format or cannot be read.
+    """
     if not path.endswith(".safetensors"):
         raise MethodError(f"model.weights = {path!r} is neither imagenet, none nor a .safetensors file")
     try:

@@ -34,8 +34,14 @@ def test_a_good_index_passes_and_gives_rows_and_targets(index):
     ("change", "message"),
     [
         pytest.param({"images": lambda t: t.drop(columns="Mass")}, "no column 'Mass'", id="finding"),
-        pytest.param({"images": lambda t: t.assign(patient_id=[None, "1", "2", "3"])}, "1 image without image_id", id="no patient"),
-        pytest.param({"images": lambda t: t.assign(patient_id=[1, "1", "1", "3"])}, "1 patient in several splits", id="1 and '1'"),
+        pytest.param(
+            {"images": lambda t: t.assign(patient_id=[None, "1", "2", "3"])},
+            "1 image without image_id",
+            id="no patient",
+        ),
+        pytest.param(
+            {"images": lambda t: t.assign(patient_id=[1, "1", "1", "3"])}, "1 patient in several splits", id="1 and '1'"
+        ),
         pytest.param({"split": lambda s: Split("x", "0" * 64)}, "split hash is not split_sha256", id="split hash"),
         pytest.param({"labels": lambda s: Labels("x", "none", "1")}, "is not a SHA-256", id="label hash"),
     ],
@@ -52,9 +58,7 @@ def test_an_index_that_breaks_the_contract_is_rejected(index, change, message):
         pytest.param("image_id", ["a", "a", "c", "d"], "1 repeated image, a first", id="image twice"),
         pytest.param("split", ["train", "dev", "val", "test"], "unknown split 'dev'", id="unknown split"),
         pytest.param("Mass", [0, 2, 0, 1], "1 label not 0, 1 or NaN", id="label out of range"),
-        pytest.param(
-            "patient_id", ["1", "2", "2", "3"], "1 patient in several splits, 2 first", id="shared patient"
-        ),
+        pytest.param("patient_id", ["1", "2", "2", "3"], "1 patient in several splits, 2 first", id="shared patient"),
         pytest.param("split", ["train", "train", "train", "test"], "the val split has no image", id="empty split"),
     ],
 )

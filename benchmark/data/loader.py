@@ -62,7 +62,7 @@ def _center_corner(setting: Pixels) -> int:
 
 
 class Shard(NamedTuple):
-    """Rank of this process among those that share the work, and their number."""
+    """Rank of this process, and the number of processes."""
 
     rank: int = 0
     world_size: int = 1

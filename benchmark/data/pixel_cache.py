@@ -270,7 +270,7 @@ def _open_maps(folder: Path, images: int, size: int) -> tuple[np.memmap, np.memm
     needed, free = sum(lengths.values()), shutil.disk_usage(folder).free
     if not is_complete and needed > free:
         raise DataError(
-            f"the pixels need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: choose another --cache"
+            f"the pixels need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: choose a different --cache"
         )
     mode: Literal["r+", "w+"] = "r+" if is_complete else "w+"
     pixels = np.memmap(folder / "pixels.u8", np.uint8, mode, shape=(images, size, size))
@@ -292,7 +292,7 @@ def _reserve(path: Path, length: int) -> None:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 path.unlink()
-                raise DataError(f"{path} cannot be allocated ({error.strerror}): choose another --cache") from error
+                raise DataError(f"{path} cannot be allocated ({error.strerror}): choose a different --cache") from error
 
 
 def _key(dataset: Dataset, index: Index, size: int) -> str:

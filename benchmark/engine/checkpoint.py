@@ -124,7 +124,9 @@ class CheckpointManager:
         self._last_save = time.monotonic()
         state = load_checkpoint(path)
         if device.broadcast(state is not None) != (state is not None):
-            raise UserError(f"{path} is not visible to every process: put --results where all machines see it")
+            raise UserError(
+                f"{path} is not visible to every process: choose a --results folder that all machines share"
+            )
         if state is not None:
             self._restore(state)
 

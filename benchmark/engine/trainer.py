@@ -87,7 +87,7 @@ def train_stage(
 
 
 def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | None = None) -> float:
-    """Train on each example once, from where the epoch was interrupted.
+    """Train on each example once, or resume an interrupted epoch.
 
     Args:
         epoch: epoch to train.

@@ -178,7 +178,7 @@ def bootstrap(
 
 
 def mean_defined(values: np.ndarray) -> np.ndarray:
-    """Average each row of (R, C) over the values that are not NaN; (R,), NaN where all are."""
+    """Average each row of (R, C) over the values that are not NaN; (R,), NaN if all are."""
     defined = ~np.isnan(values)
     sums = np.where(defined, values, 0).sum(axis=1)
     return np.where(defined.any(axis=1), sums / defined.sum(axis=1).clip(min=1), np.nan)

@@ -10,7 +10,7 @@ checks for each finding on each image whether the center of the highest location
 tolerance; a map without contrast points nowhere.
 
 Only elementwise arithmetic in float64 is used: sums whose order a library may choose could move a pixel across a
-threshold on another machine, and a record could no longer be verified from its heatmaps.
+threshold on a different machine, and a record could no longer be verified from its heatmaps.
 """
 
 from collections.abc import Callable
@@ -105,17 +105,17 @@ def match_boxes(maps: np.ndarray, truth: Boxes, frame: Frame) -> BoxMatches:
     return _match_findings(lambda c: predict_boxes(maps[:, c], frame), peaks, truth)
 
 
-def random_baseline(grid: tuple[int, int], findings: int, truth: Boxes, frame: Frame, seed: int = 0) -> BoxMatches:
+def random_baseline(grid: tuple[int, int], num_findings: int, truth: Boxes, frame: Frame, seed: int = 0) -> BoxMatches:
     """Match maps of independent uniform noise on the same grid (h, w), the baseline for any localization."""
-    noise = np.random.default_rng(seed).random((len(truth.patients), findings, *grid), np.float32)
+    noise = np.random.default_rng(seed).random((len(truth.patients), num_findings, *grid), np.float32)
     return match_boxes(noise, truth, frame)
 
 
-def center_baseline(findings: int, truth: Boxes) -> BoxMatches:
+def center_baseline(num_findings: int, truth: Boxes) -> BoxMatches:
     """Match the same box on every image: centered, half as wide and half as high as the image."""
     images = len(truth.patients)
     same_box = PredictedBoxes(np.arange(images), np.tile(CENTER, (images, 1)))
-    return _match_findings(lambda c: same_box, np.full((images, findings, 2), 0.5), truth)
+    return _match_findings(lambda c: same_box, np.full((images, num_findings, 2), 0.5), truth)
 
 
 def score(matches: BoxMatches, truth: Boxes) -> Score:
@@ -233,7 +233,7 @@ def enlarge(maps: np.ndarray, side: int) -> np.ndarray:
 
 
 def normalize(heat: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Scale each map (N, H, W) to 0..255 by its own lowest and highest value; a map without contrast becomes 0.
+    """Scale each map (N, H, W) to 0..255 by its lowest and highest value; a map without contrast becomes 0.
 
     The result is written to `out` if it is given, which may be `heat` itself.
     """

@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 22  # read at a time
 CHECKPOINT_FILE = "checkpoint.pt"  # in a stage's folder; written by training, checked without torch by `status`
 
 
-class CorruptFile(Exception):  # noqa: N818  a state of the file, which callers report in their own words
+class CorruptFile(Exception):  # noqa: N818  a state of the file, not always an error
     """Sealed file whose content has changed; the message explains how that was detected."""
 
 

@@ -117,7 +117,7 @@ def _read_dicom(path: Path) -> np.ndarray:
         low, high = _window(data, values)
         if not np.isfinite([low, high]).all():
             raise ValueError("its window is not finite")
-    except Exception as error:  # pydicom raises its own exceptions, and those of the decoders that it calls
+    except Exception as error:  # pydicom also raises the exceptions of its decoders
         raise DataError(f"image {path} cannot be read ({error}): convert it to PNG, or replace it") from error
     if values.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise DataError(f"image {path} is {kind} {values.shape}, not one gray image: pass a single radiograph")
@@ -126,7 +126,11 @@ def _read_dicom(path: Path) -> np.ndarray:
 
 
 def _check_size(path: Path) -> None:
-    """Check the size that the header claims, before any pixel is read or inflated. Raises ValueError."""
+    """Check the size that the header claims, before any pixel is read or inflated.
+
+    Raises:
+        ValueError: the image is too large, or its size is unknown.
+    """
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian

@@ -130,5 +130,5 @@ def _problem(item: Any, prefix: str) -> str:
     if item["type"] == "missing":
         return f"{key} is missing: add it"
     if item["type"] == "value_error" and not item["loc"]:
-        return message  # of the dataclass's own check, which names the keys
+        return message  # raised by the dataclass, with the keys
     return f"{key} = {item['input']!r} is invalid: {message[0].lower() + message[1:]}"

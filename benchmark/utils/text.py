@@ -47,9 +47,9 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     """Format a number with its noun: `1 image`, `3 images`, `12,000 images`.
 
     Args:
-        number: how many there are.
-        noun: in the singular.
-        plural: of the noun; None to append an "s".
+        number: number to print.
+        noun: singular of the noun.
+        plural: plural of the noun; None to append an "s".
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 

@@ -65,10 +65,12 @@ class Workspace:
         """
         existing = next(path for path in (self.results.resolve(), *self.results.resolve().parents) if path.exists())
         if not existing.is_dir():
-            raise UserError(f"--results {self.results}: {existing} is a file, records need a folder: choose another")
+            raise UserError(f"--results {self.results}: {existing} is a file: choose a folder for the records")
         page = self.leaderboard
         if page.exists() and not page.read_text(encoding="utf-8", errors="replace").startswith(LEADERBOARD_MARK):
-            raise UserError(f"{page} was not written by chxbench leaderboard: move it away or choose another --results")
+            raise UserError(
+                f"{page} was not written by chxbench leaderboard: move it away or choose a different --results"
+            )
 
 
 def is_run_folder(folder: Path) -> bool:

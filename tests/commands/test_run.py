@@ -405,6 +405,6 @@ def test_a_loaded_file_is_told_in_the_record(small_config, tmp_path, capsys):
 def test_a_file_where_the_records_should_lie_is_refused_at_once(small_config, tmp_path):
     (tmp_path / "results").write_text("a file")
     config = small_config(method="bsl")
-    with pytest.raises(UserError, match="is a file, records need a folder"):
+    with pytest.raises(UserError, match="is a file: choose a folder for the records"):
         run(config)
     assert not (tmp_path / "runs").exists()

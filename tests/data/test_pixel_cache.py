@@ -181,6 +181,6 @@ def test_an_image_that_is_not_gray_bytes_is_refused(paths, tmp_path, monkeypatch
 
 def test_too_little_space_is_reported_before_anything_is_written(paths, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(DataError, match=r"GB free: choose another --cache"):
+    with pytest.raises(DataError, match=r"GB free: choose a different --cache"):
         prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
     assert not list(tmp_path.glob("cache/*/pixels.u8"))

@@ -307,7 +307,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(root, prepare, tmp_path,
 
 def test_a_full_disk_is_told_and_leaves_no_map(root, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", failing(errno.ENOSPC))
-    assert "pixels.u8 cannot be allocated (No space left on device): choose another --cache" in sentence(prepare())
+    assert "pixels.u8 cannot be allocated (No space left on device): choose a different --cache" in sentence(prepare())
     assert not list(tmp_path.glob("cache/*/pixels.u8")) and nothing_half_written(tmp_path)
 
 

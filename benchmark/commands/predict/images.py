@@ -69,7 +69,7 @@ class UnreadableSource(NamedTuple):
 def find_sources(names: Sequence[str], index: AnnotationIndex) -> list[ImageSource]:
     """Find images: files, the images in folders, and for other names the image ids of an index.
 
-    Stems that occur twice are numbered, so that no image's files overwrite another's.
+    Stems that occur twice are numbered, so that no image's files overwrite those of a different image.
 
     Raises:
         UserError: a name is neither an existing path nor an image id.
