@@ -62,8 +62,8 @@ CORRELATIONS = (
 # Patients with 1, 2, ... 11 images, and with 12 or more (who have 12 here).
 SERIES = (17503, 4113, 2100, 1330, 938, 787, 608, 494, 387, 320, 281, 1944)
 
-# Every kind of random choice has a separate stream of random numbers, so that a new kind does not shift the others; row k
-# of a stream does not depend on how many rows are generated.
+# Every kind of random choice has a separate stream of random numbers, so that a new kind does not shift the others.
+# Row k of a stream does not depend on how many rows are generated.
 KINDS = ("series", "chronic", "acute", "person", "view", "place", "strength", "noise")
 
 

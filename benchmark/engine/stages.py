@@ -13,6 +13,7 @@ from ..utils.errors import UserError
 from ..utils.files import seal_problem, write_atomic
 from ..utils.progress import say
 from ..utils.run_log import log_event
+from ..utils.text import count
 from .checkpoint import TrainedStage
 from .device import Device
 from .experiment import Experiment
@@ -60,7 +61,7 @@ def train_stages(
         selection = _select(context, stage, network if results else None, rows, work / "selection.npz")
         start = initial if stage.start == "initial" or not results else results[-1].trained.weights
         title, images = f"stage {number + 1} ({stage.name})", len(selection.rows)
-        say(f"{title}: {images:,} images per epoch")
+        say(f"{title}: {count(images, 'image')} per epoch")
         log_event("stage", stage=number + 1, name=stage.name, images=images, epochs=epochs)
         trained = train_stage(context, start, network, number, title, rows[selection.rows], work)
         network.load_state_dict(trained.weights)  # the next stage selects by the selected epoch, not the last one
@@ -98,11 +99,11 @@ def _select(context: TrainContext, stage: Stage, network: nn.Module | None, rows
     return _read_selection(path)
 
 
-def _check_selection(stage: Stage, selection: Selection, count: int) -> Selection:
+def _check_selection(stage: Stage, selection: Selection, images: int) -> Selection:
     rows = selection.rows if isinstance(selection, Selection) else None
     is_row_list = isinstance(rows, np.ndarray) and rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer)
-    if rows is None or not is_row_list or not len(rows) or rows.min() < 0 or rows.max() >= count:
-        raise ContractError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {count - 1}")
+    if rows is None or not is_row_list or not len(rows) or rows.min() < 0 or rows.max() >= images:
+        raise ContractError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {images - 1}")
     return selection
 
 
