@@ -1,8 +1,9 @@
 """Variances of AUCs without resampling, for independent images or images grouped by patient. Pure functions of arrays.
 
 Independent images: DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837), by midranks (Sun and Xu 2014, IEEE
-Signal Processing Letters 21:1389), which need only a sort, not comparisons of every positive image with every negative one. Images of patients: Obuchowski 1997 (Biometrics 53:567), which sums the same components by patient and
-adds the covariance of a patient's positive and negative images. With one image per patient both are the same number.
+Signal Processing Letters 21:1389), which need only a sort, not comparisons of every positive image with every negative
+one. Images of patients: Obuchowski 1997 (Biometrics 53:567), which sums the same components by patient and adds the
+covariance of a patient's positive and negative images. With one image per patient both are the same number.
 
 Both are large-sample results: if only a few patients have positives, prefer the bootstrap interval.
 """
