@@ -63,7 +63,7 @@ def test_the_report_of_no_bad_images_is_a_header(prepare, tmp_path):
 @pytest.mark.parametrize("place", ["nowhere/bad.csv", "nih"])
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(prepare, tmp_path, place):
     ran = prepare("--report", tmp_path / place)
-    assert ran.exit_code == 2 and "name a file in a folder that exists" in ran.output
+    assert ran.exit_code == 2 and "choose a file in an existing folder" in ran.output
     assert not (tmp_path / "cache").exists()
 
 
