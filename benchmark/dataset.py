@@ -23,8 +23,9 @@ import pandas as pd
 
 from .utils.errors import DataError, first_few
 from .utils.image_io import read_gray
+from .utils.text import count
 
-# The 14 findings of NIH ChestX-ray14 in the order of the literature (Wang et al. 2017). Other datasets have their own.
+# The 14 findings of NIH ChestX-ray14 in the order of the literature (Wang et al. 2017). Datasets may have others.
 FINDINGS = (
     "Atelectasis",
     "Cardiomegaly",
@@ -46,7 +47,7 @@ TRAITS = ("sex", "age", "view")  # the traits of the NIH release, in the order o
 CONTRACT_COLUMNS = ("image_id", "patient_id", "path", "split")
 BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
 MAX_AGE = 120  # years; a higher age in the NIH release is an error
-BOX_SLACK = 1e-6  # how far rounding may move a box beyond the image's edge
+BOX_SLACK = 1e-6  # fraction of the image by which rounding may move a box beyond its edge
 
 
 class Labels(NamedTuple):
@@ -70,18 +71,18 @@ class Index:
 
     Attributes:
         images: one row per image: `image_id` (unique), `patient_id`, `path` (None if it is not a file), `split` (train,
-            val or test), then one float column per finding: 1, 0 or NaN for unknown. Further columns are ignored,
-            unless `traits` names them.
-        traits: names of further columns that describe the patient or the image, such as sex, age or view. Their values
-            are texts, or numbers, or missing (None or NaN) where unknown. They enter the record's score table, and
-            results are also shown by subgroups of them.
+            val or test), then one float column per finding: 1, 0 or NaN for unknown. Other columns are ignored, except
+            those in `traits`.
+        traits: names of additional columns that describe the patient or the image, such as sex, age or view. Their
+            values are strings or numbers; None or NaN if unknown. They are included in the record's score table, and
+            results are also reported per subgroup.
         boxes: one row per box: `image_id`, `finding`, and `x, y, w, h` as fractions of the image's width and height,
             (x, y) the upper left corner. May be empty.
         findings: names of the finding columns, in the order of every score matrix.
         labels: identity of the labels; part of every result.
         split: identity of the split; part of every result.
-        absent: per split, how many listed images do not exist and are left out (only where the user allowed it).
-        skipped: images that cannot be read and are left out (filled by data/unreadable.py, not by plugins).
+        absent: per split, the number of listed images that are missing and excluded (only if the user opts in).
+        skipped: ids of images that cannot be read and are excluded (filled by data/unreadable.py, not by plugins).
     """
 
     images: pd.DataFrame
@@ -109,15 +110,17 @@ class Dataset:
     Attributes:
         name: set by the registry.
         title: display name.
-        caveat: what a result on it does not show, as the end of a sentence; printed below its leaderboard sections.
-        default_recipe: the recipe of runs for which the user names none.
+        caveat: limits of results on the dataset, as the end of a sentence; printed below its boards.
+        default_recipe: recipe of runs for which the user chooses none.
         needs_folder: whether the user must pass the data's folder (`--data-dir`).
-        rare: findings with so few positive test images that their AUC would move the mean by chance; results also show
-            the mean without them.
-        known_labels: SHA-256 of released label files, to their version.
-        known_tests: `image_list_sha256` (evaluation/artifacts.py) of released lists of test images, to their name.
-        known_truths: version of the labels and name of the list, to `ground_truth_sha256` (same file) of the test
-            images: a record's labels can be checked with it where the label file is not available.
+        rare: findings with so few positive test images that their AUC would move the mean by chance; the mean without
+            them is reported as well.
+        known_labels: released label files: the SHA-256 of each file (key) and its version (value).
+        known_tests: released lists of test images: the `image_list_sha256` (evaluation/artifacts.py) of each list (key)
+            and its name (value).
+        known_truths: released ground truth: version of the labels and name of the test list (key), and the
+            `ground_truth_sha256` (evaluation/artifacts.py) of the test images (value). The labels in a record can be
+            checked with it even if the label file is not available.
     """
 
     name: ClassVar[str]
@@ -131,13 +134,20 @@ class Dataset:
     known_truths: ClassVar[Mapping[tuple[str, str], str]] = {}
 
     def index(self, data_dir: Path | None) -> Index:
-        """Read (or generate) labels, lists and boxes, but no pixels. Raises DataError."""
+        """Read (or generate) labels, lists and boxes, but no pixels.
+
+        Raises:
+            DataError: a file is missing, damaged or inconsistent.
+        """
         raise NotImplementedError
 
     def listed(self, data_dir: Path | None) -> Index:
         """Return the index of all listed images without looking for files: enough to score external predictions.
 
-        By default the index itself. Raises DataError.
+        The default is the index itself.
+
+        Raises:
+            DataError: a file is missing, damaged or inconsistent.
         """
         return self.index(data_dir)
 
@@ -148,7 +158,7 @@ class Dataset:
         return read_gray(path)
 
     def stamp(self, image_id: str, path: str | None) -> str:
-        """Return a short text that changes when the image does: by default the file's size and modification time."""
+        """Return a short string that changes when the image does: by default the file's size and modification time."""
         if path is None:
             raise NotImplementedError(f"{type(self).__name__} has images without a path: it must define stamp()")
         stat = Path(path).stat()
@@ -156,7 +166,7 @@ class Dataset:
 
 
 def split_sha256(images: pd.DataFrame) -> str:
-    """Hash the sorted lines `split,image_id`: equal exactly when the same images are in the same splits."""
+    """Hash the sorted lines `split,image_id`: equal if and only if the same images are in the same splits."""
     lines = sorted(f"{split},{image}\n" for split, image in zip(images["split"], images["image_id"], strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -166,7 +176,7 @@ def check(index: Index) -> Index:
 
     Raises:
         DataError: missing columns, repeated images, unknown splits or labels, patients in two splits, empty splits,
-            misplaced boxes, or hashes that do not belong to the index.
+            misplaced boxes, or hashes that do not match the index.
     """
     _check_columns(index)
     _check_labels(index)
@@ -179,15 +189,15 @@ def check(index: Index) -> Index:
 
 def _check_columns(index: Index) -> None:
     images, columns = index.images, [*CONTRACT_COLUMNS, *index.findings]
-    absent = [column for column in columns if column not in images]
-    if absent:
-        raise DataError(f"the index has no column {absent[0]!r}: it needs {', '.join(columns)}")
+    missing = [column for column in columns if column not in images]
+    if missing:
+        raise DataError(f"the index has no column {missing[0]!r}: it needs {', '.join(columns)}")
     incomplete = int(images[["image_id", "patient_id", "split"]].isna().any(axis=1).sum())
     if incomplete:
-        raise DataError(f"{incomplete:,} images have no image_id, patient_id or split: fill these columns")
+        raise DataError(f"{count(incomplete, 'image')} without image_id, patient_id or split: fill these columns")
     repeated = images.loc[images["image_id"].duplicated(), "image_id"].tolist()
     if repeated:
-        raise DataError(f"{len(repeated):,} images are listed twice, {repeated[0]} first: list each image once")
+        raise DataError(f"{count(len(repeated), 'repeated image')}, {repeated[0]} first: list each image once")
     unknown = sorted(set(images["split"]) - set(SPLITS))
     if unknown:
         raise DataError(f"unknown split {unknown[0]!r}: use {', '.join(SPLITS)}")
@@ -199,27 +209,27 @@ def _check_labels(index: Index) -> None:
     if not valid.all():
         bad, images = np.argwhere(~valid), index.images["image_id"]
         cells = [f"{index.findings[c]} of {images.iloc[row]} is {values[row, c]:g}" for row, c in bad[:4]]
-        raise DataError(f"{len(bad):,} labels are neither 0, 1 nor unknown ({first_few(cells)}): correct that column")
+        raise DataError(f"{count(len(bad), 'label')} not 0, 1 or NaN ({first_few(cells)}): correct the column")
 
 
 def _check_traits(index: Index) -> None:
     for trait in index.traits:
         if trait in (*CONTRACT_COLUMNS, *index.findings) or trait.startswith(("label ", "score ")):
-            raise DataError(f"the index names {trait!r} as a trait, which is a column of another meaning: rename it")
+            raise DataError(f"the index uses the reserved column name {trait!r} as a trait: rename the column")
         if trait not in index.images:
-            raise DataError(f"the index has no column {trait!r}, which its traits name: add it, or do not name it")
+            raise DataError(f"the index has no column {trait!r}, which its traits include: add the column")
         values = index.images[trait].dropna()
         if not (pd.api.types.is_numeric_dtype(values) or values.map(lambda value: isinstance(value, str)).all()):
-            raise DataError(f"the trait {trait!r} of the index mixes kinds of values: use texts alone or numbers alone")
+            raise DataError(f"the trait {trait!r} of the index mixes types: use only strings or only numbers")
 
 
 def _check_patients(images: pd.DataFrame) -> None:
-    # As text: a patient is the same whether some rows hold 1 and others "1".
+    # As strings: 1 and "1" are the same patient.
     splits = images["split"].groupby(images["patient_id"].astype(str)).nunique()
     shared = splits.index[splits > 1].tolist()
     if shared:
         raise DataError(
-            f"{len(shared):,} patients are in two splits, patient {shared[0]} first: "
+            f"{count(len(shared), 'patient')} in several splits, {shared[0]} first: "
             "a patient's images must all be in one split"
         )
 
@@ -229,9 +239,9 @@ def _check_boxes(index: Index) -> None:
     boxes = index.boxes
     if boxes.empty:
         return
-    absent = [column for column in BOX_COLUMNS if column not in boxes]
-    if absent:
-        raise DataError(f"the box table has no column {absent[0]!r}: it needs {', '.join(BOX_COLUMNS)}")
+    missing = [column for column in BOX_COLUMNS if column not in boxes]
+    if missing:
+        raise DataError(f"the box table has no column {missing[0]!r}: it needs {', '.join(BOX_COLUMNS)}")
     x, y, w, h = boxes[["x", "y", "w", "h"]].to_numpy(float).T.reshape(4, -1)
     inside = (x >= 0) & (y >= 0) & (w > 0) & (h > 0) & (x + w <= 1 + BOX_SLACK) & (y + h <= 1 + BOX_SLACK)
     listed = set(index.images["image_id"])  # Series.isin would be slow: boxes are few, images very many
@@ -244,7 +254,10 @@ def _check_boxes(index: Index) -> None:
         bad = boxes.loc[~np.asarray(valid)]
         if len(bad):
             first = bad.iloc[0]
-            raise DataError(f"{len(bad):,} boxes: {first['finding']} of {first['image_id']} {problem}")
+            raise DataError(
+                f"{count(len(bad), 'invalid box', 'invalid boxes')}: "
+                f"{first['finding']} of {first['image_id']} {problem}"
+            )
 
 
 def _check_identity(index: Index) -> None:
@@ -252,6 +265,6 @@ def _check_identity(index: Index) -> None:
         if not len(index.rows(split)):
             raise DataError(f"the {split} split has no image: check the lists and the image folder")
     if index.split.sha256 != split_sha256(index.images):
-        raise DataError("the index has another split hash than split_sha256(images) returns: use that function")
+        raise DataError("the index's split hash is not split_sha256(images): compute it with that function")
     if not re.fullmatch("[0-9a-f]{64}", index.labels.sha256):
-        raise DataError(f"the label hash {index.labels.sha256!r} is not a SHA-256: give 64 hexadecimal digits")
+        raise DataError(f"the label hash {index.labels.sha256!r} is not a SHA-256: use 64 hexadecimal digits")

@@ -26,15 +26,15 @@ from .utils.errors import UserError
 
 
 class MethodError(UserError):
-    """An option that does not fit, or weights that cannot be loaded."""
+    """Invalid option of a method, or weights that cannot be loaded."""
 
 
 class ContractError(MethodError):
-    """A network, loss, heatmap or selection of a method that breaks the contract in this file."""
+    """Network, loss, heatmap or selection of a method that breaks the contract in this file."""
 
 
 class Output(NamedTuple):
-    """The output of a network for a batch of B images and C findings.
+    """Output of a network for a batch of B images and C findings.
 
     Attributes:
         logits: (B, C) image-level log-odds.
@@ -53,7 +53,7 @@ class LoadedWeights(NamedTuple):
 
     Attributes:
         source: the pinned name of pretrained weights ("timm/resnet101.tv_in1k"), or the name of a file.
-        tensors: the loaded tensors' names in the module's own state_dict.
+        tensors: names of the loaded tensors in the module's state_dict.
     """
 
     source: str
@@ -61,12 +61,12 @@ class LoadedWeights(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The examples of a stage.
+    """Examples of a training stage.
 
     Attributes:
         rows: row numbers of the training set (n,), repeats allowed.
-        hard: bool (N, C), the labels because of which rows are repeated, for the record; None if rows are repeated for
-            no label.
+        hard: bool (N, C), the labels because of which rows are repeated, for the record; None if rows are not repeated
+            because of labels.
     """
 
     rows: np.ndarray
@@ -77,10 +77,11 @@ class Stage(NamedTuple):
     """One round of training.
 
     Attributes:
-        name: for messages and the record.
-        select: selects the stage's examples from the previous stage's scores of the training set and its labels,
-            log-odds and 0/1/NaN, both (N, C); None trains on every image once per epoch.
-        start: "initial" begins at the run's initial weights, "previous" at the weights selected in the previous stage.
+        name: name of the stage in messages and the record.
+        select: function that selects the stage's examples from the previous stage's log-odds of the training set and
+            its labels (0/1/NaN), both (N, C); None to train on every image once per epoch.
+        start: weights to start from, "initial" (the run's initial weights) or "previous" (those selected in the
+            previous stage).
     """
 
     name: str
@@ -96,10 +97,10 @@ class Method:
         name: set by the registry.
         title: the row label on the leaderboard.
         paper: the citation.
-        reported: the key of the paper's own numbers in literature.csv, or None.
+        reported: key of the paper's published results in literature.csv, or None.
         compared_with: names of the methods that this one claims to improve on: the method that it extends, and its
             controls. The leaderboard shows the paired difference to each.
-        control: whether it only serves for comparison: the leaderboard marks it and gives it no rank.
+        control: whether the method only serves for comparison: the leaderboard marks it and gives it no rank.
         display_options: names of the options that change no score, and may differ when a trained run is used again.
     """
 
@@ -124,13 +125,13 @@ class Method:
         raise NotImplementedError
 
     def label_weights(self, targets: Tensor) -> Tensor:
-        """Weigh each label of a step's batch in the loss; by default all known ones equally, adding up to 1.
+        """Weight each label of a step's batch in the loss; by default all known labels equally, with sum 1.
 
         A step may be computed in parts (`train.micro_batch`, several devices). What depends on the full batch must
         therefore be computed here, and `loss` must be a sum over images.
 
         Args:
-            targets: of the full batch (B, C): 1, 0, or NaN for unknown.
+            targets: labels of the full batch (B, C): 1, 0, or NaN for unknown.
 
         Returns:
             Weights (B, C), 0 for unknown labels, on the same device.
@@ -142,21 +143,21 @@ class Method:
         """Compute the loss of a part of the batch; by default binary cross-entropy, the weighted sum over labels.
 
         Args:
-            output: of b images of the batch, all or a part.
-            targets: their labels (b, C): 1, 0, or NaN for unknown.
-            weights: of these labels (b, C), from `label_weights`.
+            output: network output for b images, the full batch or a part of it.
+            targets: labels of these images (b, C): 1, 0, or NaN for unknown.
+            weights: weights of these labels (b, C), from `label_weights`.
 
         Returns:
             A float32 scalar. The losses of the parts add up to the batch's.
         """
-        # Unknown labels become 0 here; their weight is 0, too.
+        # Unknown labels become 0 here; their weight is also 0.
         each = F.binary_cross_entropy_with_logits(output.logits.float(), targets.nan_to_num(), reduction="none")
         return (each * weights).sum()
 
     def heat(self, maps: Tensor) -> Tensor:
-        """Convert maps (B, C, h, w) to what a heatmap shows: log-odds, or what the method averages over locations.
+        """Convert maps (B, C, h, w) to the scale of heatmaps: log-odds, or what the method averages over locations.
 
-        Heatmaps are scaled from their lowest to their highest value, so this scale decides how wide a peak appears.
+        Heatmaps are normalized from their lowest to their highest value, so the scale determines how wide a peak is.
         """
         return maps
 

@@ -1,7 +1,7 @@
-"""Recipes: how to train and evaluate, whatever the method and dataset.
+"""Recipes: settings of training and evaluation, independent of method and dataset.
 
-A recipe is a TOML file with the sections below. It states every setting, or begins with `extends = "paper"` and states
-what differs. `recipes/` holds the built-in ones; `--set section.key=value` changes one setting.
+A recipe is a TOML file with the sections below. It either sets every key, or begins with `extends = "paper"` and sets
+only the keys that differ. The built-in recipes are in `recipes/`; `--set section.key=value` changes one setting.
 """
 
 import tomllib
@@ -37,13 +37,13 @@ class Pixels:
         if self.crop + 2 * self.max_shift > self.size:
             raise ValueError(
                 f"pixels.crop {self.crop} shifted by up to {self.max_shift} does not fit into pixels.size {self.size}: "
-                "crop + 2 * max_shift may be size at most"
+                "crop + 2 * max_shift must be at most size"
             )
 
 
 @dataclass(frozen=True)
 class Model:
-    """Initial weights and resolution of networks, whatever the method.
+    """Initial weights and resolution of networks, independent of the method.
 
     Options:
         weights: initial weights: "imagenet", "none" (random), or the path of a .safetensors file.
@@ -63,21 +63,21 @@ class Train:
         epochs: passes over the stage's examples.
         batch_size: images per step, over all processes.
         optimizer: "sgd" (with momentum) or "adamw".
-        lr: learning rate; with one_cycle the highest one.
-        momentum: of sgd; adamw ignores it.
-        weight_decay: of the optimizer.
+        lr: learning rate; with one_cycle the maximum.
+        momentum: momentum of sgd; ignored by adamw.
+        weight_decay: weight decay of the optimizer.
         schedule: "step" multiplies the rate by drop_factor after each epoch in drop_after; "one_cycle" raises it to lr
             over the first three tenths of the steps and lowers it to almost 0 (Smith and Topin 2018).
         drop_after: epoch numbers, from 1, after which "step" lowers the rate.
-        drop_factor: what "step" multiplies the rate by.
+        drop_factor: factor by which "step" multiplies the rate.
         select: which epoch's weights to use, "best_validation_auc" or "last".
-        shuffle_labels: label-permutation control; gives every patient of train and validation the labels of another
-            one, so that a harness without leaks must score at chance.
-        micro_batch: images computed at a time, with gradients accumulated over the step, so that the same batch fits
-            into less memory; 0 computes the batch at once. BatchNorm then uses the statistics of so many images, which
-            changes the training unless it is frozen.
+        shuffle_labels: label-permutation control: every training and validation patient gets the labels of a randomly
+            chosen patient, so that without leaks the test AUC is at chance.
+        micro_batch: images per forward and backward pass, with gradients accumulated over the batch to save memory; 0
+            to compute the batch at once. BatchNorm then uses the statistics of each micro-batch, which changes the
+            training unless it is frozen.
         batch_norm: which statistics BatchNorm uses in training, "auto" (of the batch, synchronized across GPUs), "own"
-            (of each process's part) or "frozen" (those of the initial weights).
+            (of each process's images) or "frozen" (those of the initial weights).
     """
 
     epochs: PositiveInt
@@ -110,11 +110,11 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Compute:
-    """How the device computes, rather than what.
+    """Numerical precision and compilation.
 
     Options:
-        precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the device trains faster with it, which
-            is measured once.
+        precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 if the device trains faster with it, which is
+            measured once.
         compile: train through `torch.compile`, which takes minutes to start and makes steps on a GPU faster.
     """
 
@@ -149,11 +149,11 @@ def load_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
     """Load a recipe and change some of its settings.
 
     Args:
-        name: of a built-in recipe, or the path of a .toml file.
+        name: name of a built-in recipe, or path of a .toml file.
         settings: changes by key, such as `{"train.epochs": 3}`.
 
     Raises:
-        UserError: an unknown recipe, a file that is not TOML, an unknown or missing key, or a value that does not fit.
+        UserError: an unknown recipe, a file that is not TOML, an unknown or missing key, or an invalid value.
     """
     tables = _tables(name)
     for key, value in settings.items():
@@ -181,7 +181,7 @@ def load_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
 
 
 def setting_keys() -> list[str]:
-    """List every key that `--set` accepts, except the dataset's own."""
+    """List every recipe key that `--set` accepts, `section.key`."""
     return [key for section, cls in SECTIONS.items() for key in field_names(cls, f"{section}.")]
 
 
@@ -191,19 +191,19 @@ def recipe_names() -> list[str]:
 
 
 def recipe_summary(name: str) -> str:
-    """Return the comment line that a recipe of the package begins with; empty without one."""
+    """Return the first line of a built-in recipe if it is a comment, as a summary; empty otherwise."""
     first = (RECIPES / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0]
     return first.removeprefix("#").strip().removesuffix(".") if first.startswith("#") else ""
 
 
 def recipe_table(recipe: Recipe) -> dict[str, Any]:
-    """Convert a recipe to the table that records hold."""
+    """Convert a recipe to the table stored in records."""
     sections = {section: to_dict(getattr(recipe, section)) for section in SECTIONS}
     return {"name": recipe.name, "changed": recipe.changed, **sections}
 
 
 def recipe_identity(table: Mapping[str, Any]) -> str:
-    """Hash the sections of a recorded recipe: equal for equal settings, whatever the recipe is called."""
+    """Hash the sections of a recorded recipe: equal for equal settings, whatever the recipe's name."""
     return json_sha256({section: table[section] for section in SECTIONS})
 
 
@@ -211,13 +211,13 @@ def _tables(name: str, within: tuple[Path, ...] = ()) -> dict[str, dict[str, Any
     """Read the sections of a recipe over those of the recipe that it extends.
 
     Args:
-        name: of a built-in recipe, or a .toml file, relative to the file that extends it.
-        within: the files that extend it, the nearest last: none of them may come again.
+        name: name of a built-in recipe, or path of a .toml file relative to the file that extends it.
+        within: files that extend it, directly or not, the nearest last; none of them may be extended again.
     """
     is_file = name.endswith(".toml")
     path = (within[-1].parent if within else Path()) / name if is_file else RECIPES / f"{name}.toml"
     if path in within:
-        raise UserError(f"recipe {path} extends itself: name another one after extends")
+        raise UserError(f"recipe {path} extends itself: choose a different recipe to extend")
     if not is_file and name not in recipe_names():
         raise UserError(f"unknown recipe {name!r}: {did_you_mean(name, recipe_names())} (a file's name ends in .toml)")
     try:

@@ -1,4 +1,4 @@
-"""METHODS and DATASETS: how a name on the command line becomes a class.
+"""METHODS and DATASETS: registries that map names on the command line to classes.
 
 A plugin registers itself when its file is imported::
 
@@ -6,8 +6,8 @@ A plugin registers itself when its file is imported::
     class Mine(Method): ...
 
 Files are found in three places: the sub-packages `methods/` and `datasets/`, the entry-point groups of installed
-packages (`chxbench.methods`, `chxbench.datasets`), and single files that the user names (`--plugin FILE.py`). A plugin
-is code and runs with the user's rights: only what the user installed or named is imported.
+packages (`chxbench.methods`, `chxbench.datasets`), and single files that the user passes (`--plugin FILE.py`). A plugin
+is code and runs with the user's permissions: only what the user installed or passed is imported.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from .. import ROOT
 from .utils.errors import UserError, did_you_mean
 from .utils.text import title_problem
 
-if TYPE_CHECKING:  # for types alone: method.py loads torch, which `chxbench list` and `chxbench score` must not
+if TYPE_CHECKING:  # method.py imports torch, which `chxbench list` and `chxbench score` must not
     from .dataset import Dataset
     from .method import Method
 
@@ -34,7 +34,7 @@ PLUGIN_PREFIX = "chxbench_plugin_"  # of the module names of single-file plugins
 
 
 class Plugin(Protocol):
-    """What the registry itself needs of a plugin class; the contracts are method.py and dataset.py."""
+    """Attributes of a plugin class that the registry uses; the contracts are in method.py and dataset.py."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -63,7 +63,7 @@ class Entry(NamedTuple, Generic[T]):
 
     @property
     def source_sha256(self) -> str:
-        """SHA-256 of the defining file: identifies the code of a plugin that has no commit of its own."""
+        """SHA-256 of the defining file: identifies the code of a plugin outside of the package, which has no commit."""
         return hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
 
     @property
@@ -90,7 +90,7 @@ class Registry(Generic[T]):
         """Return a class decorator that registers the class as `name` and sets its attribute `name`.
 
         Raises:
-            PluginError: a name that cannot be a folder's, no title, or another class of that name.
+            PluginError: an invalid name, no valid title, or a different class registered under the name.
         """
 
         def decorate(cls: C) -> C:
@@ -149,7 +149,7 @@ DATASETS: "Registry[Dataset]" = Registry("dataset", "datasets")
 
 
 def load_plugins(paths: Iterable[Path]) -> None:
-    """Import plugin files, each once. Raises PluginError if one is missing or fails."""
+    """Import plugin files, each once. Raises PluginError if one is missing or cannot be imported."""
     for path in paths:
         _load_file(path)
 

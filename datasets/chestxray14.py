@@ -7,8 +7,8 @@ Contents of the folder::
     train_val_list.txt, test_list.txt                     the official split, by patient
     BBox_List_2017.csv                                    boxes on 880 test images (optional)
 
-The release has no validation list: validation patients are sampled from the train_val patients, so that the split
-depends on the list and the seed, and not on which images exist.
+The release has no validation list: validation patients are sampled from the train_val patients. The split depends on
+the lists, `split_seed` and `validation_share`, not on which images exist.
 """
 
 import filecmp
@@ -26,6 +26,7 @@ from ..benchmark.dataset import FINDINGS, SPLITS, TRAITS, DataError, Dataset, In
 from ..benchmark.registry import DATASETS
 from ..benchmark.utils.errors import first_few
 from ..benchmark.utils.image_io import image_size
+from ..benchmark.utils.text import count
 from .nih_tables import (
     BOX_FILE,
     LABEL_FILES,
@@ -47,9 +48,10 @@ class ChestXray14(Dataset):
 
     Options:
         allow_missing: use the listed images that exist instead of rejecting a partial download.
-        labels: name of the label file in the folder; empty takes v2020 if it exists, else v2017.
-        validation_share: share of the train_val patients held out for validation (10 of the 80 percent).
-        split_seed: determines which patients these are.
+        labels: name of the label file in the folder; empty selects v2020 if present, else v2017.
+        validation_share: fraction of the train_val patients held out for validation; the default is about 10 % of all
+            patients.
+        split_seed: seed that selects the validation patients.
     """
 
     title: ClassVar[str] = "NIH ChestX-ray14"
@@ -65,18 +67,26 @@ class ChestXray14(Dataset):
     split_seed: int = 0
 
     def index(self, data_dir: Path | None) -> Index:
-        """Read labels, lists and boxes, and find the images. Raises DataError."""
+        """Read labels, lists and boxes, and find the images.
+
+        Raises:
+            DataError: a file is missing, damaged or inconsistent, or an image with boxes is not square.
+        """
         listed = self.listed(data_dir)
-        images, absent = self._present(_folder(data_dir), listed.images)
+        images, missing = self._present(_folder(data_dir), listed.images)
         _check_square(images, listed.boxes)
-        if not absent:
+        if not missing:
             return replace(listed, images=images)
         boxes = listed.boxes[_is_in(listed.boxes["image_id"], set(images["image_id"]))].reset_index(drop=True)
         name = f"{listed.split.name}, partial: {len(images):,} of {len(listed.images):,} images"
-        return replace(listed, images=images, boxes=boxes, split=Split(name, split_sha256(images)), absent=absent)
+        return replace(listed, images=images, boxes=boxes, split=Split(name, split_sha256(images)), absent=missing)
 
     def listed(self, data_dir: Path | None) -> Index:
-        """Return the index of both lists without looking for files: every `path` is None. Raises DataError."""
+        """Return the index of both lists without looking for images: every `path` is None.
+
+        Raises:
+            DataError: the label file, a list or the box file is missing, damaged or inconsistent.
+        """
         root = _folder(data_dir)
         file = self._label_file(root)
         train_val, test, official = read_lists(root)
@@ -91,26 +101,30 @@ class ChestXray14(Dataset):
         unlabeled = images.loc[images[FINDINGS[0]].isna(), "image_id"].tolist()
         if unlabeled:
             raise DataError(
-                f"{len(unlabeled):,} listed images are not in {file} ({first_few(unlabeled)}): "
-                "use the lists and the label file of one release"
+                f"{count(len(unlabeled), 'listed image')} missing from {file} ({first_few(unlabeled)}): "
+                "use the lists and the label file of the same release"
             )
         boxes = read_boxes(root / BOX_FILE, set(images["image_id"]))
-        lists = OFFICIAL if official else "own lists"
+        lists = OFFICIAL if official else "custom lists"
         name = f"{lists}, validation by patient (seed {self.split_seed}, {100 * self.validation_share:g} %)"
         traits = tuple(trait for trait in TRAITS if trait in images)
         return Index(images, boxes, FINDINGS, labels, Split(name, split_sha256(images)), traits=traits)
 
     def validation_patients(self, train_val: Sequence[str]) -> set[str]:
-        """Select the validation patients of these images: the first share of them in the order of a seeded hash."""
-        share, seed = self.validation_share, self.split_seed
-        if not 0 < share < 1:
-            raise DataError(f"validation_share is {share}: choose a share between 0 and 1, such as 0.125")
+        """Select the validation patients of these images: the first patients in the order of a seeded hash.
+
+        Raises:
+            DataError: `validation_share` is not between 0 and 1.
+        """
+        fraction, seed = self.validation_share, self.split_seed
+        if not 0 < fraction < 1:
+            raise DataError(f"validation_share is {fraction}: choose a fraction between 0 and 1, such as 0.125")
         patients = {patient_of(name) for name in train_val}
         shuffled = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
-        return set(shuffled[: max(1, round(len(shuffled) * share))])
+        return set(shuffled[: max(1, round(len(shuffled) * fraction))])
 
     def _label_file(self, root: Path) -> Path:
-        """Find the label file that the option names, or the preferred one. Raises DataError."""
+        """Find the label file of the option, or the preferred one. Raises DataError if it is missing."""
         names = [self.labels] if self.labels else list(LABEL_FILES)
         for name in names:
             if (root / name).is_file():
@@ -119,44 +133,46 @@ class ChestXray14(Dataset):
 
     def _present(self, root: Path, listed: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         """Find the files of the listed images: those that exist, with `path`, and how many of each split do not."""
-        found = _find_images(root, set(listed["image_id"]))
-        if not found:
+        paths = _find_images(root, set(listed["image_id"]))
+        if not paths:
             raise DataError(
-                f"{root} holds none of the {len(listed):,} listed images: "
+                f"{root} contains none of the {len(listed):,} listed images: "
                 "unpack the NIH image archives there (images_001 to images_012)"
             )
         images = listed.copy()
-        images["path"] = images["image_id"].map(found)
-        missing = images["path"].isna()
-        if missing.any() and not self.allow_missing:
-            names = images.loc[missing, "image_id"].tolist()
+        images["path"] = images["image_id"].map(paths)
+        is_missing = images["path"].isna()
+        if is_missing.any() and not self.allow_missing:
+            names = images.loc[is_missing, "image_id"].tolist()
             raise DataError(
                 f"{len(names):,} of the {len(images):,} listed images are not under {root} ({first_few(names)}): "
                 "download the rest, or use what is there with --set dataset.allow_missing=true"
             )
-        absent = {split: int((missing & (images["split"] == split)).sum()) for split in SPLITS}
-        return images[~missing].reset_index(drop=True), absent if missing.any() else {}
+        missing = {split: int((is_missing & (images["split"] == split)).sum()) for split in SPLITS}
+        return images[~is_missing].reset_index(drop=True), missing if is_missing.any() else {}
 
 
 def _folder(data_dir: Path | None) -> Path:
-    """Check that the data folder exists. Raises DataError."""
+    """Check that a data folder is given and exists. Raises DataError if not."""
     if data_dir is None:
-        raise DataError("the folder of the NIH files is missing: pass it with --data-dir FOLDER")
+        raise DataError("no data folder given: pass --data-dir FOLDER")
     if not data_dir.exists():
-        raise DataError(f"data folder {data_dir} does not exist: pass that of the NIH files with --data-dir FOLDER")
+        raise DataError(
+            f"data folder {data_dir} does not exist: pass the folder of the NIH files with --data-dir FOLDER"
+        )
     if not data_dir.is_dir():
-        raise DataError(f"{data_dir} is a file: --data-dir takes the folder that holds the NIH files")
+        raise DataError(f"{data_dir} is a file: pass the folder of the NIH files with --data-dir FOLDER")
     return data_dir
 
 
 def _is_in(names: pd.Series, listed: set[str]) -> np.ndarray:
-    """Whether each name is listed; faster than Series.isin for a few names and a long list, which isin converts."""
+    """Return whether each name is listed; faster than Series.isin for few names and a long list."""
     return np.array([name in listed for name in names], bool)
 
 
 def _find_images(root: Path, wanted: set[str]) -> dict[str, str]:
-    """Find images anywhere below a folder: base name to path. Raises DataError if files of one name differ."""
-    found: dict[str, list[str]] = {}
+    """Find images anywhere below a folder: base name to path. Raises DataError if files with the same name differ."""
+    paths_by_name: dict[str, list[str]] = {}
     visited = set()
     # Links are followed, because large image folders often are links; a link to a parent folder must not loop.
     for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise_unreadable):
@@ -166,16 +182,19 @@ def _find_images(root: Path, wanted: set[str]) -> dict[str, str]:
             continue
         visited.add(real)
         for name in wanted.intersection(files):
-            found.setdefault(name, []).append(f"{folder}{os.sep}{name}")
-    twice = [sorted(paths) for _, paths in sorted(found.items()) if len(paths) > 1]
-    differ = [" and ".join(paths) for paths in twice if not _all_equal(paths)]
-    if differ:
-        raise DataError(f"{len(differ):,} images exist twice and differ ({first_few(differ)}): keep one of each")
-    return {name: min(paths) for name, paths in found.items()}
+            paths_by_name.setdefault(name, []).append(f"{folder}{os.sep}{name}")
+    duplicates = [sorted(paths) for _, paths in sorted(paths_by_name.items()) if len(paths) > 1]
+    conflicts = [" and ".join(paths) for paths in duplicates if not _all_equal(paths)]
+    if conflicts:
+        raise DataError(
+            f"{count(len(conflicts), 'image')} with different files of the same name ({first_few(conflicts)}): "
+            "keep one of each"
+        )
+    return {name: min(paths) for name, paths in paths_by_name.items()}
 
 
 def _all_equal(paths: Sequence[str]) -> bool:
-    """Whether the files hold the same bytes; also if one cannot be read, which decoding will report."""
+    """Return whether the files have equal bytes; also True if one cannot be read, which decoding will report."""
     try:
         return all(Path(other).samefile(paths[0]) or filecmp.cmp(paths[0], other, shallow=False) for other in paths[1:])
     except OSError:
@@ -186,11 +205,13 @@ def _check_square(images: pd.DataFrame, boxes: pd.DataFrame) -> None:
     """Check that images with boxes are square, as in the release: on a cropped image boxes would be misplaced."""
     boxed = images[images["path"].notna() & _is_in(images["image_id"], set(boxes["image_id"]))]
     sizes = {name: image_size(path) for name, path in zip(boxed["image_id"], boxed["path"], strict=True)}
-    oblong = [f"{name} has {size[0]} x {size[1]} pixels" for name, size in sizes.items() if size and size[0] != size[1]]
-    if oblong:
+    non_square = [
+        f"{name} has {size[0]} x {size[1]} pixels" for name, size in sizes.items() if size and size[0] != size[1]
+    ]
+    if non_square:
         raise DataError(
-            f"{len(oblong):,} images with boxes are not square, as those of the release are ({first_few(oblong)}): "
-            f"put the images of the release there, or remove {BOX_FILE}"
+            f"{count(len(non_square), 'image')} with boxes not square, unlike those of the release "
+            f"({first_few(non_square)}): use the images of the release, or remove {BOX_FILE}"
         )
 
 

@@ -1,7 +1,7 @@
-"""The text files of the NIH ChestX-ray14 release: the lists, the label file, the box file.
+"""Read the text files of the NIH ChestX-ray14 release: the lists, the label file, the box file.
 
-Each is read completely or rejected with one sentence that names the file and the rows. Unambiguous variants are read:
-other line ends, a byte order mark, blank lines, additional columns, columns in another order.
+Each file is read completely or rejected with one sentence that names the file and the rows. Unambiguous variants are
+accepted: other line ends, a byte order mark, blank lines, additional columns, a different order of columns.
 """
 
 import hashlib
@@ -17,11 +17,12 @@ import pandas as pd
 
 from ..benchmark.dataset import BOX_COLUMNS, FINDINGS, MAX_AGE, TRAITS, DataError, Labels
 from ..benchmark.utils.errors import first_few
+from ..benchmark.utils.text import count
 
 LABEL_FILES = {"Data_Entry_2017_v2020.csv": "NIH v2020", "Data_Entry_2017.csv": "NIH v2017"}  # the first is preferred
-# v2017 is missing: it circulates in several forms (ages are "58" or "058Y"), so that a hash cannot identify it.
+# v2017 is not included: it circulates in several forms (ages are "58" or "058Y"), so that a hash cannot identify it.
 LABEL_VERSIONS = {"dc1d2df67fdc1c5a7601d48699cda2b13dc2c4841488b4183dcf04884dbaca11": "NIH v2020"}
-# SHA-256 of the names joined by line feeds, without a final one: of the official lists, these are the released bytes.
+# SHA-256 of the image names joined by line feeds, without a final one: the bytes of the released lists.
 LISTS = {
     "train_val_list.txt": "61fbe896321c1c1c8b75f3e4f3a08e4fef6486d95ef8a667c31d4d60dca6cb81",
     "test_list.txt": "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc",
@@ -38,26 +39,30 @@ NEEDED = ("Image Index", "Finding Labels", "Patient ID")
 # The columns of the traits, which some copies of the label file name differently or lack.
 SEX, AGE, VIEW = ("Patient Gender", "Patient Sex"), ("Patient Age",), ("View Position",)
 UNITS_PER_YEAR = {"": 1, "Y": 1, "M": 12, "D": 365.25}  # ages are "58" or "058Y", and of infants "011M" or "013D"
-MAX_BYTES = 256 * 2**20  # of a text file; the largest of the release has 8 MiB
+MAX_BYTES = 256 * 2**20  # per text file; the largest in the release has 8 MiB
 SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
 
 
 def patient_of(image_id: str) -> str:
-    """Return the patient, the first 8 digits of the file name: the only place where the release is never wrong."""
+    """Return the patient, the first 8 digits of the file name; the patient columns of some releases have errors."""
     return image_id[:8]
 
 
 def read_lists(root: Path) -> tuple[list[str], list[str], bool]:
-    """Read the image names of train_val and of test, and whether both are the official lists. Raises DataError."""
+    """Read the image names of train_val and of test, and whether both are the official lists.
+
+    Raises:
+        DataError: a list is missing, has malformed or repeated names, or shares images or patients with the other.
+    """
     missing = [name for name in LISTS if not (root / name).is_file()]
     if missing:
         raise DataError(f"{root} has no {' and no '.join(missing)}: put the lists of the NIH release there")
     train_val, test = (_read_list(root / name) for name in LISTS)
     patients = ({patient_of(name) for name in names} for names in (train_val, test))
-    for kind, shared in ("images", {*train_val} & {*test}), ("patients", set.intersection(*patients)):
+    for kind, shared in ("image", {*train_val} & {*test}), ("patient", set.intersection(*patients)):
         if shared:
             raise DataError(
-                f"{len(shared):,} {kind} are in both {' and '.join(LISTS)} of {root} ({first_few(sorted(shared))}): "
+                f"{count(len(shared), kind)} in both {' and '.join(LISTS)} of {root} ({first_few(sorted(shared))}): "
                 "a patient's images must all be in one list"
             )
     # The names are hashed, not the bytes: a copy with other line ends is still the official split.
@@ -75,23 +80,26 @@ def _read_list(file: Path) -> list[str]:
     if not rows:
         raise DataError(f"{file} lists no image: put the list of the NIH release there")
     duplicated = pd.Series(rows).duplicated()
-    twice = [f"row {row} ({rows[row]})" for row in duplicated.index[duplicated]]
-    _reject_rows(file, twice, "the image is already in the list", "list each image once")
+    repeated = [f"row {row} ({rows[row]})" for row in duplicated.index[duplicated]]
+    _reject_rows(file, repeated, "the image is already in the list", "list each image once")
     return list(rows.values())
 
 
 def read_labels(file: Path) -> tuple[Labels, pd.DataFrame]:
-    """Read the label file. Raises DataError with the rows that are wrong.
+    """Read the label file.
 
     Returns:
-        The file's identity, and a table by image name: its traits, then float32 columns in the order of FINDINGS.
+        Identity of the file, and a table by image name: traits, then float32 columns in the order of FINDINGS.
+
+    Raises:
+        DataError: the file is not the label table, or has inconsistent rows, which the message names.
     """
     data = _bytes(file)
     table = _table(file, data, usecols={*NEEDED, *SEX, *AGE, *VIEW}.__contains__)
-    absent = [column for column in NEEDED if column not in table]
-    if absent:
+    missing = [column for column in NEEDED if column not in table]
+    if missing:
         raise DataError(
-            f"{file} is not the table of the NIH release (no column {absent[0]!r} between commas): download it again"
+            f"{file} is not the table of the NIH release (no column {missing[0]!r} between commas): download it again"
         )
     names, stated = table["Image Index"], table["Patient ID"]
     disagree = pd.to_numeric(stated, errors="coerce") != pd.to_numeric(names.map(patient_of), errors="coerce")
@@ -106,13 +114,13 @@ def read_labels(file: Path) -> tuple[Labels, pd.DataFrame]:
 
 
 def _read_traits(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Read the columns of TRAITS that the label file has; unknown and implausible values are missing."""
-    found = {}
+    """Read the columns of TRAITS in the label file; unknown and implausible values become None or NaN."""
+    traits = {}
     for trait, names, parse in zip(TRAITS, (SEX, AGE, VIEW), (_sex, _years, _view), strict=True):
         for column in [name for name in names if name in table][:1]:
-            codes, texts = pd.factorize(table[column])  # parse each distinct text once
-            found[trait] = np.array([parse(text.strip().upper()) for text in texts])[codes]
-    return found
+            codes, texts = pd.factorize(table[column])  # parse each distinct string once
+            traits[trait] = np.array([parse(text.strip().upper()) for text in texts])[codes]
+    return traits
 
 
 def _sex(text: str) -> str | None:
@@ -125,26 +133,26 @@ def _view(text: str) -> str | None:
 
 def _years(text: str) -> float:
     """Convert `58`, `058Y` or `006M` to years; NaN for the ages of 155 years and more in the first release."""
-    found = re.fullmatch(r"([0-9]{1,3})([YMD]?)", text)
-    years = int(found[1]) / UNITS_PER_YEAR[found[2]] if found else math.nan
+    match = re.fullmatch(r"([0-9]{1,3})([YMD]?)", text)
+    years = int(match[1]) / UNITS_PER_YEAR[match[2]] if match else math.nan
     return years if years <= MAX_AGE else math.nan
 
 
 def _parse_findings(file: Path, texts: pd.Series) -> np.ndarray:
     """Convert `Effusion|Mass` to zeros and ones, float32 (N, 14). Raises DataError with rows of unknown findings."""
-    # The release has 112,120 rows but fewer than a thousand distinct texts.
+    # The release has 112,120 rows but fewer than a thousand distinct strings.
     codes, distinct = pd.factorize(texts)
     parts = [[SPELLINGS.get(part, part) for part in text.split("|")] for text in distinct]
     parts = [[] if findings == ["No Finding"] else findings for findings in parts]
     unknown = [[part for part in findings if part not in FINDINGS] for findings in parts]
     rows = [f"row {texts.index[i] + 2} ({unknown[code][0]!r})" for i, code in enumerate(codes) if unknown[code]]
-    _reject_rows(file, rows, "unknown finding", f"use {', '.join(FINDINGS)}, joined by |, or No Finding alone")
+    _reject_rows(file, rows, "unknown finding", f"use {', '.join(FINDINGS)}, joined by |, or only No Finding")
     values = np.array([[finding in findings for finding in FINDINGS] for findings in parts], np.float32)
     return values.reshape(-1, len(FINDINGS))[codes]
 
 
 def _version(name: str, digest: str) -> str:
-    """Name the version of a label file by its hash; without a known hash by its file name, and marked so."""
+    """Identify the version of a label file by its hash, or by its file name, marked as modified or unverified."""
     if digest in LABEL_VERSIONS:
         return LABEL_VERSIONS[digest]
     if name not in LABEL_FILES:
@@ -154,7 +162,11 @@ def _version(name: str, digest: str) -> str:
 
 
 def read_boxes(file: Path, listed: set[str]) -> pd.DataFrame:
-    """Read the table of `Index.boxes`; empty without a box file. Raises DataError with the rows that are wrong."""
+    """Read the table of `Index.boxes`; empty without a box file.
+
+    Raises:
+        DataError: the file is not the box table, or has invalid rows, which the message names.
+    """
     if not file.is_file():
         return pd.DataFrame(columns=list(BOX_COLUMNS))
     data = _bytes(file)
@@ -168,11 +180,11 @@ def read_boxes(file: Path, listed: set[str]) -> pd.DataFrame:
         corners = np.stack([x, y, x + w, y + h], axis=1)
     clipped = corners.clip(0, BOX_PIXELS)
     # Less than a pixel beyond the edge is rounding, more is an error.
-    fits = (np.abs(corners - clipped) < 1).all(axis=1) & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    is_inside = (np.abs(corners - clipped) < 1).all(axis=1) & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     for problem, bad in (
         ("the image is in neither list", [name not in listed for name in table["image_id"]]),
         ("unknown finding", ~table["finding"].isin(FINDINGS)),
-        (f"the box is not inside the {BOX_PIXELS} x {BOX_PIXELS} image", ~fits),
+        (f"the box is not inside the {BOX_PIXELS} x {BOX_PIXELS} image", ~is_inside),
     ):
         rows = [f"row {row + 2} ({table['image_id'][row]})" for row in table.index[bad]]
         _reject_rows(file, rows, problem, "correct it, or put the box file of the NIH release there")
@@ -209,7 +221,7 @@ def _bytes(file: Path) -> bytes:
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
     if len(data) > MAX_BYTES:
-        raise DataError(f"{file} holds more than {MAX_BYTES >> 20} MiB: put the file of the NIH release there")
+        raise DataError(f"{file} has more than {MAX_BYTES >> 20} MiB: put the file of the NIH release there")
     return data
 
 

@@ -1,9 +1,10 @@
-"""`phantom`, the embedded dataset: chest radiographs drawn by the program. Nothing to download, no patient data.
+"""`phantom`, the built-in dataset of synthetic chest radiographs. Nothing to download, no patient data.
 
-It exists so that every command, test and comparison runs anywhere, on a task that is neither trivial nor impossible. It
-does not replace patients: a method's performance here does not predict its performance on real radiographs.
+With it every command, test and comparison runs anywhere, on a task that is neither trivial nor impossible. Performance
+on it does not predict performance on real radiographs.
 
-This file determines who has which finding and what each finding looks like; phantom_drawing.py draws. To view one::
+This file determines which patient has which finding and what each finding looks like; phantom_drawing.py draws the
+images. To view one::
 
     from PIL import Image
     from chxbench.datasets.phantom import Phantom
@@ -30,11 +31,11 @@ from .phantom_drawing import RANGES, Array, Base, Ellipse, Mark, Person, Rim, Vi
 # Part of the identity of the labels, and so of every result: raise it with any change of the drawing, labels or split.
 VERSION = "phantom-1"
 
-SHARES = {"train": 0.58, "val": 0.12, "test": 0.30}  # of the images
+SPLIT_FRACTIONS = {"train": 0.58, "val": 0.12, "test": 0.30}  # of the images
 MIN_POSITIVES = 16  # in the validation split, for which a rare finding is made more frequent,
-MAX_RAISED_SHARE = 0.07  # up to this share of the images
+MAX_RAISED_FRACTION = 0.07  # up to this fraction of the images
 MIN_IMAGES, MIN_SIZE = 60, 32
-CHRONIC = 0.5  # share of a finding's liability that belongs to the patient; the rest varies from image to image
+CHRONIC = 0.5  # fraction of a finding's liability that belongs to the patient; the rest varies from image to image
 
 # All 112,120 images of NIH ChestX-ray14, counted in Data_Entry_2017_v2020.csv (Wang et al., CVPR 2017).
 IMAGES = 112_120
@@ -61,8 +62,8 @@ CORRELATIONS = (
 # Patients with 1, 2, ... 11 images, and with 12 or more (who have 12 here).
 SERIES = (17503, 4113, 2100, 1330, 938, 787, 608, 494, 387, 320, 281, 1944)
 
-# Every kind of random choice has its own stream of random numbers, so that a new kind does not shift the others; row k
-# of a stream does not depend on how many rows are generated.
+# Every kind of random choice has a separate stream of random numbers, so that a new kind does not shift the others.
+# Row k of a stream does not depend on how many rows are generated.
 KINDS = ("series", "chronic", "acute", "person", "view", "place", "strength", "noise")
 
 
@@ -71,7 +72,7 @@ KINDS = ("series", "chronic", "acute", "person", "view", "place", "strength", "n
 class Phantom(Dataset):
     """Synthetic chest radiographs with the 14 findings of ChestX-ray14.
 
-    The pixels of an image are a function of the seed, its id, its labels and the size only.
+    The pixels of an image depend only on the seed, its id, its labels and the size.
 
     Findings are as frequent as in ChestX-ray14 (train, validation and test together) and co-occur as they do there,
     with one deliberate exception: a finding so rare that the validation split would have fewer than 16 positives is
@@ -90,11 +91,11 @@ class Phantom(Dataset):
     Options:
         images: number of images, at least 60.
         size: side of the images in pixels, at least 32.
-        seed: of everything that is random; another seed gives other patients, labels and pixels.
+        seed: seed of patients, labels and pixels.
     """
 
-    title: ClassVar[str] = "Phantom (drawn radiographs)"
-    caveat: ClassVar[str] = "the images are drawn, and nothing here says how these methods compare on patients"
+    title: ClassVar[str] = "Phantom (synthetic radiographs)"
+    caveat: ClassVar[str] = "the images are synthetic; these results say nothing about performance on patients"
     default_recipe: ClassVar[str] = "quick"
     needs_folder: ClassVar[bool] = False
     rare: ClassVar[tuple[str, ...]] = ("Hernia",)  # as in ChestX-ray14, whose tables it stands in for
@@ -186,7 +187,7 @@ class Population:
         return SIGNS[finding](bodies, Chance._make([*values, self.strength[which, k : k + 1]]))
 
     def _bending(self, finding: str, which: Sequence[int] | Array) -> Array:
-        """Compute how much a finding changes the bodies in some images: (n, 1), 0 where it is absent."""
+        """Compute how much a finding changes the bodies in some images: (n, 1), 0 if it is absent."""
         k = FINDINGS.index(finding)
         strength: Array = self.labels[which, k : k + 1] * mix(0.3, 1.0, self.strength[which, k : k + 1])
         return strength
@@ -228,12 +229,12 @@ def _series(images: int, seed: int) -> tuple[Array, Array]:
 
 
 def _deal(lengths: Array) -> Array:
-    """Assign each patient, in order, to the split that is furthest behind its share of the images so far."""
+    """Assign each patient, in order, to the split that is furthest behind its fraction of the images so far."""
     behind = dict.fromkeys(SPLITS, 0.0)
     dealt = []
     for length in lengths.tolist():
         split = max(SPLITS, key=behind.__getitem__)
-        behind = {name: images + (SHARES[name] - (name == split)) * length for name, images in behind.items()}
+        behind = {name: images + (SPLIT_FRACTIONS[name] - (name == split)) * length for name, images in behind.items()}
         dealt.append(split)
     return np.array(dealt)
 
@@ -244,11 +245,11 @@ def _labels(patient: Array, split: Array, seed: int) -> Array:
     chronic = _stream(seed, "chronic").standard_normal((patient[-1] + 1, len(FINDINGS)))[patient]
     acute = _stream(seed, "acute").standard_normal((len(patient), len(FINDINGS)))
     liability = (np.sqrt(CHRONIC) * chronic + np.sqrt(1 - CHRONIC) * acute) @ root.T
-    min_share = min(MAX_RAISED_SHARE, MIN_POSITIVES / np.count_nonzero(split == "val"))
+    min_fraction = min(MAX_RAISED_FRACTION, MIN_POSITIVES / np.count_nonzero(split == "val"))
     labels = np.zeros(liability.shape, dtype=bool)
     for rows_of_split in (np.flatnonzero(split == name) for name in SPLITS):
         for k, positives in enumerate(POSITIVES):
-            count = max(1, round(max(positives / IMAGES, min_share) * len(rows_of_split)))
+            count = max(1, round(max(positives / IMAGES, min_fraction) * len(rows_of_split)))
             order = np.argsort(-liability[rows_of_split, k], kind="stable")
             labels[rows_of_split[order[:count]], k] = True
     return labels
@@ -331,7 +332,7 @@ def _pneumonia(body: Person, chance: Chance) -> list[Mark]:
     side = _side(chance)
     x, y = spot(body, side, mix(-0.3, 0.4, chance.lateral), mix(0.5, 0.85, chance.height))
     length, height, angle = mix(0.08, 0.12, chance.size), mix(0.07, 0.11, chance.shape), mix(-0.8, 0.8, chance.turn)
-    patch, core = (Ellipse(x, y, share * length, share * height, angle, side=side) for share in (1, 0.65))
+    patch, core = (Ellipse(x, y, scale * length, scale * height, angle, side=side) for scale in (1, 0.65))
     amount = mix(0.1, 0.2, chance.strength)
     return [
         Mark(patch, amount, soft=0.8, texture="mottled", rough=0.8, hide=0.5),

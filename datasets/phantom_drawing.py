@@ -29,7 +29,7 @@ Array = np.ndarray
 Value = Array | np.float32 | float
 Traits = TypeVar("Traits", "Person", "View")
 
-GRID = 160  # bodies are drawn on GRID x GRID points, then scaled; noise is added at the picture's own size
+GRID = 160  # bodies are drawn on GRID x GRID points, then scaled; noise is added at the picture's size
 POINTS = np.linspace(0, 1, 48, dtype=np.float32)  # positions along an outline
 LEVEL = np.float32(0)  # an angle of 0; a Python 0 would become float64 in a cosine, and widen complete pictures
 NECK = 0.1  # half the neck's width; the shoulders begin there
@@ -87,9 +87,9 @@ RANGES = {
 }
 
 
-def mix(low: float, high: float, share: Array) -> Array:
-    """Interpolate: the value at `share`, in 0..1, of the way from `low` to `high`."""
-    value: Array = low + (high - low) * share
+def mix(low: float, high: float, fraction: Array) -> Array:
+    """Interpolate: the value at `fraction`, in 0..1, of the way from `low` to `high`."""
+    value: Array = low + (high - low) * fraction
     return value
 
 
@@ -222,9 +222,9 @@ class Ellipse(NamedTuple):
     along: Array  # the half axes
     athwart: Array
     angle: Value = LEVEL
-    taper: Value = 0.0  # thicker by this share towards one end, thinner towards the other
+    taper: Value = 0.0  # thicker by this fraction towards one end, thinner towards the other
     lean: float = 0.0  # sideways offset of the lower end, in half axes
-    top: float = -1.0  # cut off above this share of `athwart`, and below `bottom`
+    top: float = -1.0  # cut off above this fraction of `athwart`, and below `bottom`
     bottom: float = 1.0
     side: Value | None = None  # the lung that it is clipped to, if any
 
@@ -307,8 +307,8 @@ class Mark(NamedTuple):
     amount: Array  # the attenuation that it adds; negative for air
     soft: float = 0.3  # width of its edge, in units of `reach`; 1 is hazy to the middle
     texture: str = ""  # a key of textures(), or none
-    rough: float = 0.0  # share of the mark that the texture modulates
-    hide: float = 0.0  # share of the vessels behind it that disappears
+    rough: float = 0.0  # fraction of the mark that the texture modulates
+    hide: float = 0.0  # fraction of the vessels behind it that disappears
     line: bool = False  # whether only the edge is painted
 
 

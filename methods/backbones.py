@@ -16,17 +16,17 @@ from .torchvision_trunks import TRUNKS, imagenet_weights
 
 GATE_BIAS = 4.0  # sigmoid(4) = 0.982: an open gate
 GATES = (SEModule, LegacySEModule)  # squeeze-and-excitation, in ResNets and in the legacy SE networks
-TIMEOUT = 5.0  # seconds for the first answer of the host of pretrained weights
+TIMEOUT = 5.0  # seconds until the host of pretrained weights must answer
 
 OutputStride = Literal[8, 16, 32]
 
 
 class Backbone(nn.Module):
-    """Type of the networks that `build_backbone` returns: timm's have no common base class.
+    """Type of the networks that `build_backbone` returns; timm's networks have no common base class.
 
     Attributes:
         num_features: D, channels of the features.
-        loaded_weights: where its initial weights are from; absent if they are random.
+        loaded_weights: source of the initial weights; missing if they are random.
     """
 
     num_features: int
@@ -52,12 +52,12 @@ def build_backbone(
         weights: "imagenet" (downloaded by timm), "none", or the path of a .safetensors file.
         attention: whether every residual block has a squeeze-and-excitation block before the addition; they are
             inserted, unless the architecture has them ("legacy_seresnet101.in1k").
-        gates: how these blocks start, see `open_gates`; loaded weights of the blocks replace it.
+        gates: initialization of these blocks, see `open_gates`; loaded weights of the blocks replace it.
         output_stride: pixels of the image per location of the features; below 32 the last stages keep their resolution
             and dilate their convolutions instead.
 
     Raises:
-        MethodError: an unknown name, weights that cannot be loaded or do not fit, attention or a stride that the
+        MethodError: an unknown name, weights that cannot be loaded or do not match, attention or a stride that the
             network does not support.
     """
     pretrained = _imagenet(name) if weights == "imagenet" else None  # first, to report missing weights at once
@@ -90,7 +90,7 @@ def _create(name: str, attention: bool, output_stride: int) -> Backbone:
     if backbone is None and attention and name not in TRUNKS:
         backbone = _try(name, **stride)  # a network without the argument block_args may have its gates built in
     if backbone is None and not stride:
-        raise MethodError(f"backbone {name!r} cannot be built without a classifier: choose another one of timm")
+        raise MethodError(f"backbone {name!r} cannot be built without a classifier: choose a different one of timm")
     if backbone is None:
         raise MethodError(
             f"backbone {name!r} does not support output_stride={output_stride} (recipe quick sets 16): "
@@ -115,7 +115,11 @@ def _try(name: str, **extra: object) -> nn.Module | None:
 
 
 def _imagenet(name: str) -> tuple[dict[str, Tensor], str]:
-    """Download pretrained weights once; returns them and the full name that pins them. Raises MethodError."""
+    """Download pretrained weights once; returns them and the full name that pins them.
+
+    Raises:
+        MethodError: the weights do not exist or cannot be downloaded.
+    """
     try:
         return imagenet_weights(name) if name in TRUNKS else _timm_weights(name)
     except MethodError:
@@ -125,21 +129,23 @@ def _imagenet(name: str) -> tuple[dict[str, Tensor], str]:
         raise MethodError(
             f"the ImageNet weights of {name} cannot be loaded ({cause}): "
             "without network, copy the cache of Hugging Face here (HF_HOME) or pass a copy of them with "
-            "--set model.weights=FILE.safetensors; --set model.weights=none is another experiment"
+            "--set model.weights=FILE.safetensors; --set model.weights=none is a different experiment"
         ) from error
 
 
 def _timm_weights(name: str) -> tuple[dict[str, Tensor], str]:
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config is None or not (config.hf_hub_id or config.has_weights):
-        raise MethodError(f"timm has no ImageNet weights of {name!r}: name another backbone, or model.weights=none")
+        raise MethodError(
+            f"timm has no ImageNet weights of {name!r}: choose a different backbone, or model.weights=none"
+        )
     if config.hf_hub_id:
         _check_host(config.hf_hub_id)
     return timm.create_model(name, pretrained=True).state_dict(), f"timm/{config.architecture}.{config.tag}"
 
 
 def _check_host(repository: str) -> None:
-    """Query weights that are not in the cache once: timm's own download would retry for most of a minute."""
+    """Query weights that are not in the cache once: timm's download would retry for most of a minute."""
     names = ("model.safetensors", "pytorch_model.bin")
     if any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
         return
@@ -150,7 +156,11 @@ def _check_host(repository: str) -> None:
 
 
 def _from_file(path: str) -> tuple[dict[str, Tensor], str]:
-    """Load weights from a .safetensors file; returns them and the file's name. Raises MethodError."""
+    """Load weights from a .safetensors file; returns them and the file's name.
+
+    Raises:
+        MethodError: the file has a different format or cannot be read.
+    """
     if not path.endswith(".safetensors"):
         raise MethodError(f"model.weights = {path!r} is neither imagenet, none nor a .safetensors file")
     try:
@@ -163,24 +173,24 @@ def _load(backbone: Backbone, weights: dict[str, Tensor], source: str) -> None:
     """Load weights into a backbone: only attention blocks may be missing, only a classifier may be left over.
 
     Raises:
-        MethodError: other tensors are missing or left over, or have another shape.
+        MethodError: other tensors are missing or left over, or have an unexpected shape.
     """
     stages = {name for name, module in backbone.named_children() if not isinstance(module, nn.Identity)}
-    own = backbone.state_dict()
+    expected = backbone.state_dict()
     optional = tuple(f"{name}." for name, module in backbone.named_modules() if isinstance(module, GATES))
-    absent = [key for key in own if key not in weights and not key.startswith(optional) and not _is_counter(key)]
-    misfits = [key for key in own if key in weights and weights[key].shape != own[key].shape]
-    left_over = [key for key in weights if key not in own and key.split(".")[0] in stages and not _is_counter(key)]
-    if absent or misfits or left_over:
+    missing = [key for key in expected if key not in weights and not key.startswith(optional) and not _is_counter(key)]
+    reshaped = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
+    left_over = [key for key in weights if key not in expected and key.split(".")[0] in stages and not _is_counter(key)]
+    if missing or reshaped or left_over:
         raise MethodError(
-            f"weights {source} do not fit the backbone: {len(absent)} of its tensors are missing, {len(misfits)} "
-            f"have another shape, {len(left_over)} do not belong to it; {(absent + misfits + left_over)[0]} first"
+            f"weights {source} do not match the backbone: {len(missing)} of its tensors are missing, {len(reshaped)} "
+            f"have a different shape, {len(left_over)} do not belong to it; {(missing + reshaped + left_over)[0]} first"
         )
-    loaded = {key: value for key, value in weights.items() if key in own}
+    loaded = {key: value for key, value in weights.items() if key in expected}
     backbone.load_state_dict(loaded, strict=False)
     backbone.loaded_weights = LoadedWeights(source, tuple(loaded))
 
 
 def _is_counter(key: str) -> bool:
-    """Whether this is BatchNorm's count of batches, which older files lack and nothing here uses."""
+    """Return whether this is BatchNorm's count of batches, which older files lack and nothing here uses."""
     return key.endswith("num_batches_tracked")

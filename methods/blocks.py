@@ -28,7 +28,7 @@ class MapClassifier(nn.Module):
         backbone: its `forward_features` returns features (B, D, h, w).
         head: features to log-odds at each location.
         pool: maps to image-level log-odds.
-        cam: return the head's `activation_map` instead of the maps that are pooled; the logits are the same.
+        cam: whether to return the head's `activation_map` instead of the maps that are pooled; the logits are the same.
     """
 
     def __init__(
@@ -51,27 +51,27 @@ class MapClassifier(nn.Module):
 
 
 def full_precision(features: Tensor) -> torch.autocast:
-    """Disable autocast after the features: scores rounded to bfloat16 tie, in some heads more than in others."""
+    """Disable autocast after the features: scores rounded to bfloat16 have ties, in some heads more than in others."""
     return torch.autocast(features.device.type, enabled=False)
 
 
 class GlobalLocalHead(nn.Module):
-    """Space attention module: every location sees its own features and their mean over the image.
+    """Space attention module: a classifier of the local features and their mean over the image.
 
     The mean is broadcast, without a convolution, and concatenated (Ma et al. 2019, section 2.2): features (B, D, h, w)
     to log-odds (B, C, h, w) by one linear classifier for all locations.
 
     Args:
-        features: D.
-        findings: C.
-        normalize: scale both halves to length 1 at each location and multiply each channel by a learned factor, as
-            ParseNet does (Liu et al. 2015, section 3.3), so that neither half dominates the other.
+        num_features: D.
+        num_findings: C.
+        normalize: whether to scale both halves to length 1 at each location and multiply each channel by a learned
+            factor, as ParseNet does (Liu et al. 2015, section 3.3), so that neither half dominates the other.
     """
 
-    def __init__(self, features: int, findings: int, normalize: bool = False) -> None:
+    def __init__(self, num_features: int, num_findings: int, normalize: bool = False) -> None:
         super().__init__()
-        self.classifier = nn.Conv2d(2 * features, findings, 1)
-        self.scale = nn.Parameter(torch.full((1, 2 * features, 1, 1), PARSENET_SCALE)) if normalize else None
+        self.classifier = nn.Conv2d(2 * num_features, num_findings, 1)
+        self.scale = nn.Parameter(torch.full((1, 2 * num_features, 1, 1), PARSENET_SCALE)) if normalize else None
 
     def forward(self, features: Tensor) -> Tensor:
         return self._classify(features, features.mean((2, 3), keepdim=True).expand_as(features))
@@ -79,8 +79,8 @@ class GlobalLocalHead(nn.Module):
     def activation_map(self, features: Tensor) -> Tensor:
         """Compute the class activation map: each location's log-odds as if the whole image looked like it.
 
-        With the concatenation as written and log-odds averaged, its mean over the locations is the image's log-odds: it
-        is the map of "average pooling between the last stage and the classifier" (Ma et al. 2019, Fig. 4).
+        With concatenation and averaged log-odds, its mean over the locations is the image's log-odds: the map of
+        "average pooling between the last stage and the classifier" (Ma et al. 2019, Fig. 4).
         """
         return self._classify(features, features)
 
@@ -124,7 +124,7 @@ def maximum(maps: Tensor) -> Tensor:
 
 
 def pooling(name: Pool, sharpness: float) -> Callable[[Tensor], Tensor]:
-    """Return the pooling that `--option pool=NAME` names; sharpness is that of "lse"."""
+    """Return the pooling called `name`; `sharpness` is the parameter of "lse"."""
     if name == "lse":
         return partial(log_sum_exp, sharpness=sharpness)
     return {"mean_probability": mean_probability, "mean_logit": mean_logit, "max": maximum}[name]

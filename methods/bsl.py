@@ -1,7 +1,7 @@
 """BSL: the plain ResNet-101 baseline of Ma et al. 2019, Table 1.
 
-Global average pooling between the last stage and a linear classifier. Written as a classifier at each location whose
-log-odds are averaged, which is the same function and also gives the class activation maps.
+Global average pooling between the last stage and a linear classifier. It is implemented as a classifier at each
+location whose log-odds are averaged: the same function, which also gives the class activation maps.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class Baseline(Method):
         backbone: any convolutional network of timm, with the tag of its weights; those of resnet101.tv_in1k are the
             closest to the weights available in 2018.
         output_stride: pixels of the image per location of the maps, 32 (the paper's, 7x7 locations of a 224-pixel
-            crop), 16 or 8, where the last stages dilate their convolutions instead of downsampling; by default the
-            recipe's model.output_stride.
+            crop), 16 or 8, for which the last stages dilate their convolutions instead of downsampling; set from the
+            recipe's model.output_stride unless given.
     """
 
     title: ClassVar[str] = "BSL"

@@ -22,11 +22,11 @@ class FeatureAttention(Method):
     """Baseline with channel attention in every residual block.
 
     Options:
-        backbone: a ResNet of timm, into which the blocks are inserted, or one that has them and ImageNet weights for
-            them, legacy_seresnet101.in1k, the only SE-ResNet-101 of timm with such weights (its output_stride is 32).
-        gates: how the attention blocks start, not stated in the paper; "open" (0.982) preserves pretrained features,
-            "random" multiplies each residual branch by about 0.5. Loaded weights of the blocks replace either.
-        output_stride: as in `bsl`; by default the recipe's model.output_stride.
+        backbone: a ResNet of timm, into which the blocks are inserted, or legacy_seresnet101.in1k, the only
+            SE-ResNet-101 of timm with ImageNet weights for the blocks (its output_stride is 32).
+        gates: initialization of the attention blocks, not stated in the paper; "open" (0.982) preserves pretrained
+            features, "random" multiplies each residual branch by about 0.5. Loaded weights of the blocks replace both.
+        output_stride: as in `bsl`; set from the recipe's model.output_stride unless given.
     """
 
     title: ClassVar[str] = "BSL + FAM"

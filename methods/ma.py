@@ -1,8 +1,8 @@
 """MA: the complete method of Ma et al. 2019, SAM's network trained in two stages (hard example attention, section 2.3).
 
-Stage 1 trains on the training set A and scores it. B holds the positives that it misses; stage 2 trains from the start
-on C = A + B. With the mean of probabilities few scores exceed 0.5, so B holds nearly all positives: the record states
-how many. What counts is the gain over the controls of equal budget, `ma_random` and `ma_again`.
+Stage 1 trains on the training set A and scores it. B is the set of positives that it misses; stage 2 trains from the
+initial weights on C = A + B. With mean_probability pooling few scores exceed 0.5, so that B contains nearly all
+positives; the record states how many. Compare MA with the controls of equal budget, `ma_random` and `ma_again`.
 """
 
 import hashlib
@@ -24,11 +24,12 @@ class MultiAttention(SpaceAttention):
     """SAM with a second stage of training that repeats hard positives.
 
     Options:
-        threshold: a positive is missed when its probability is not above this; 0.5 in the paper. The training images
-            are scored as test images are, center crop and evaluation mode (not stated in the paper).
-        count: whether B holds an image once ("image") or once per missed finding ("finding"); not stated in the paper.
-        restart: where stage 2 starts, at the run's initial weights ("initial") or at those of stage 1 ("previous"); not
-            stated in the paper.
+        threshold: a positive is missed if its probability is not above this; 0.5 in the paper. The training images
+            are scored like test images, with the center crop in evaluation mode (not stated in the paper).
+        count: whether B contains an image once ("image") or once per missed finding ("finding"); not stated in the
+            paper.
+        restart: weights from which stage 2 starts, the run's initial ones ("initial") or those of stage 1 ("previous");
+            not stated in the paper.
     """
 
     title: ClassVar[str] = "MA (FAM + SAM + HEM)"
@@ -53,11 +54,11 @@ class MultiAttention(SpaceAttention):
         return missed
 
     def rows_of(self, labels: np.ndarray) -> np.ndarray:
-        """List the rows that labels, bool (N, C), add to the training set, as often as the option `count` says."""
+        """List the rows that labels, bool (N, C), add to the training set, repeated as the option `count` sets."""
         repeats = labels.any(axis=1) if self.count == "image" else labels.sum(axis=1)
         return np.repeat(np.arange(len(labels)), repeats)
 
 
 def generator_for(scores: np.ndarray) -> np.random.Generator:
-    """Seed random numbers with the scores: the same run draws the same ones, a run with another seed others."""
+    """Create a generator seeded by a hash of the scores, so that a run can be repeated."""
     return np.random.default_rng(list(hashlib.sha256(np.ascontiguousarray(scores).tobytes()).digest()))

@@ -1,6 +1,6 @@
-"""MA's second control: stage 2 sees as many images as MA's C = A + B, but repeats images of A regardless of labels.
+"""MA's second control: stage 2 trains on as many images as MA's C = A + B, but repeats random images of A.
 
-A gain of MA and `ma_random` over this control is not due to longer training: it comes from repeating positives.
+A gain of MA and `ma_random` over this control is not due to longer training; it comes from repeating positives.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ class TrainAgain(MultiAttention):
     """Control for MA whose second stage repeats images regardless of their labels.
 
     Options:
-        budget: "equal" adds |B| random images of A, B being the set of hard positives in `ma`; "plain" trains on A
-            alone, |B| fewer images than `ma`.
+        budget: "equal" adds |B| random images of A, with B the set of hard positives in `ma`; "plain" trains only on A,
+            |B| fewer images than `ma`.
     """
 
-    title: ClassVar[str] = "MA control: A again"
+    title: ClassVar[str] = "MA control: random images"
     paper: ClassVar[str] = "control of equal budget for Ma et al., ICASSP 2019"
     reported: ClassVar[str | None] = None
     control: ClassVar[bool] = True
@@ -36,7 +36,7 @@ class TrainAgain(MultiAttention):
         return (Stage("all"), Stage("all again", self.add_any, self.restart))
 
     def add_any(self, scores: np.ndarray, labels: np.ndarray) -> Selection:
-        """Select every row once, then |B| random rows, none twice before all are used; log-odds and labels (N, C)."""
+        """Select every row once, then |B| random rows, evenly repeated beyond N; log-odds and labels (N, C)."""
         count = len(self.rows_of(self.missed(scores, labels))) if self.budget == "equal" else 0
         rows = np.arange(len(labels))
         return Selection(np.append(rows, np.resize(generator_for(scores).permutation(rows), count)))

@@ -20,7 +20,7 @@ from .ma import MultiAttention, generator_for
 class RandomPositives(MultiAttention):
     """Control for MA whose second stage repeats random positives.
 
-    The options are those of `ma`, whose set B determines how many positives are drawn.
+    The options are those of `ma`, whose set B determines how many positives are sampled.
     """
 
     title: ClassVar[str] = "MA control: random positives"

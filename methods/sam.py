@@ -1,4 +1,4 @@
-"""BSL + FAM + SAM: every location is classified from its own and the global features (Ma et al. 2019, section 2.2).
+"""BSL + FAM + SAM: every location is classified from its local and the global features (Ma et al. 2019, section 2.2).
 
 As written (linear classifier, then the average) the paper's module is the baseline with a redundant head: the average
 of linear functions is the linear function of the average. Here each location gives a probability first.
@@ -22,14 +22,13 @@ class SpaceAttention(FeatureAttention):
     """FAM with a classifier at every location that also sees the global features.
 
     Options:
-        pool: how locations become an image. The paper averages without saying what; "mean_probability" averages
+        pool: pooling of locations to the image. The paper does not state what it averages: "mean_probability" averages
             probabilities, "mean_logit" log-odds (the degenerate reading); "lse" and "max" do not average.
         sharpness: r of pool=lse, between the mean (small) and the maximum (large); 10 in Wang et al. 2017.
         fuse: how local and global features are joined, "concat" as the paper writes it, or "parsenet", which first
             normalizes both and learns a scale per channel, as the ParseNet that the paper cites.
-        heatmap: which maps to show, without effect on scores; "score" shows the maps before the last average (as
-            probabilities, where these are averaged), "cam" the class activation map, the two sides of the paper's
-            Fig. 4.
+        heatmap: which maps to show, without effect on scores: "score" for the maps before pooling (as probabilities if
+            those are averaged), "cam" for the class activation map; the two sides of the paper's Fig. 4.
     """
 
     title: ClassVar[str] = "BSL + FAM + SAM"

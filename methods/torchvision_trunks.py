@@ -1,7 +1,6 @@
 """The two backbones of Wang et al. 2017 that timm lacks, from torchvision, without their classifiers.
 
-Both have 32 pixels of the image per location of the features; tensors keep torchvision's names, so that its weight
-files fit.
+Both have an output stride of 32; tensors keep torchvision's names, so that its weight files can be loaded.
 """
 
 from torch import Tensor, nn
@@ -25,8 +24,8 @@ class AlexNetTrunk(AlexNet):
 class GoogLeNetTrunk(GoogLeNet):
     """Images (B, 3, H, W), normalized as ImageNet, to features (B, 1024, h, w).
 
-    torchvision's weights expect another normalization; its own transformation to that one is applied whatever the
-    weights, so that a network with trained weights is the same wherever these came from.
+    torchvision's weights expect a different normalization. torchvision's transformation to it is always applied, so
+    that the network is the same function whatever the source of its weights.
     """
 
     num_features = 1024

@@ -1,7 +1,8 @@
-"""Wang et al. 2017: the baseline that came with the dataset (ChestX-ray8, CVPR 2017, section 4).
+"""Wang et al. 2017: the baseline published with the dataset (ChestX-ray8, CVPR 2017, section 4).
 
-ImageNet backbone, a transition layer, log-sum-exp pooling, a prediction layer, and a cross-entropy that gives rare
-positives more weight. Its heatmap applies the prediction's weights to the transition's activations before pooling.
+ImageNet backbone, a transition layer, log-sum-exp pooling, a prediction layer, and a cross-entropy balanced between
+positive and negative labels. The heatmap applies the prediction layer's weights to the transition layer's activations
+before pooling.
 """
 
 from collections.abc import Sequence
@@ -20,17 +21,17 @@ from .blocks import full_precision, log_sum_exp
 @METHODS.register("wang2017")
 @dataclass(frozen=True)
 class Wang2017(Method):
-    """Transition layer, log-sum-exp pooling and a class-balanced cross-entropy.
+    """Transition layer, log-sum-exp pooling and a cross-entropy balanced between positive and negative labels.
 
     Options:
         backbone: resnet50 was the best of the paper's four. The others, with output_stride=32, are vgg16.tv_in1k, and
             torchvision/alexnet and torchvision/googlenet, which timm lacks.
-        output_stride: as in `bsl`; by default the recipe's model.output_stride.
-        transition: channels of the transition layer, a 1x1 convolution with ReLU; kernel and width are not stated in
-            the paper.
+        output_stride: as in `bsl`; set from the recipe's model.output_stride unless given.
+        transition: output channels of the transition layer, a 1x1 convolution with ReLU; the paper states neither
+            kernel size nor channels.
         sharpness: r of the log-sum-exp pooling, 10 in the paper.
         reduction: "sum" adds the weighted cross-entropy over batch and findings, as in the paper; "mean" divides it by
-            the number of labels, so that the learning rate means the same as for the other methods.
+            the number of known labels, which keeps the loss on a scale comparable to the other methods.
     """
 
     title: ClassVar[str] = "Wang et al. 2017"
@@ -52,12 +53,21 @@ class Wang2017(Method):
 
 
 class _TransitionNet(nn.Module):
-    def __init__(self, backbone: Backbone, width: int, findings: int, sharpness: float) -> None:
+    """Network of Wang et al. 2017, Fig. 3: backbone, transition layer, pooling, prediction layer.
+
+    Args:
+        backbone: its `forward_features` returns features (B, D, h, w).
+        transition: output channels of the transition layer.
+        num_findings: C.
+        sharpness: r of the log-sum-exp pooling.
+    """
+
+    def __init__(self, backbone: Backbone, transition: int, num_findings: int, sharpness: float) -> None:
         super().__init__()
         self.backbone: Backbone = backbone
         self.sharpness = sharpness
-        self.transition = nn.Sequential(nn.Conv2d(backbone.num_features, width, 1), nn.ReLU())
-        self.prediction = nn.Conv2d(width, findings, 1)
+        self.transition = nn.Sequential(nn.Conv2d(backbone.num_features, transition, 1), nn.ReLU())
+        self.prediction = nn.Conv2d(transition, num_findings, 1)
 
     def forward(self, images: Tensor) -> Output:
         activations = self.transition(self.backbone.forward_features(images)).float()
@@ -67,18 +77,20 @@ class _TransitionNet(nn.Module):
 
 
 def balanced_weights(targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Compute the weights of W-CEL: positives (|P|+|N|)/|P|, negatives (|P|+|N|)/|N|, counted over the label matrix.
+    """Compute the weights of W-CEL: (|P|+|N|)/|P| for positive labels, (|P|+|N|)/|N| for negative labels.
+
+    |P| and |N| are counted over the label matrix of the whole batch, not per finding.
 
     Args:
         targets: (B, C) 1, 0 or NaN for unknown, which is not counted.
-        reduction: "sum" as in the paper, or "mean", over the known labels.
+        reduction: "sum" as in the paper, or "mean" to divide by the number of known labels.
 
     Returns:
-        (B, C) float32; unknown labels have weight 0, and so does a class without members.
+        (B, C) float32; unknown labels have weight 0.
     """
     positive, negative = (targets == 1).float(), (targets == 0).float()
-    known = positive.sum() + negative.sum()
-    of_positives = known / positive.sum().clamp(min=1) * positive
-    of_negatives = known / negative.sum().clamp(min=1) * negative
+    label_count = positive.sum() + negative.sum()
+    of_positives = label_count / positive.sum().clamp(min=1) * positive
+    of_negatives = label_count / negative.sum().clamp(min=1) * negative
     total = of_positives + of_negatives
-    return total if reduction == "sum" else total / known.clamp(min=1)
+    return total if reduction == "sum" else total / label_count.clamp(min=1)

@@ -43,7 +43,7 @@ def test_help_imports_nothing_heavy():
         pytest.param(["--method", "ma", "--set", "dataset.imags=3"], "did you mean dataset.images", id="data option"),
         pytest.param(["--method", "ma", "--set", "train.epochs"], "is not key=value", id="no value"),
         pytest.param(["--method", "ma", "--option", "poool=lse"], "did you mean pool?", id="option"),
-        pytest.param(["--method", "ma", "--option", "pool=mean"], "pool = 'mean' does not fit", id="option value"),
+        pytest.param(["--method", "ma", "--option", "pool=mean"], "pool = 'mean' is invalid", id="option value"),
         pytest.param(["--method", "ma", "--dataset", "chestxray14"], "--data-dir", id="no folder"),
         pytest.param(
             ["--method", "ma", "--dataset", "chestxray14", "--data-dir", "nowhere"], "does not exist", id="folder"
@@ -70,7 +70,7 @@ def test_list_has_one_line_per_plugin_and_recipe_within_80_columns():
     names = [line.split()[0] for line in lines if line.startswith("  ")]
     assert names == ["bsl", "fam", "ma", "ma_again", "ma_random", "sam", "wang2017", "chestxray14", "phantom", *RECIPES]
     assert max(map(len, lines)) <= 80
-    assert "  phantom      Phantom (drawn radiographs)" in lines
+    assert "  phantom      Phantom (synthetic radiographs)" in lines
 
 
 def test_list_as_json_has_the_same_names():

@@ -34,11 +34,15 @@ def test_a_good_index_passes_and_gives_rows_and_targets(index):
     ("change", "message"),
     [
         pytest.param({"images": lambda t: t.drop(columns="Mass")}, "no column 'Mass'", id="finding"),
-        pytest.param({"images": lambda t: t.assign(patient_id=[None, "1", "2", "3"])}, "have no image_id", id="owner"),
-        pytest.param({"images": lambda t: t.assign(patient_id=[1, "1", "1", "3"])}, "in two splits", id="1 and '1'"),
         pytest.param(
-            {"split": lambda s: Split("x", "0" * 64)}, "another split hash than split_sha256", id="split hash"
+            {"images": lambda t: t.assign(patient_id=[None, "1", "2", "3"])},
+            "1 image without image_id",
+            id="no patient",
         ),
+        pytest.param(
+            {"images": lambda t: t.assign(patient_id=[1, "1", "1", "3"])}, "1 patient in several splits", id="1 and '1'"
+        ),
+        pytest.param({"split": lambda s: Split("x", "0" * 64)}, "split hash is not split_sha256", id="split hash"),
         pytest.param({"labels": lambda s: Labels("x", "none", "1")}, "is not a SHA-256", id="label hash"),
     ],
 )
@@ -51,12 +55,10 @@ def test_an_index_that_breaks_the_contract_is_rejected(index, change, message):
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        pytest.param("image_id", ["a", "a", "c", "d"], "1 images are listed twice, a first", id="image twice"),
+        pytest.param("image_id", ["a", "a", "c", "d"], "1 repeated image, a first", id="image twice"),
         pytest.param("split", ["train", "dev", "val", "test"], "unknown split 'dev'", id="unknown split"),
-        pytest.param("Mass", [0, 2, 0, 1], "neither 0, 1 nor unknown", id="label out of range"),
-        pytest.param(
-            "patient_id", ["1", "2", "2", "3"], "1 patients are in two splits, patient 2", id="shared patient"
-        ),
+        pytest.param("Mass", [0, 2, 0, 1], "1 label not 0, 1 or NaN", id="label out of range"),
+        pytest.param("patient_id", ["1", "2", "2", "3"], "1 patient in several splits, 2 first", id="shared patient"),
         pytest.param("split", ["train", "train", "train", "test"], "the val split has no image", id="empty split"),
     ],
 )
@@ -77,11 +79,11 @@ def test_traits_have_any_name_and_values_and_change_no_hash(index):
 @pytest.mark.parametrize(
     ("trait", "values", "message"),
     [
-        pytest.param("sex", ["F", 1, None, "M"], "'sex' of the index mixes kinds of values", id="mixed"),
-        pytest.param("age", None, "has no column 'age', which its traits name", id="absent"),
-        pytest.param("Mass", None, "names 'Mass' as a trait", id="finding"),
-        pytest.param("split", None, "names 'split' as a trait", id="contract"),
-        pytest.param("score Mass", ["a"] * 4, "names 'score Mass' as a trait", id="column of the score table"),
+        pytest.param("sex", ["F", 1, None, "M"], "'sex' of the index mixes types", id="mixed"),
+        pytest.param("age", None, "has no column 'age', which its traits include", id="absent"),
+        pytest.param("Mass", None, "reserved column name 'Mass'", id="finding"),
+        pytest.param("split", None, "reserved column name 'split'", id="contract"),
+        pytest.param("score Mass", ["a"] * 4, "reserved column name 'score Mass'", id="column of the score table"),
     ],
 )
 def test_a_trait_that_breaks_the_contract_is_rejected(index, trait, values, message):
@@ -115,12 +117,12 @@ def test_a_box_on_a_listed_image_passes(index):
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        pytest.param([{**BOX, "x": 205, "w": 300}], "1 boxes: Mass of d is not inside its image", id="pixels"),
-        pytest.param([BOX, {**BOX, "w": 0}], "1 boxes: .* is not inside", id="no width"),
+        pytest.param([{**BOX, "x": 205, "w": 300}], "1 invalid box: Mass of d is not inside its image", id="pixels"),
+        pytest.param([BOX, {**BOX, "w": 0}], "1 invalid box: .* is not inside", id="no width"),
         pytest.param([{**BOX, "y": np.nan}], "is not inside", id="NaN"),
         pytest.param([{**BOX, "finding": "Mas"}], "is of a finding that is not listed", id="finding"),
         pytest.param([{**BOX, "image_id": "e"}], "is on an image that is not listed", id="image"),
-        pytest.param([BOX, BOX], "1 boxes: Mass of d is listed twice", id="twice"),
+        pytest.param([BOX, BOX], "1 invalid box: Mass of d is listed twice", id="twice"),
         pytest.param([{key: value for key, value in BOX.items() if key != "h"}], "no column 'h'", id="column"),
     ],
 )

@@ -44,7 +44,7 @@ def test_a_file_extends_a_recipe_and_is_the_same_recipe_whatever_its_name(tmp_pa
         pytest.param("quik", {}, "did you mean quick", id="unknown recipe"),
         pytest.param("nowhere.toml", {}, "cannot be read", id="missing file"),
         pytest.param("quick", {"train.epoch": 3}, "did you mean train.epochs", id="unknown key"),
-        pytest.param("quick", {"train.epochs": 0}, "train.epochs = 0 does not fit", id="out of range"),
+        pytest.param("quick", {"train.epochs": 0}, "train.epochs = 0 is invalid", id="out of range"),
         pytest.param("quick", {"train.lr": "fast"}, "valid number", id="no number"),
         pytest.param("quick", {"train.optimizer": "adam"}, "'sgd' or 'adamw'", id="no choice"),
         pytest.param("quick", {"pixels.crop": 70}, "does not fit into pixels.size 72", id="crop too large"),
@@ -62,7 +62,7 @@ def test_a_mistake_is_answered(name, settings, message):
         pytest.param("[trian]\n", "did you mean train", id="unknown section"),
         pytest.param("[train]\nepochs = 1\n", 'begin with extends = "quick"', id="incomplete"),
         pytest.param('extnds = "quick"\n', "did you mean extends", id="extends misspelt"),
-        pytest.param('extends = "quick"\n[train]\nlr = []\n', "train.lr = .* does not fit", id="value"),
+        pytest.param('extends = "quick"\n[train]\nlr = []\n', "train.lr = .* is invalid", id="value"),
     ],
 )
 def test_a_bad_recipe_file_is_answered(tmp_path, text, message):

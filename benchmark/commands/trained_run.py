@@ -1,4 +1,4 @@
-"""A completed run, loaded for use: its record, its method, and the network with the weights that were scored."""
+"""Load a completed run: its record, its method, and the network with the weights that were scored."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +24,13 @@ WEIGHTS = "weights.safetensors"
 
 
 class TrainedRun(NamedTuple):
-    """A completed run.
+    """Completed run, loaded for inference.
 
     Attributes:
-        record: what it left behind.
-        recipe: its recipe.
-        method: with the recorded options, except for those that the user changed.
-        network: with the weights that were scored, placed on `device`.
+        record: record of the run.
+        recipe: recipe of the run.
+        method: method with the recorded options, except for those that the user changed.
+        network: network with the weights that were scored, on `device`.
         device: where the network runs, in the recorded precision.
     """
 
@@ -42,7 +42,7 @@ class TrainedRun(NamedTuple):
 
     @property
     def pixels(self) -> Pixels:
-        """Size and crop of the images that the network takes."""
+        """Size and crop of the network's input images."""
         return self.recipe.pixels
 
 
@@ -50,12 +50,12 @@ def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
     """Load a completed run.
 
     Args:
-        folder: the run's folder under `runs/` or `results/`, which holds `run.json`.
-        options: options of the method to change; only those that change no score, such as which heatmap to show.
+        folder: folder of the run under `runs/` or `results/`, which contains `run.json`.
+        options: options of the method to change; only those that do not affect scores, such as which heatmap to show.
 
     Raises:
-        UserError: the folder holds no record of a run, its method is not registered, an option was part of training, or
-            the weights are missing or not those that the record names.
+        UserError: the folder contains no record of a run, its method is not registered, an option was part of training,
+            or the weights are missing or differ from those in the record.
     """
     records.require_record(folder, _hint(folder))
     record = records.read(folder)
@@ -68,14 +68,14 @@ def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
-            f"the weights in {folder} do not fit {record.method.name} with these options: {error}"
+            f"the weights in {folder} do not match {record.method.name} with these options: {error}"
         ) from error
     device = Device(record.recipe.compute.precision)
     return TrainedRun(record, record.recipe, method, device.place(network), device)
 
 
 def _hint(folder: Path) -> str:
-    """Return what to do about a folder that holds no record."""
+    """Suggest what to do about a folder that contains no record."""
     if (folder / "stage1").is_dir():
         return "the run was interrupted, rerun its command to resume it"
     runs = sorted(path.parent.name for path in Workspace().runs.glob("*/run.json"))
@@ -86,10 +86,10 @@ def _build_method(record: Record, options: Mapping[str, Any]) -> Method:
     """Build the recorded method with some options changed."""
     name = record.method.name
     if name not in METHODS and not record.method.built_in:
-        raise UserError(f"the run's method {name!r} is a plugin: name its file with --plugin FILE.py")
+        raise UserError(f"the run's method {name!r} is a plugin: pass its file with --plugin FILE.py")
     entry = METHODS.get(name)
     if entry.source_sha256 != record.method.source_sha256:
-        say(f"method {name} has changed since the run was made: its predictions may differ")
+        say(f"method {name} has changed since the run: predictions may differ")
     method: Method = build(entry.cls, {**record.method.options, **options}, "")
     trained = sorted(set(options) - set(method.display_options) & set(record.method.options))
     if trained:
@@ -109,5 +109,5 @@ def _load_weights(folder: Path, record: Record, sha256: str) -> dict[str, Tensor
     except (SafetensorError, OSError) as error:
         raise UserError(f"weights {path} cannot be read ({error}): run again with --fresh") from error
     if weights_sha256(weights) != sha256:
-        raise UserError(f"weights {path} are not those that the record was made with: run again with --fresh")
+        raise UserError(f"weights {path} do not match the record: run again with --fresh")
     return weights

@@ -1,1 +1,1 @@
-"""From a dataset to batches: index, pixel cache, loader."""
+"""Data pipeline from a dataset to batches: index, pixel cache, loader."""

@@ -1,6 +1,6 @@
-"""Batches of crops from the pixel map: which crops, in which order, and which of them this process computes.
+"""Read batches of crops from the pixel map, and divide them among processes.
 
-Batches are read one ahead of the batch in use. Random draws depend only on (seed, stage, epoch, position), not on
+Batches are read one ahead of the batch in use. Random numbers depend only on (seed, stage, epoch, position), not on
 generator state, so that results depend neither on the number of processes nor on where a run was interrupted.
 """
 
@@ -23,8 +23,8 @@ class Crop(NamedTuple):
     """Crops of images of the pixel map.
 
     Attributes:
-        rows: row numbers of the map, int (N,).
-        tops, lefts: upper left corners in pixels, int (N,).
+        rows: row numbers of the pixel map, int (N,).
+        tops, lefts: upper left corners of the crops in pixels, int (N,).
     """
 
     rows: np.ndarray
@@ -48,9 +48,9 @@ def shifted_crops(rows: np.ndarray, setting: Pixels, *key: int) -> Crop:
     """Return the crops of training, shifted from the center by whole pixels uniform in -max_shift..max_shift.
 
     Args:
-        rows: row numbers (N,), repeats allowed; each position has a shift of its own.
-        setting: size, crop and max_shift.
-        key: identifies the pass (seed, stage, epoch); with the position it determines the shift.
+        rows: row numbers (N,), repeats allowed; each position has a separate shift.
+        setting: size, crop and max_shift of the recipe.
+        key: counts that identify the pass (seed, stage, epoch); with the position it determines the shift.
     """
     shifts = np.random.default_rng(key).integers(-setting.max_shift, setting.max_shift + 1, (2, len(rows)))
     corner = _center_corner(setting)
@@ -62,7 +62,7 @@ def _center_corner(setting: Pixels) -> int:
 
 
 class Shard(NamedTuple):
-    """Rank of this process among those that share the work, and their number."""
+    """Rank of this process, and the number of processes."""
 
     rank: int = 0
     world_size: int = 1
@@ -75,10 +75,10 @@ class BatchSpan(NamedTuple):
     """Positions of one batch among the crops.
 
     Attributes:
-        global_: positions of all its images.
-        local: positions of those that this process computes.
-        is_padding: whether the batch has fewer images than processes and none for this one. The process then computes
-            the first image with weight 0, because all have to take part in summing gradients.
+        global_: positions of all images of the batch.
+        local: positions of the images that this process computes.
+        is_padding: whether the batch has fewer images than processes, so that none is left for this process. It then
+            computes the first image with weight 0, because every process must join the gradient reduction.
     """
 
     global_: range
@@ -90,9 +90,9 @@ class Batch(NamedTuple):
     """Images and labels of one step.
 
     Attributes:
-        images: this process's part of the batch, uint8 (b, side, side).
+        images: this rank's part of the batch, uint8 (b, side, side).
         targets: labels of the complete batch, float32 (B, C): the loss may depend on all of them.
-        local: which of the B rows are those of `images`.
+        local: rows of `targets` that belong to `images`.
         is_padding: whether the images have weight 0, see BatchSpan.
     """
 
@@ -103,7 +103,7 @@ class Batch(NamedTuple):
 
 
 def shard_within_batches(total: int, size: int, shard: Shard = SINGLE_PROCESS) -> list[BatchSpan]:
-    """Divide each batch among the processes, for training: every step is that of a single process.
+    """Divide each batch among the processes, for training: every step equals that of a single process.
 
     Args:
         total: number of crops.
@@ -119,7 +119,7 @@ def shard_within_batches(total: int, size: int, shard: Shard = SINGLE_PROCESS) -
 
 
 def shard_batches(total: int, size: int, shard: Shard = SINGLE_PROCESS) -> list[BatchSpan]:
-    """Distribute complete batches over the processes, for scoring: a batch gives the same bits in any process.
+    """Distribute complete batches over the processes, for scoring: each batch gives the same bits in any process.
 
     Args:
         total: number of crops.
@@ -132,7 +132,7 @@ def shard_batches(total: int, size: int, shard: Shard = SINGLE_PROCESS) -> list[
 def batch_sizes(total: int, most: int) -> list[int]:
     """Return the lengths of consecutive batches of `most` that cover `total`; a remainder of 1 joins the batch before.
 
-    Alone, it would leave BatchNorm without a variance wherever the features are 1x1.
+    With a batch of 1, BatchNorm has no variance if the features are 1x1.
     """
     full, remainder = divmod(total, most)
     sizes = [most] * full + ([remainder] if remainder else [])
@@ -147,11 +147,11 @@ def read_batches(
     """Read crops in their order, one batch ahead of the batch in use.
 
     Args:
-        pixels: the map, uint8 (N, size, size).
+        pixels: pixel map, uint8 (N, size, size).
         targets: labels of all images, float32 (N, C).
-        crop: the crops, in the order of the batches.
+        crop: crops in the order of the batches.
         side: side of the crops in pixels.
-        spans: the batches, as positions in `crop`.
+        spans: batches as positions in `crop`.
         pin: whether to copy into page-locked memory, from which copies to a GPU are asynchronous.
 
     Yields:
@@ -171,12 +171,12 @@ def gather_crops(pixels: np.ndarray, crop: Crop, side: int) -> Tensor:
 
 
 def identity_collate(batch: T) -> T:
-    """Return what the loader read as it is, instead of a tensor of it; a function, because workers pickle it."""
+    """Return the samples unchanged instead of collating them; a function, because worker processes pickle it."""
     return batch
 
 
 class _Crops(torch.utils.data.Dataset):
-    """Crops for the loader, which asks for a complete batch at once (`__getitems__`)."""
+    """Crops for the loader, which reads a complete batch at once (`__getitems__`)."""
 
     def __init__(self, pixels: np.ndarray, targets: np.ndarray, crop: Crop, side: int) -> None:
         self.pixels, self.targets, self.crop, self.side = pixels, targets, crop, side
@@ -193,7 +193,7 @@ class _Crops(torch.utils.data.Dataset):
 
 
 def _prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Yield the batches, reading each in a thread while the one before is in use; errors of reading are raised here."""
+    """Yield the batches, reading each in a thread while the previous one is in use; its errors are raised here."""
     with ThreadPoolExecutor(1) as thread:
         pending = thread.submit(next, batches, None)
         while (batch := pending.result()) is not None:

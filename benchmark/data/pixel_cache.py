@@ -1,11 +1,11 @@
 """Decode and shrink each image once, into a uint8 memory map that loader.py reads from.
 
-Decoding can stop at any time and resume, a second call does nothing, and an image whose file has changed is decoded
-again, alone. A cache is a folder of four files::
+Decoding can stop at any time and resume. A second call decodes only images whose file has changed. A cache is a folder
+of four files::
 
-    pixels.u8      the map, uint8 (N, size, size)
-    stamps.u64     per image, a digest of where its pixels came from (its file's size and time); 0: not decoded yet
-    manifest.json  written last: SHA-256 of the pixels of a complete cache
+    pixels.u8      pixel map, uint8 (N, size, size)
+    stamps.u64     per image, a digest of its file's size and modification time; 0 if not decoded yet
+    manifest.json  SHA-256 of the pixels of a complete cache, written last
     lock           held by the process that fills the cache
 
 The public functions come first, then decoding and shrinking, then the files.
@@ -35,19 +35,20 @@ from ..utils.environment import cores
 from ..utils.errors import first_few
 from ..utils.files import write_atomic
 from ..utils.progress import progress, say
+from ..utils.text import count
 from .loader import identity_collate
 
 CACHE_VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
-IMAGES_PER_TASK = 8  # images a worker delivers at a time: few, so that all workers finish at about the same time
-FLUSH_EVERY = 512  # images between two flushes to disk: what a crash can cost
+IMAGES_PER_TASK = 8  # images that a worker returns at a time: few, so that all workers finish at about the same time
+FLUSH_EVERY = 512  # images between two flushes to disk, the most that a crash loses
 
 
 class Decoded(NamedTuple):
     """Decoded images of an index.
 
     Attributes:
-        pixels: the map, uint8 (N, size, size), read-only; row 0 of an image is its top.
-        sha256: of the bytes of `pixels`.
+        pixels: pixel map, uint8 (N, size, size), read-only; row 0 of an image is its top.
+        sha256: SHA-256 of the bytes of `pixels`.
     """
 
     pixels: np.ndarray
@@ -58,9 +59,9 @@ class UnreadableImage(NamedTuple):
     """Image that cannot be used.
 
     Attributes:
-        image_id: its id in the index.
-        path: its file, if it has one.
-        problem: what is wrong with it, in one sentence.
+        image_id: id of the image in the index.
+        path: file of the image; None if it has none.
+        problem: why the image cannot be used, in one sentence.
     """
 
     image_id: str
@@ -72,13 +73,13 @@ def prepare_pixels(dataset: Dataset, index: Index, size: int, cache: Path) -> De
     """Return the pixels of all images of an index; those not in the cache yet are decoded on all cores.
 
     Args:
-        dataset: reads the images.
+        dataset: dataset that reads the images.
         index: N images, in the order of the result's rows.
         size: side in pixels of the square that each image is shrunk to.
-        cache: the folder of all caches.
+        cache: folder of all caches.
 
     Raises:
-        DataError: some images cannot be read (the others stay in the cache), or there is too little disk space.
+        DataError: some images cannot be read (the others stay in the cache), or the disk space is not enough.
     """
     decoded, unreadable = decode_all(dataset, index, size, cache)
     if decoded is None:
@@ -88,19 +89,19 @@ def prepare_pixels(dataset: Dataset, index: Index, size: int, cache: Path) -> De
 
 
 def decode_all(dataset: Dataset, index: Index, size: int, cache: Path) -> tuple[Decoded | None, list[UnreadableImage]]:
-    """Decode what is not in the cache yet, and collect the images that cannot be used instead of raising.
+    """Decode the images that are not in the cache yet, and return those that cannot be used instead of raising.
 
     Args:
-        dataset: reads the images.
+        dataset: dataset that reads the images.
         index: N images, in the order of the result's rows.
         size: side in pixels of the square that each image is shrunk to.
-        cache: the folder of all caches.
+        cache: folder of all caches.
 
     Returns:
-        The pixels and no unreadable images, or None and all unreadable images.
+        The pixels and an empty list, or None and all unreadable images.
 
     Raises:
-        DataError: image files are missing, or there is too little disk space.
+        DataError: image files are missing, or the disk space is not enough.
     """
     with open_cache(dataset, index, size, cache) as opened:
         missing = np.flatnonzero(opened.stamps != opened.expected)
@@ -117,18 +118,18 @@ def decode_all(dataset: Dataset, index: Index, size: int, cache: Path) -> tuple[
         return Decoded(np.memmap(opened.folder / "pixels.u8", np.uint8, "r", shape=opened.pixels.shape), digest), []
 
 
-def copy_cached(dataset: Dataset, whole: Index, part: Index, size: int, cache: Path) -> None:
-    """Copy pixels from the cache of an index into that of a part of it, so that they are not decoded again.
+def copy_cached(dataset: Dataset, full: Index, subset: Index, size: int, cache: Path) -> None:
+    """Copy pixels from the cache of an index into the cache of a subset, so that they are not decoded again.
 
     Args:
-        dataset: reads the images of both.
-        whole: the index whose cache is copied from.
-        part: some of its images, in the same order.
+        dataset: dataset that reads the images of both.
+        full: index whose cache is copied from.
+        subset: some of its images, in the same order.
         size: side of the decoded images in pixels.
-        cache: the folder of all caches.
+        cache: folder of all caches.
     """
-    rows = np.flatnonzero(whole.images["image_id"].isin(part.images["image_id"]))
-    with open_cache(dataset, whole, size, cache) as source, open_cache(dataset, part, size, cache) as target:
+    rows = np.flatnonzero(full.images["image_id"].isin(subset.images["image_id"]))
+    with open_cache(dataset, full, size, cache) as source, open_cache(dataset, subset, size, cache) as target:
         is_wanted = target.stamps != target.expected
         is_available = source.stamps[rows] == target.expected
         wanted = np.flatnonzero(is_wanted & is_available)
@@ -139,7 +140,7 @@ def copy_cached(dataset: Dataset, whole: Index, part: Index, size: int, cache: P
 
 
 def is_picklable(dataset: Dataset) -> bool:
-    """Return whether worker processes can have the dataset: forked ones always, spawned ones if they can import it."""
+    """Return whether worker processes can use the dataset: forked ones always, spawned ones if they can import it."""
     is_single_file_plugin = type(dataset).__module__.startswith(PLUGIN_PREFIX)
     return not is_single_file_plugin or multiprocessing.get_start_method() == "fork"
 
@@ -148,10 +149,10 @@ class OpenCache(NamedTuple):
     """Cache of an index, open for writing and locked against other processes.
 
     Attributes:
-        folder: where its files are.
-        pixels: the map, uint8 (N, size, size).
-        stamps: what each row was decoded from, uint64 (N,); 0 where it was not.
-        expected: the stamps of a complete cache, uint64 (N,).
+        folder: folder of the cache's files.
+        pixels: pixel map, uint8 (N, size, size).
+        stamps: digest of the source of each decoded row, uint64 (N,); 0 if a row is not decoded.
+        expected: stamps of a complete cache, uint64 (N,).
     """
 
     folder: Path
@@ -191,7 +192,7 @@ def _decode(dataset: Dataset, index: Index, opened: OpenCache, missing: np.ndarr
                     opened.mark_done(decoded)
                     decoded.clear()
                 advance(len(task))
-        finally:  # also when interrupted: what is decoded is not decoded again
+        finally:  # also if interrupted: decoded images are not decoded again
             opened.mark_done(decoded)
     return unreadable
 
@@ -215,12 +216,12 @@ class _ShrunkImages(torch.utils.data.Dataset):
         except DataError as error:
             return row, str(error)
         if gray.ndim != 2 or gray.dtype != np.uint8:
-            return row, f"image {self.ids[row]} was read as {gray.dtype} {gray.shape}, not as gray bytes (H, W)"
+            return row, f"image {self.ids[row]} was read as {gray.dtype} {gray.shape}, not as uint8 (H, W)"
         return row, self.shrink(gray)
 
 
 class Shrink:
-    """Resizes gray bytes (H, W) to (size, size): by box averages, or bilinearly where an image is smaller than that."""
+    """Resizes gray bytes (H, W) to (size, size): by box averages, or bilinearly if an image is smaller than that."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -236,9 +237,9 @@ class Shrink:
 
 
 def _box_means(gray: np.ndarray, size: int) -> np.ndarray:
-    """Average equal boxes of whole pixels, (H, W) to (size, size): Resize's result, in less time.
+    """Average equal boxes of whole pixels, (H, W) to (size, size): the result of Resize, in less time.
 
-    A mean halfway between two bytes is rounded to the even one, as there.
+    As in Resize, a mean halfway between two integers is rounded to the even one.
     """
     height, width = gray.shape[0] // size, gray.shape[1] // size
     sums = np.zeros((size, size), np.uint32)
@@ -262,26 +263,26 @@ def open_cache(dataset: Dataset, index: Index, size: int, cache: Path) -> Iterat
         yield OpenCache(folder, pixels, stamps, expected)
 
 
-def _open_maps(folder: Path, count: int, size: int) -> tuple[np.memmap, np.memmap]:
-    """Open pixels (count, size, size) and stamps (count,) for writing; both are made anew if either is incomplete."""
-    lengths = {folder / "pixels.u8": count * size * size, folder / "stamps.u64": 8 * count}
+def _open_maps(folder: Path, images: int, size: int) -> tuple[np.memmap, np.memmap]:
+    """Open pixels (images, size, size) and stamps (images,) for writing; recreate both if either is incomplete."""
+    lengths = {folder / "pixels.u8": images * size * size, folder / "stamps.u64": 8 * images}
     is_complete = all(path.exists() and path.stat().st_size == length for path, length in lengths.items())
     needed, free = sum(lengths.values()), shutil.disk_usage(folder).free
     if not is_complete and needed > free:
         raise DataError(
-            f"the pixels need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: choose another --cache"
+            f"the pixels need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: choose a different --cache"
         )
     mode: Literal["r+", "w+"] = "r+" if is_complete else "w+"
-    pixels = np.memmap(folder / "pixels.u8", np.uint8, mode, shape=(count, size, size))
+    pixels = np.memmap(folder / "pixels.u8", np.uint8, mode, shape=(images, size, size))
     if not is_complete:
-        _reserve(folder / "pixels.u8", count * size * size)
-    return pixels, np.memmap(folder / "stamps.u64", np.uint64, mode, shape=(count,))
+        _reserve(folder / "pixels.u8", images * size * size)
+    return pixels, np.memmap(folder / "stamps.u64", np.uint64, mode, shape=(images,))
 
 
 def _reserve(path: Path, length: int) -> None:
-    """Allocate the file's blocks now, where the system can.
+    """Allocate the file's blocks now, if the system supports it.
 
-    The file is sparse otherwise, and a write to the map when the disk is full kills the process with SIGBUS.
+    Otherwise the file is sparse, and a write to the map kills the process with SIGBUS if the disk is full.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -291,11 +292,11 @@ def _reserve(path: Path, length: int) -> None:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 path.unlink()
-                raise DataError(f"{path} cannot be allocated ({error.strerror}): choose another --cache") from error
+                raise DataError(f"{path} cannot be allocated ({error.strerror}): choose a different --cache") from error
 
 
 def _key(dataset: Dataset, index: Index, size: int) -> str:
-    """Identify the cache of these images from this folder: another folder with the same file names has its own."""
+    """Identify the cache by its images and their folder: equal file names in different folders have separate caches."""
     paths, first = index.images["path"], index.images["image_id"].iloc[0]
     origin = dataset.stamp(first, None) if paths.isna().any() else os.path.commonpath(paths.tolist())
     names = "\n".join([str(CACHE_VERSION), str(size), origin, *index.images["image_id"]])
@@ -313,7 +314,7 @@ def _stamps(dataset: Dataset, index: Index) -> np.ndarray:
             continue
         digests.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1)
     if missing:
-        raise DataError(f"{len(missing):,} image files are missing: {first_few(missing)}")
+        raise DataError(f"{count(len(missing), 'missing image file')}: {first_few(missing)}")
     return np.array(digests, np.uint64)
 
 

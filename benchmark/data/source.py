@@ -1,4 +1,4 @@
-"""From the data half of a configuration to a dataset with its options, a recipe and an index. No torch."""
+"""Build the dataset, recipe and index that the data part of a configuration requests. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,20 +14,20 @@ from ..utils.errors import UserError, did_you_mean
 from ..utils.options import build, field_names, format_value
 
 DATASET_PREFIX = "dataset."
-SKIP = "dataset.skip_unreadable"  # for any dataset, not an option of its plugin: see unreadable.py
+SKIP = "dataset.skip_unreadable"  # an option of every dataset, see unreadable.py
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data half of a run's configuration, and all that `prepare` needs.
+    """Data part of a run's configuration, and the complete configuration of `prepare`.
 
     Attributes:
         dataset: name of a registered dataset.
-        data_dir: the folder of its files; None if it needs none.
-        recipe: a recipe's name or file; None for the dataset's default.
-        settings: values of `--set`: recipe keys, the dataset's options after `dataset.`, and SKIP.
-        cache: the folder of the pixel caches.
-        plugins: files to import before any name is looked up.
+        data_dir: folder of the dataset's files; None if it needs none.
+        recipe: name or file of a recipe; None for the dataset's default.
+        settings: values of `--set`: recipe keys, the dataset's options prefixed by `dataset.`, and SKIP.
+        cache: folder of the pixel caches.
+        plugins: plugin files to import before any name is looked up.
     """
 
     dataset: str = "phantom"
@@ -39,25 +39,25 @@ class DataConfig:
 
     @property
     def skip_unreadable(self) -> bool:
-        """Whether to skip images that cannot be read. Raises UserError if the setting is not a truth value."""
+        """Whether to skip images that cannot be read. Raises UserError if the setting is not a boolean."""
         value = self.settings.get(SKIP, False)
         if not isinstance(value, bool):
-            raise UserError(f"{SKIP} = {value!r} does not fit: use true or false")
+            raise UserError(f"{SKIP} = {value!r} is invalid: use true or false")
         return value
 
     def changes(self, options: Mapping[str, Any]) -> list[str]:
-        """Return the words of a command that set the recipe's and these options of the method, and name the plugins."""
-        words = []
+        """Return the arguments that set the recipe's settings, these options of the method, and the plugins."""
+        arguments = []
         for flag, pairs in (("--set", self.settings), ("--option", options)):
             for key, value in pairs.items():
-                words += [flag, f"{key}={format_value(value)}"]
+                arguments += [flag, f"{key}={format_value(value)}"]
         for path in self.plugins:
-            words += ["--plugin", path.name]
-        return words
+            arguments += ["--plugin", path.name]
+        return arguments
 
 
 def build_dataset(config: DataConfig) -> tuple[Dataset, Recipe]:
-    """Build the dataset with its options, and the recipe. Raises UserError for a setting of neither."""
+    """Build the dataset with its options, and the recipe. Raises UserError if a setting belongs to neither."""
     load_plugins(config.plugins)
     cls = DATASETS.get(config.dataset).cls
     valid = [*setting_keys(), *field_names(cls, DATASET_PREFIX), SKIP]
@@ -71,19 +71,25 @@ def build_dataset(config: DataConfig) -> tuple[Dataset, Recipe]:
 
 
 def load_index(dataset: Dataset, data_dir: Path | None) -> Index:
-    """Read and check the dataset's index. Raises DataError."""
+    """Read and check the dataset's index. Raises DataError if it is missing, damaged or inconsistent."""
     _check_folder(dataset, data_dir)
     return datasets.check(dataset.index(data_dir))
 
 
 def load_listed_index(dataset: Dataset, data_dir: Path | None) -> Index:
-    """Read and check the index of all that the dataset lists, without looking for images. Raises DataError."""
+    """Read and check the index of all listed images, without looking for their files.
+
+    Raises:
+        DataError: the index is missing, damaged or inconsistent.
+    """
     _check_folder(dataset, data_dir)
     return datasets.check(dataset.listed(data_dir))
 
 
 def _check_folder(dataset: Dataset, data_dir: Path | None) -> None:
     if dataset.needs_folder and data_dir is None:
-        raise DataError(f"dataset {dataset.name} needs its files: name their folder with --data-dir FOLDER")
+        raise DataError(f"dataset {dataset.name} needs its files: pass --data-dir FOLDER")
     if data_dir is not None and not dataset.needs_folder:
-        raise DataError(f"dataset {dataset.name} reads no files: name the dataset in {data_dir} with --dataset NAME")
+        raise DataError(
+            f"dataset {dataset.name} reads no files: pass the name of the dataset in {data_dir} with --dataset NAME"
+        )

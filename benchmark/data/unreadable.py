@@ -1,7 +1,7 @@
-"""Skip the images of a dataset that cannot be read, where the user allows it.
+"""Skip the images of a dataset that cannot be read, if the user opts in.
 
-The setting is the same for any dataset: `--set dataset.skip_unreadable=true`. The images that are left are another
-split with another hash: such runs have ids and boards of their own, and the record lists what was skipped.
+The setting is the same for any dataset: `--set dataset.skip_unreadable=true`. The remaining images form a different
+split with a different hash: such runs have separate ids and boards, and the record lists the skipped images.
 """
 
 import csv
@@ -15,15 +15,18 @@ from ..recipe import Recipe
 from ..utils.errors import UserError, first_few
 from ..utils.files import write_atomic
 from ..utils.progress import say
-from ..utils.text import plain
+from ..utils.text import count, plain
 from .pixel_cache import Decoded, UnreadableImage, copy_cached, decode_all, prepare_pixels
 from .source import DataConfig, load_index
 
 
 def load_readable_index(config: DataConfig, dataset: Dataset, recipe: Recipe) -> Index:
-    """Load the index of a run: all images, or without those that cannot be read where the user allows it.
+    """Load the index of a run: all images, or only the readable ones if the user opts in.
 
-    To find those, all images are decoded into the cache. Raises DataError.
+    To find unreadable images, all are decoded into the cache.
+
+    Raises:
+        DataError: the index is invalid, image files are missing, or no image of a split can be read.
     """
     index = load_index(dataset, config.data_dir)
     if not config.skip_unreadable:
@@ -36,13 +39,13 @@ def prepare_dataset(config: DataConfig, dataset: Dataset, recipe: Recipe, report
     """Decode a dataset's images, and report those that cannot be read.
 
     Args:
-        config: names the data folder and the cache, and whether to skip images.
-        dataset: reads the images.
-        recipe: gives the size of the decoded images.
-        report: CSV file for the images that cannot be read.
+        config: data folder, cache, and whether to skip unreadable images.
+        dataset: dataset that reads the images.
+        recipe: recipe that sets the size of the decoded images.
+        report: CSV file to list the images that cannot be read; None to write none.
 
     Raises:
-        DataError: some images cannot be read and may not be skipped; the report is written before.
+        DataError: some images cannot be read and may not be skipped; a requested report has been written.
         UserError: the report cannot be written.
     """
     _check_report(report)
@@ -59,10 +62,10 @@ def prepare_dataset(config: DataConfig, dataset: Dataset, recipe: Recipe, report
 
 
 def without_images(index: Index, skipped: Collection[str]) -> Index:
-    """Return an index without these images, with a split of its own.
+    """Return an index without these images, with a new identity of its split.
 
     Raises:
-        DataError: a split would be empty.
+        DataError: a split has no image left.
     """
     if not skipped:
         return index
@@ -76,7 +79,7 @@ def without_images(index: Index, skipped: Collection[str]) -> Index:
     boxes = index.boxes
     if not boxes.empty:
         boxes = boxes[~boxes["image_id"].isin(skipped)].reset_index(drop=True)
-    split = Split(f"{index.split.name}, without {len(skipped):,} images that cannot be read", split_sha256(images))
+    split = Split(f"{index.split.name}, without {count(len(skipped), 'unreadable image')}", split_sha256(images))
     names = tuple(sorted(index.images.loc[is_skipped, "image_id"]))
     return replace(index, images=images, boxes=boxes, split=split, skipped=names)
 
@@ -87,21 +90,21 @@ def write_report(path: Path, unreadable: Collection[UnreadableImage]) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image_id", "path", "problem"])
     table.writerows((plain(image.image_id), image.path or "", plain(image.problem)) for image in unreadable)
-    # A path may hold bytes that are not UTF-8: they are written as they are.
+    # A path may contain bytes that are not UTF-8: they are written unchanged.
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
-    say(f"{len(unreadable):,} images that cannot be used: {path}")
+    say(f"{count(len(unreadable), 'unreadable image')}, see {path}")
 
 
 def _skip(dataset: Dataset, index: Index, unreadable: Collection[UnreadableImage], size: int, cache: Path) -> Index:
-    """Return the index without the unreadable images, whose cache gets the pixels of the others."""
+    """Return the index without the unreadable images, and fill its cache with the pixels of the readable ones."""
     readable = without_images(index, {image.image_id for image in unreadable})
     if unreadable:
-        say(f"skipped {len(unreadable):,} images that cannot be read: {first_few(readable.skipped)}")
+        say(f"skipped {count(len(unreadable), 'unreadable image')}: {first_few(readable.skipped)}")
         copy_cached(dataset, index, readable, size, cache)
     return readable
 
 
 def _check_report(report: Path | None) -> None:
-    """Raise a UserError if the report cannot be written: before hours of decoding, not after."""
+    """Raise a UserError if the report cannot be written, before hours of decoding."""
     if report and (report.is_dir() or not report.parent.is_dir()):
-        raise UserError(f"--report {report} cannot be written: name a file in a folder that exists")
+        raise UserError(f"--report {report} cannot be written: choose a file in an existing folder")

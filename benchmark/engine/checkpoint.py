@@ -1,11 +1,11 @@
-"""Training state of a stage: it resumes in the middle of an epoch, bit-exact. A state with NaN or Inf is never saved.
+"""Checkpoints of a stage's training state, from which it resumes bit-exact, also within an epoch.
 
-The order of the examples and their shifts depend only on counts, so a position in an epoch is the number of batches
-done. To it belong the sum of their losses, the network, the optimizer, and the state of torch's random generators, from
-which dropout draws.
+The order of the examples and their shifts depend only on counts, so that a position in an epoch is the number of
+batches done. A checkpoint also contains the sum of their losses, the network, the optimizer, and the state of torch's
+random generators, which dropout uses. A state with NaN or Inf is never saved.
 
-A checkpoint is a sealed file, and the one before it is kept next to it: whatever is damaged is detected, and training
-resumes from the other one.
+A checkpoint is a sealed file, and the previous one is stored next to it: damage is detected, and training resumes from
+the other one.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ class TrainedStage:
     """Outcome of a stage, so far or at its end.
 
     Attributes:
-        weights: of the selected epoch, on the CPU.
+        weights: weights of the selected epoch, on the CPU.
         best_epoch: the selected epoch, from 1.
         validation_auc: mean AUC of the validation split after each epoch; None where undefined.
         loss: mean training loss of each epoch.
-        seconds: time of training alone, without validation.
-        images: number of images trained on, over all epochs.
+        seconds: time of training, without validation.
+        images: number of images seen, over all epochs.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Stopwatch:
     """Time spent between starts and stops.
 
     Attributes:
-        seconds: the sum so far.
+        seconds: total time so far.
     """
 
     def __init__(self) -> None:
@@ -75,8 +75,8 @@ class EpochProgress:
     """Position within an epoch.
 
     Attributes:
-        loss_sum: loss times images, summed over the batches done and this process's part of them: a float32 scalar on
-            the device.
+        loss_sum: loss times images, summed over the batches done, this rank's part only: a float32 scalar on the
+            device.
         steps: batches done.
         random_state: state of torch's random generators from which the epoch resumes; None at its beginning.
         unchecked: losses of the batches since the last `check_finite`, each a scalar on the device.
@@ -90,7 +90,7 @@ class EpochProgress:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def add(self, loss: Tensor, images: int) -> None:
-        """Count a batch of this many images, and this process's part of its loss."""
+        """Add a batch of this many images, with this rank's part of its loss."""
         self.loss_sum += loss * images
         self.unchecked.append(loss)
         self.steps += 1
@@ -106,16 +106,16 @@ class CheckpointManager:
 
     Args:
         device: where the network runs.
-        learner: what is trained; a checkpoint that exists is loaded into it.
-        path: the checkpoint.
-        identity: of the training, see `training_identity`.
+        learner: network in training; an existing checkpoint is loaded into it.
+        path: checkpoint file.
+        identity: hash that identifies the training, see `training_identity`.
 
     Attributes:
-        trained: the epochs that are done.
+        trained: outcome of the completed epochs.
         progress: position in the epoch after them.
 
     Raises:
-        UserError: the checkpoint is another training's, or not every process sees it.
+        UserError: the checkpoint belongs to a different training, or is not visible to every process.
     """
 
     def __init__(self, device: Device, learner: Learner, path: Path, identity: str) -> None:
@@ -124,12 +124,18 @@ class CheckpointManager:
         self._last_save = time.monotonic()
         state = load_checkpoint(path)
         if device.broadcast(state is not None) != (state is not None):
-            raise UserError(f"{path} is not visible to every process: put --results where all machines see it")
+            raise UserError(
+                f"{path} is not visible to every process: choose a --results folder that all machines share"
+            )
         if state is not None:
             self._restore(state)
 
     def save(self) -> None:
-        """Write the state, in the main process; every process has to call this. Raises UserError: the disk is full."""
+        """Write the state in the main process; every process must call this.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         loss_sum = self.device.all_reduce_sum(self.progress.loss_sum.clone())
         if self.device.is_main:
             progress = {
@@ -153,8 +159,8 @@ class CheckpointManager:
     def poll(self) -> tuple[int | None, bool]:
         """Return the pending signal, if any, and whether a checkpoint is due: the same in every process.
 
-        A single process looks after each step. Several agree with the main one only every CHECK_EVERY steps, because
-        agreeing takes time.
+        A single process checks after each step. Several processes synchronize only every CHECK_EVERY steps, because
+        communication takes time.
         """
         if self.device.shard.world_size > 1 and self.progress.steps % CHECK_EVERY:
             return None, False
@@ -162,19 +168,19 @@ class CheckpointManager:
         return self.device.broadcast((signals.pending_signal(), is_due))
 
     def describe_last(self) -> str:
-        """Return where the last good checkpoint is, for messages."""
+        """Describe where the last good checkpoint is, for messages."""
         return f"the last good checkpoint is {self.path}" if self.path.exists() else "no checkpoint was written yet"
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state.get("format") != CHECKPOINT_FORMAT or state.get("identity") != self.identity:
-            raise self._foreign("it was made by another run, version or selection of examples")
+            raise self._foreign("it belongs to a different run, version or selection of examples")
         try:
             self.learner.network.load_state_dict(state["network"])
             self.learner.optimizer.load_state_dict(state["optimizer"])
             self.learner.scheduler.load_state_dict(state["scheduler"])
             self.trained, self.progress = TrainedStage(**state["trained"]), EpochProgress(**state["progress"])
             self.progress.stopwatch.seconds = state["seconds"]
-            # The sum over all processes continues in the main one, and from 0 in the others.
+            # The saved sum is over all processes: the main one continues from it, the others from 0.
             self.progress.loss_sum = self.progress.loss_sum.to(self.device.torch_device) * self.device.is_main
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise self._foreign(_first_line(error)) from error
@@ -186,7 +192,7 @@ class CheckpointManager:
 
 
 def training_identity(settings: dict[str, Any], rows: np.ndarray) -> str:
-    """Hash what a training follows from: settings, as JSON, and the row numbers of its examples."""
+    """Hash the inputs that determine a training: settings, as JSON, and the row numbers of its examples."""
     digest = hashlib.sha256(json_bytes(settings))
     digest.update(np.ascontiguousarray(rows, np.int64).tobytes())
     return digest.hexdigest()
@@ -196,7 +202,7 @@ class NonFinite(NamedTuple):
     """Loss or weights that are NaN or Inf.
 
     Attributes:
-        problem: "the loss is nan", "the weights are not finite".
+        problem: description, such as "the loss is nan" or "the weights are not finite".
         step: number of the batch, from 0.
     """
 
@@ -208,13 +214,13 @@ def check_finite(device: Device, learner: Learner, progress: EpochProgress, with
     """Check the losses since the last check, and the weights; waits for the device.
 
     Args:
-        device: where the network runs; every process has to call this.
-        learner: what is trained.
-        progress: holds the losses.
+        device: where the network runs; every process must call this.
+        learner: network in training.
+        progress: position in the epoch, with its unchecked losses.
         with_weights: whether to check the weights and the optimizer's state as well.
 
     Returns:
-        The first value found that is not finite; None if all are.
+        The first value that is not finite; None if all are finite.
     """
     loss_sum = float(device.all_reduce_sum(progress.loss_sum.clone()))
     if not np.isfinite(loss_sum):
@@ -231,8 +237,8 @@ def _all_finite(learner: Learner) -> bool:
     optimizer_state = [value for state in learner.optimizer.state.values() for value in state.values()]
     values = [*learner.network.state_dict().values(), *optimizer_state]
     floating = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
-    place = next(learner.network.parameters()).device  # some optimizers count their steps on the CPU
-    return bool(torch.stack([torch.isfinite(value).all().to(place) for value in floating]).all())
+    target = next(learner.network.parameters()).device  # some optimizers count their steps on the CPU
+    return bool(torch.stack([torch.isfinite(value).all().to(target) for value in floating]).all())
 
 
 def random_state(device: Device) -> dict[str, Tensor]:
@@ -251,20 +257,24 @@ def set_random_state(device: Device, states: dict[str, Tensor]) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a state, sealed; the one before it becomes `previous_version(path)`. Raises UserError: the disk is full."""
-    # torch.save needs no more of a file than a Sink has.
+    """Write a sealed state; the existing one becomes `previous_version(path)`.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    # torch.save uses only the methods of a file that a Sink has.
     write_atomic(
         path, lambda sink: torch.save(state, cast("IO[bytes]", sink)), previous=previous_version(path), sealed=True
     )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Load the last intact state, and report damaged ones; None without any.
+    """Load the last intact state and report damaged ones; None if no state is intact.
 
     Only tensors and plain values are unpickled, so that a checkpoint cannot run code.
 
     Raises:
-        UserError: an intact file holds something else.
+        UserError: an intact file is not a checkpoint.
     """
     versions = [version for version in (path, previous_version(path)) if version.exists()]
     for version in versions:
@@ -283,7 +293,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch documents no errors; those of zip, pickle and the file system occur
         raise _not_a_checkpoint(path, _first_line(error)) from error
     if not isinstance(state, dict):
-        raise _not_a_checkpoint(path, f"it holds a {type(state).__name__}")
+        raise _not_a_checkpoint(path, f"it contains a {type(state).__name__}")
     return state
 
 

@@ -1,7 +1,7 @@
-"""Device, precision, memory layout and processes: how every network runs, the same for every method.
+"""Device, precision, memory layout and processes, the same for every method.
 
-Devices and processes are accelerate's: one process, unless the program was started several times together by `torchrun`
-or `accelerate launch`. Only the main process (rank 0) prints and writes files.
+Devices and processes are accelerate's: one process, unless several were started by `torchrun` or `accelerate launch`.
+Only the main process (rank 0) prints and writes files.
 """
 
 import json
@@ -26,7 +26,7 @@ from ..utils.errors import UserError
 from ..utils.files import write_atomic
 from .memory import keep_freed_memory
 
-# Of the images that ImageNet weights were trained on: red, green, blue, as fractions of full brightness.
+# Statistics of ImageNet's images: red, green, blue, as fractions of full brightness.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TIMEOUT = timedelta(hours=6)  # the main process may decode images or compute heatmaps while the others wait
@@ -37,12 +37,12 @@ T = TypeVar("T")
 
 
 def init_distributed(on_cpu: bool = False) -> PartialState:
-    """Join the processes that were started together; a process that was started alone is its own main process."""
+    """Join the processes that were started together; a single process is the main process."""
     return PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=TIMEOUT)
 
 
 def destroy_process_group() -> None:
-    """Close the connections between the processes; the last thing that a process does."""
+    """Close the connections between the processes; call this last in every process."""
     PartialState().destroy_process_group()
 
 
@@ -52,18 +52,18 @@ class Device:
     Args:
         precision: "bfloat16" (autocast), "float32", or "auto": the faster one, measured once on this machine.
         kind: "cpu", "cuda", or "auto": a GPU if there is one.
-        cache: the folder where the measurement is saved; None for the user's cache folder.
+        cache: folder where the measurement is saved; None for the user's cache folder.
 
     Attributes:
-        torch_device: the device of this process.
+        torch_device: device of this process.
         precision: "bfloat16" or "float32".
-        bfloat16_speedup: the measured ratio that "auto" decided by; None without a measurement.
-        layout: the memory layout of images and weights.
+        bfloat16_speedup: measured ratio on which "auto" is based; None without a measurement.
+        layout: memory layout of images and weights.
         shard: rank of this process, and the number of processes.
         is_main: whether this is the main process.
 
     Raises:
-        UserError: this machine has no such device.
+        UserError: the device is not available.
     """
 
     layout = "channels_last"
@@ -72,17 +72,19 @@ class Device:
         if kind not in ("auto", "cpu") and not (kind == "cuda" and torch.cuda.is_available()):
             raise UserError(f"device {kind!r} is not available on this machine: use cpu or auto")
         state = init_distributed(on_cpu=kind == "cpu")
-        # Autocast is not accelerate's: two runs in one process may differ in precision, and methods may opt out of it.
+        # accelerate's autocast is off: runs in one process may differ in precision, and methods may opt out of it.
         self.accelerator = Accelerator(mixed_precision="no", cpu=state._cpu)
         self.torch_device: torch.device = self.accelerator.device
         self.shard = Shard(self.accelerator.process_index, self.accelerator.num_processes)
         self.is_main: bool = self.accelerator.is_main_process
         keep_freed_memory()
-        torch.backends.cudnn.benchmark = True  # crops have one size: the search for the fastest kernels pays off
+        torch.backends.cudnn.benchmark = (
+            True  # all crops have the same size: the search for the fastest kernels pays off
+        )
         torch.backends.cudnn.allow_tf32 = precision != "float32"  # TF32 is not the float32 that the record would name
         self.precision, self.bfloat16_speedup = precision, cast("float | None", None)
         if precision == "auto":
-            # Measured by every process, decided by the main one: all must compute alike.
+            # Every process measures, but all must use the precision of the main one.
             self.precision, self.bfloat16_speedup = self.broadcast(fastest_precision(self.torch_device, cache))
         scale = 255 * torch.tensor(IMAGENET_STD, device=self.torch_device).view(1, 3, 1, 1)
         self._scale = 1 / scale
@@ -120,7 +122,7 @@ class Device:
             Logits (B, C) and maps (B, C, h', w') or None, both float32.
 
         Raises:
-            ContractError: the network returned something else.
+            ContractError: the network does not return an Output of these shapes.
         """
         images = self.images(gray)
         with self.autocast():
@@ -140,23 +142,23 @@ class Device:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """Run what is inside in the run's precision."""
+        """Run the block in the run's precision."""
         with torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             yield
 
     def wrap_for_training(
         self, network: nn.Module, batch_norm: BatchNorm = "auto", compiled: bool = False
     ) -> nn.Module:
-        """Return a placed network as training calls it: same weights, gradients summed over the processes."""
+        """Wrap a placed network for training: it shares the weights, and sums gradients over the processes."""
         if self.batch_norm(batch_norm) == "synchronized":
             network = convert_sync_batchnorm(network)
         if self.shard.world_size > 1:
-            self.accelerator.free_memory()  # the previous stage left its hooks on the same weights
+            self.accelerator.free_memory()  # hooks of the previous stage are still on the same weights
             network = self.accelerator.prepare_model(network)
         return cast("nn.Module", torch.compile(network)) if compiled else network
 
     def batch_norm(self, setting: BatchNorm) -> str:
-        """Return what BatchNorm's statistics are computed over.
+        """Return the images over which BatchNorm's statistics are computed.
 
         Returns:
             "frozen", "own" (each process's images) or "synchronized" (the images of all processes).
@@ -174,11 +176,11 @@ class Device:
             self.accelerator.backward(loss * self.shard.world_size)
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
-        """Sum a tensor over the processes; every process gets the sum, and has to call this."""
+        """Sum a tensor over the processes; every process must call this and gets the sum."""
         return cast("Tensor", self.accelerator.reduce(value, "sum"))
 
     def all_gather(self, items: list[T]) -> list[T]:
-        """Concatenate the lists of all processes; every process gets the result, and has to call this."""
+        """Concatenate the lists of all processes; every process must call this and gets the result."""
         return cast("list[T]", gather_object(items))
 
     def broadcast(self, value: T) -> T:
@@ -202,12 +204,12 @@ class Device:
 def fastest_precision(device: torch.device, cache: Path | None = None) -> tuple[str, float]:
     """Choose the faster precision for training.
 
-    Measured once per device and version of torch, because the choice is part of a result: two runs on one machine must
-    not differ by the noise of a timing.
+    It is measured once per device and version of torch, because results depend on the choice: two runs on the same
+    machine must not differ by the noise of a timing.
 
     Args:
-        device: what to measure.
-        cache: the folder where the measurement is saved; None for the user's cache folder.
+        device: device to measure.
+        cache: folder where the measurement is saved; None for the user's cache folder.
 
     Returns:
         "bfloat16" or "float32", and how many times as fast bfloat16 autocast trains.
@@ -227,7 +229,7 @@ def fastest_precision(device: torch.device, cache: Path | None = None) -> tuple[
 def bfloat16_speedup(device: torch.device) -> float:
     """Measure the time of a training step in float32 over its time in bfloat16 autocast, on layers like a ResNet's.
 
-    Takes the shortest of several steps, in alternation: load from other programs lengthens some steps, not all.
+    The shortest of several alternating steps counts, because load from other programs lengthens only some steps.
     """
     layers: list[nn.Module] = []
     for _ in range(3):

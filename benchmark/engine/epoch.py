@@ -1,6 +1,6 @@
 """One pass over a stage's examples: their order, their crops and their batches.
 
-Random draws depend only on (seed, stage, epoch, position), not on generator state, so that a pass can be resumed at any
+Random numbers depend only on (seed, stage, epoch, position), not on generator state, so that a pass can resume at any
 batch.
 """
 
@@ -16,10 +16,10 @@ from .train_context import TrainContext
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over a stage's examples, in a random order of its own.
+    """One pass over a stage's examples, in a random order.
 
     Attributes:
-        context: what the stages share.
+        context: settings and data shared by all stages.
         key: numbers of the stage and the epoch, from 0; with the seed they determine the order and the shifts.
         rows: row numbers to train on (n,), repeats allowed.
         title: text of the progress bar.
@@ -33,12 +33,12 @@ class Epoch:
     @cached_property
     def order(self) -> np.ndarray:
         """`rows`, permuted (n,)."""
-        # The last number keeps the draws of the order and of the shifts apart.
+        # The last number separates the random numbers of the order from those of the shifts.
         return np.random.default_rng([self.context.seed, *self.key, 0]).permutation(self.rows)
 
     @cached_property
     def spans(self) -> list[BatchSpan]:
-        """The batches as positions in `order`, with this process's part of each."""
+        """The batches as positions in `order`, with this rank's part of each."""
         return shard_within_batches(len(self.rows), self.context.recipe.train.batch_size, self.context.device.shard)
 
     def batches(self, first: int = 0) -> Iterator[Batch]:

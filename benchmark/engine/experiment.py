@@ -1,4 +1,4 @@
-"""From a run's configuration to an experiment: names to plugins, texts to options, a folder to an index; a run id."""
+"""Build an experiment from a run's configuration: plugins from names, options from strings, index and run id."""
 
 import hashlib
 import re
@@ -26,11 +26,11 @@ class RunConfig(DataConfig):
     Attributes:
         method: name of a registered method.
         options: options of the method that differ from their defaults.
-        seed: of initial weights, order of examples and shifts of crops.
-        results: the folder of published records, from which the experiment's `Workspace` follows.
-        fresh: start over even if this run is completed or interrupted.
-        track: names of accelerate's experiment trackers, or trackers of its kind.
-        argv: the words after `chxbench`, as the user typed them; saved in the run's log, and nowhere else.
+        seed: seed of initial weights, order of examples and shifts of crops.
+        results: folder of published records, which determines the experiment's `Workspace`.
+        fresh: whether to start over even if this run is completed or interrupted.
+        track: names of accelerate's experiment trackers, or tracker objects.
+        argv: arguments of `chxbench` as the user typed them; saved only in the run's log.
     """
 
     method: str = "ma"
@@ -42,25 +42,25 @@ class RunConfig(DataConfig):
     argv: Sequence[str] = ()
 
     def command(self, recipe: str) -> str:
-        """Return the command of the same run, with defaults spelled out and without folders of this machine."""
-        words = ["chxbench", "run", "--method", self.method, "--dataset", self.dataset, "--recipe", recipe]
-        words += ["--seed", str(self.seed)]
-        words += ["--data-dir", "DIR"] if self.data_dir else []  # a record is published: it must not hold private paths
-        return shlex.join(words + self.changes(self.options))
+        """Return the command of the same run, with explicit defaults and without local paths."""
+        command = ["chxbench", "run", "--method", self.method, "--dataset", self.dataset, "--recipe", recipe]
+        command += ["--seed", str(self.seed)]
+        command += ["--data-dir", "DIR"] if self.data_dir else []  # published in the record, so without private paths
+        return shlex.join(command + self.changes(self.options))
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Checked configuration of a run, with everything it names.
+    """Checked configuration of a run, with everything built from it.
 
     Attributes:
-        config: the configuration.
-        method, dataset, recipe: built from it.
+        config: configuration of the run.
+        method, dataset, recipe: objects built from the configuration.
         index: the dataset's images, labels and splits.
-        run_id: a readable name that follows from all of these: the same experiment has the same id. A plugin from
-            outside the package counts with its source, and weights from a file with their bytes.
-        entry: the method's entry in the registry, which knows where its class is defined.
-        workspace: the folders of records and runs.
+        run_id: readable name determined by all of these: the same experiment has the same id. The source code of
+            external plugins and the bytes of weight files are part of it.
+        entry: the method's entry in the registry, with the file that defines its class.
+        workspace: folders of records and runs.
     """
 
     config: RunConfig
@@ -79,7 +79,11 @@ class Experiment:
 
 
 def build_experiment(config: RunConfig) -> Experiment:
-    """Find and check everything that a run needs, before anything costs time. Raises UserError."""
+    """Find and check everything that a run needs, before anything costs time.
+
+    Raises:
+        UserError: an unknown name or setting, an invalid value, or invalid data.
+    """
     load_plugins(config.plugins)
     method_entry, dataset_entry = METHODS.get(config.method), DATASETS.get(config.dataset)
     dataset, recipe = build_dataset(config)
@@ -91,13 +95,17 @@ def build_experiment(config: RunConfig) -> Experiment:
 
 
 def build_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -> Method:
-    """Build a method with the user's options, and the recipe's where the user gives none. Raises UserError."""
+    """Build a method with the user's options; an `output_stride` that is not given comes from the recipe.
+
+    Raises:
+        UserError: an unknown option or an invalid value.
+    """
     from_recipe = {"output_stride": recipe.model.output_stride} if "output_stride" in field_names(cls, "") else {}
     return build(cls, {**from_recipe, **options}, "")
 
 
 def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: Index, plugins: Sequence[str]) -> str:
-    """Name a run by its recipe, its seed and a hash of all that its result follows from."""
+    """Name a run by its recipe, its seed and a hash of everything that determines its result."""
     weights = Path(recipe.model.weights)
     identity = {
         "method": [method.name, to_dict(method)],

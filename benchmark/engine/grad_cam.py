@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al. 2017): heatmaps of a network that returns no maps of its own."""
+"""Grad-CAM (Selvaraju et al. 2017): heatmaps for networks that return no maps."""
 
 from collections.abc import Callable
 
@@ -16,12 +16,12 @@ def grad_cam(device: Device, network: nn.Module, layer: str, gray: Tensor) -> Te
     """Compute Grad-CAM of every finding, with its sign.
 
     Grad-CAM (Selvaraju et al. 2017, section 3) keeps only evidence for a finding, by a ReLU. Rare findings have
-    negative log-odds nearly everywhere, so that nothing would be left of their maps, while a method's own maps keep
-    their sign. Evidence for the finding minus evidence against it is the map without the ReLU.
+    negative log-odds nearly everywhere, so that their maps would be empty, while the maps that methods return are
+    signed. Evidence for the finding minus evidence against it is the map without the ReLU.
 
     Args:
         device: where the network runs.
-        network: in evaluation mode; returns C findings.
+        network: network with C findings, in evaluation mode.
         layer: name of the module whose features are weighted.
         gray: uint8 (B, side, side).
 
@@ -41,10 +41,10 @@ def grad_cam(device: Device, network: nn.Module, layer: str, gray: Tensor) -> Te
 
 
 class _GradCAMModel(ModelWithHooks):
-    """Activations and gradients as MONAI's Grad-CAM asks for them, from one float32 forward pass for all findings.
+    """Activations and gradients for MONAI's Grad-CAM, from one float32 forward pass for all findings.
 
-    MONAI's own hooks run the network once per finding, stay registered for good, and fail where the network modifies
-    the layer's output in place. Here the features are captured once, and the network continues with a copy.
+    MONAI's hooks run the network once per finding, stay registered, and fail if the network modifies the layer's output
+    in place. Here the features are captured once, and the network continues with a copy.
     """
 
     def __init__(self, network: nn.Module, layer: str, images: Tensor) -> None:

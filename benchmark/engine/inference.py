@@ -1,4 +1,4 @@
-"""Inference with a trained network: log-odds of images, and heatmaps from the network's own maps or from Grad-CAM."""
+"""Inference with a trained network: log-odds of images, and heatmaps from the network's maps or from Grad-CAM."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Heatmaps(NamedTuple):
 
     Attributes:
         logits: log-odds, float32 (N, C).
-        maps: heat, float32 (N, C, h, w).
-        kind: OWN_MAPS or GRAD_CAM.
+        maps: heatmaps, float32 (N, C, h, w).
+        kind: source of the heatmaps, OWN_MAPS or GRAD_CAM.
     """
 
     logits: np.ndarray
@@ -35,21 +35,21 @@ class Heatmaps(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network applied to images of the pixel map: center crop, evaluation mode.
+    """Applies a network to images of the pixel map: center crop, evaluation mode.
 
     Attributes:
         device: where the network runs.
-        network: placed on the device.
-        pixels: the map, uint8 (N, size, size).
-        recipe: gives crop and batch size.
-        findings: number of findings C that the network must return; None accepts any.
+        network: network on the device.
+        pixels: pixel map, uint8 (N, size, size).
+        recipe: recipe that sets crop and batch size.
+        num_findings: number of findings C that the network must return; None to accept any.
     """
 
     device: Device
     network: nn.Module
     pixels: np.ndarray
     recipe: Recipe
-    findings: int | None = None
+    num_findings: int | None = None
 
     def scores(self, rows: np.ndarray, title: str) -> np.ndarray:
         """Compute the log-odds of images; several processes share the batches, and each returns all scores.
@@ -62,7 +62,7 @@ class Predictor:
             Log-odds, float32 (n, C), in the order of `rows`.
 
         Raises:
-            ContractError: scores that are not finite, or of another number of findings.
+            ContractError: scores are not finite, or the number of findings is wrong.
         """
         self.network.eval()
         # Sharded by complete batches: the bits of a score depend on the size of the batch it is computed in.
@@ -79,10 +79,10 @@ class Predictor:
         return scores
 
     def heatmaps(self, method: Method, rows: np.ndarray, title: str) -> Heatmaps | None:
-        """Compute scores and heatmaps of images, in this process alone.
+        """Compute scores and heatmaps of images, in this process only.
 
         Args:
-            method: decides what its maps show.
+            method: method that converts maps to heatmaps.
             rows: row numbers of the map (n,).
             title: text of the progress bar.
 
@@ -103,9 +103,9 @@ class Predictor:
 
     def _logits(self, images: Tensor) -> Tensor:
         logits = self.device.forward(self.network, images).logits
-        if self.findings is not None and logits.shape[1] != self.findings:
+        if self.num_findings is not None and logits.shape[1] != self.num_findings:
             raise ContractError(
-                f"in evaluation mode the network returns {logits.shape[1]} findings, not {self.findings}"
+                f"in evaluation mode the network returns {logits.shape[1]} findings, not {self.num_findings}"
             )
         return logits
 
@@ -126,17 +126,17 @@ class Predictor:
 
 
 class HeatmapReader:
-    """Scores and heatmaps of single batches.
+    """Computes scores and heatmaps of single batches.
 
     Args:
         device: where the network runs.
-        method: decides what its maps show.
-        network: trained, placed on the device.
+        method: method that converts maps to heatmaps.
+        network: trained network on the device.
         side: side of the crops in pixels.
 
     Attributes:
-        kind: OWN_MAPS, or GRAD_CAM for a network without maps; None if no layer of it keeps spatial positions.
-        layer: name of the module that Grad-CAM explains; None with own maps.
+        kind: OWN_MAPS, or GRAD_CAM for a network without maps; None if no layer has spatial positions.
+        layer: name of the module that Grad-CAM explains; None with OWN_MAPS.
     """
 
     def __init__(self, device: Device, method: Method, network: nn.Module, side: int) -> None:
@@ -154,7 +154,7 @@ class HeatmapReader:
         """Compute scores and heatmaps of gray bytes, uint8 (B, side, side).
 
         Returns:
-            Log-odds (B, C) and heat (B, C, h, w), both on the CPU; heat is None where `kind` is.
+            Log-odds (B, C) and heat (B, C, h, w), both on the CPU; heat is None if `kind` is None.
 
         Raises:
             ContractError: `method.heat` returns something else than heat.

@@ -1,4 +1,4 @@
-"""Memory: the peak in use, on a GPU or of this process, and what happens to memory that is freed."""
+"""Measure the peak memory of a GPU or of this process, and control the reuse of freed memory."""
 
 import ctypes
 import gc
@@ -9,19 +9,19 @@ from pathlib import Path
 import torch
 
 PROCESS = Path("/proc/self")
-RESET_PEAK = "5"  # written to clear_refs, resets the peak of the resident set to its present size: proc(5)
+RESET_PEAK = "5"  # written to clear_refs to reset the peak of the resident set to its current size: proc(5)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3): free memory kept in the heap (-1: all); blocks outside the heap
 MEANINGS = {"cuda": "allocated on the GPU", "cpu": "resident set of the process"}
 
 
 class PeakMemory:
-    """Peak memory in use since this object was made; memory that was free before does not count.
+    """Peak memory in use since this object was created; memory that was free before does not count.
 
     Args:
         device: where the network runs.
 
     Attributes:
-        meaning: what is measured: "allocated on the GPU", "resident set of the process" (Python and its libraries
+        meaning: the measured quantity: "allocated on the GPU", "resident set of the process" (Python and its libraries
             included), or "unknown".
     """
 
@@ -54,15 +54,15 @@ def peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":  # pragma: no cover (needs a GPU)
         return torch.cuda.max_memory_allocated(device)
     try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
+        peak = re.search(r"^VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(peak[1]) * 1024 if peak else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether torch raised this because the memory, of a GPU or of the machine, cannot hold a tensor."""
-    # For the machine's memory torch raises a plain RuntimeError, known by its text alone.
+    # For the machine's memory torch raises a plain RuntimeError, recognizable only by its message.
     matches = re.search("can't allocate memory|not enough memory|out of memory", str(error))
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or matches is not None
 
@@ -76,10 +76,10 @@ def release_memory() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory of the CPU for reuse, where the C library is glibc.
+    """Keep freed memory of the CPU for reuse, if the C library is glibc.
 
-    A training step needs again what the step before it freed. If that were returned to the system, each page would be
-    faulted in again and filled with zeros, step after step.
+    Each training step needs the memory that the previous one freed. If it were returned to the system, its pages would
+    be faulted in and zeroed again in every step.
     """
     _call_glibc("mallopt", M_MMAP_MAX, 0)
     _call_glibc("mallopt", M_TRIM_THRESHOLD, -1)

@@ -1,4 +1,4 @@
-"""A method's stages in order: what each one trains on, where it starts, and its outcome."""
+"""Train a method's stages in order: examples, initial weights and outcome of each."""
 
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..utils.errors import UserError
 from ..utils.files import seal_problem, write_atomic
 from ..utils.progress import say
 from ..utils.run_log import log_event
+from ..utils.text import count
 from .checkpoint import TrainedStage
 from .device import Device
 from .experiment import Experiment
@@ -21,7 +22,7 @@ from .trainer import train_stage
 
 
 class StageResult(NamedTuple):
-    """A trained stage: its definition, its examples, its outcome."""
+    """Trained stage: its definition, its examples and its outcome."""
 
     stage: Stage
     selection: Selection
@@ -34,15 +35,15 @@ def train_stages(
     """Train the method's stages in order.
 
     Args:
-        experiment: the run.
+        experiment: experiment of the run.
         device: where the network runs.
-        network: as the method built it; holds the weights of the last stage's selected epoch afterwards.
+        network: network as the method built it; afterwards it has the weights of the last stage's selected epoch.
         initial: the run's initial weights.
-        pixels: the map, uint8 (N, size, size).
+        pixels: pixel map, uint8 (N, size, size).
 
     Raises:
         UserError: see `train_stage`; or a stage selects no valid examples (ContractError).
-        Interrupted: a signal asked to stop; the same call resumes.
+        Interrupted: a signal stopped the training; the same call resumes it.
     """
     context = build_train_context(
         device=device,
@@ -60,7 +61,7 @@ def train_stages(
         selection = _select(context, stage, network if results else None, rows, work / "selection.npz")
         start = initial if stage.start == "initial" or not results else results[-1].trained.weights
         title, images = f"stage {number + 1} ({stage.name})", len(selection.rows)
-        say(f"{title}: {images:,} images per epoch")
+        say(f"{title}: {count(images, 'image')} per epoch")
         log_event("stage", stage=number + 1, name=stage.name, images=images, epochs=epochs)
         trained = train_stage(context, start, network, number, title, rows[selection.rows], work)
         network.load_state_dict(trained.weights)  # the next stage selects by the selected epoch, not the last one
@@ -69,17 +70,17 @@ def train_stages(
 
 
 def _select(context: TrainContext, stage: Stage, network: nn.Module | None, rows: np.ndarray, path: Path) -> Selection:
-    """Select a stage's examples by the scores of the stage before.
+    """Select a stage's examples by the scores of the previous stage.
 
-    They are selected once, by one process, and saved to `path`: a stage must resume with the same examples, which
-    scoring again need not give, because not every device repeats its bits.
+    They are selected once, by one process, and saved to `path`: a stage must resume with the same examples, but scores
+    are not bit-reproducible on every device.
 
     Args:
-        context: what the stages share.
-        stage: selects its examples, or trains on all.
-        network: with the weights of the stage before; None in the first stage.
+        context: settings and data shared by all stages.
+        stage: stage that selects its examples, or trains on all.
+        network: network with the weights of the previous stage; None in the first stage.
         rows: row numbers of the training split (n,).
-        path: where the selection is saved.
+        path: file where the selection is saved.
 
     Returns:
         The selection, as positions in `rows`.
@@ -98,11 +99,11 @@ def _select(context: TrainContext, stage: Stage, network: nn.Module | None, rows
     return _read_selection(path)
 
 
-def _check_selection(stage: Stage, selection: Selection, count: int) -> Selection:
+def _check_selection(stage: Stage, selection: Selection, images: int) -> Selection:
     rows = selection.rows if isinstance(selection, Selection) else None
     is_row_list = isinstance(rows, np.ndarray) and rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer)
-    if rows is None or not is_row_list or not len(rows) or rows.min() < 0 or rows.max() >= count:
-        raise ContractError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {count - 1}")
+    if rows is None or not is_row_list or not len(rows) or rows.min() < 0 or rows.max() >= images:
+        raise ContractError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {images - 1}")
     return selection
 
 

@@ -1,4 +1,4 @@
-"""One optimization step: from a batch, in parts and over processes where the recipe asks for it, to updated weights."""
+"""Optimization steps, with gradients accumulated over micro-batches and summed over processes."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,9 +20,9 @@ class Learner:
     """A network in training.
 
     Attributes:
-        network: on the device; what is scored and saved.
-        wrapped: the same weights as training calls them: distributed over processes, or compiled.
-        optimizer, scheduler: the recipe's; the scheduler counts steps.
+        network: network on the device, which is scored and saved.
+        wrapped: the same weights, wrapped for training: distributed over processes, or compiled.
+        optimizer, scheduler: optimizer and schedule of the recipe; the scheduler counts steps.
         frozen: whether BatchNorm keeps its statistics and normalizes by them.
     """
 
@@ -67,17 +67,17 @@ def make_optimizer(network: nn.Module, train: Train, steps_per_epoch: int) -> tu
 
 
 def train_step(device: Device, method: Method, learner: Learner, batch: Batch, micro_batch: int = 0) -> Tensor:
-    """Update the weights by one batch.
+    """Run one optimization step on a batch.
 
     Args:
         device: where the network runs.
-        method: computes the loss.
-        learner: what is trained.
-        batch: this process's part of the batch, with the labels of the complete batch.
+        method: method that computes the loss.
+        learner: network in training.
+        batch: this rank's part of the batch, with the labels of the complete batch.
         micro_batch: images per forward and backward pass; 0 for all at once.
 
     Returns:
-        This process's part of the batch's loss: a scalar on the device, so that the step does not wait for it.
+        This rank's part of the batch's loss: a scalar on the device, so that the step does not wait for it.
     """
     learner.optimizer.zero_grad()
     loss = accumulate_gradients(device, method, learner.wrapped, batch, micro_batch)
@@ -91,20 +91,23 @@ def accumulate_gradients(
 ) -> Tensor:
     """Add the gradient of a batch's loss to the parameters, at most `micro_batch` images at a time (0: all at once).
 
-    Labels are weighted over the complete batch, so that parts add up to the same gradient, unless BatchNorm computes
-    its statistics from them: then each part is normalized by its own.
+    Labels are weighted over the complete batch, so that the gradients of the parts add up to that of the batch. This
+    requires a loss that is a weighted sum over labels, and no layer that depends on the composition of the batch, such
+    as BatchNorm unless it is frozen: it normalizes each part by the part's statistics.
 
     Returns:
-        The loss of this process's part of the batch; the sum over the processes is the batch's loss.
+        The loss of this rank's part of the batch; the sum over the processes is the batch's loss.
 
     Raises:
-        ContractError: the method's weights or loss, or the network's logits, have another shape.
+        ContractError: the method's weights or loss, or the network's logits, have an unexpected shape.
     """
     targets = batch.targets.to(device.torch_device, non_blocking=True)
     weights = method.label_weights(targets)
     if not isinstance(weights, Tensor) or weights.shape != targets.shape:
-        raise ContractError(f"label_weights() must return a tensor {tuple(targets.shape)}, the shape of its targets")
-    # Padding takes part in the reduction over processes, and counts for nothing.
+        raise ContractError(
+            f"label_weights() must return a tensor {tuple(targets.shape)} like its targets, not {_shape(weights)}"
+        )
+    # A padding image only joins the reduction over processes: its weight is 0.
     weights = weights[batch.local] * (0 if batch.is_padding else 1)
     sizes = batch_sizes(len(batch.images), micro_batch or len(batch.images))
     total = torch.zeros((), device=device.torch_device)
@@ -119,12 +122,16 @@ def accumulate_gradients(
 def _part_loss(
     device: Device, method: Method, network: nn.Module, images: Tensor, labels: Tensor, weights: Tensor
 ) -> Tensor:
-    """Compute the loss of b images with labels and weights (b, C), checked."""
+    """Compute the loss of b images with labels and weights (b, C), and check its shape."""
     output = device.forward(network, images)
     if output.logits.shape != labels.shape:
         raise ContractError(f"the network returns logits {tuple(output.logits.shape)} for labels {tuple(labels.shape)}")
     loss = method.loss(output, labels, weights)
     if not isinstance(loss, Tensor) or loss.ndim:
-        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ContractError(f"loss() must return a scalar tensor, not {shape}")
+        raise ContractError(f"loss() must return a scalar tensor, not {_shape(loss)}")
     return loss
+
+
+def _shape(value: object) -> str:
+    """Describe a value for messages: the shape of a tensor, otherwise the type."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -1,4 +1,4 @@
-"""What every stage of a run shares: device, method, recipe, pixels and labels."""
+"""Settings and data shared by all stages of a run: device, method, recipe, pixels and labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from ..recipe import Recipe
 from .device import Device
 from .inference import Predictor
 
-# Ends the key of the label permutation: the order of the examples is drawn from keys that begin with the same counts.
+# Last number of the label permutation's key: keys of the order of the examples begin with the same counts.
 PERMUTATION_KEY = 0x5EED
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainContext:
-    """Everything that training a stage needs besides its network and its examples.
+    """Settings and data for training a stage, except its network and its examples.
 
     Attributes:
         device: where the network runs.
-        method: builds networks and computes the loss.
-        recipe: how to train.
+        method: method that builds the network and computes the loss.
+        recipe: settings of training.
         seed: the run's seed.
-        pixels: the map, uint8 (N, size, size).
+        pixels: pixel map, uint8 (N, size, size).
         targets: labels to train and validate on, float32 (N, C).
         validation: row numbers of the validation split.
-        image_ids: of all images (N,), for messages.
+        image_ids: ids of all images (N,), for messages.
     """
 
     device: Device
@@ -48,20 +48,20 @@ class TrainContext:
 def build_train_context(
     *, device: Device, method: Method, recipe: Recipe, index: Index, pixels: np.ndarray, seed: int
 ) -> TrainContext:
-    """Build the context of training on an index, with permuted labels where the recipe asks for the control.
+    """Build the context of training on an index, with permuted labels if the recipe sets `shuffle_labels`.
 
     Args:
         device: where the network runs.
-        method: what is trained.
-        recipe: how to train.
+        method: method to train.
+        recipe: settings of training.
         index: N images with their labels and splits.
-        pixels: the map, uint8 (N, size, size).
+        pixels: pixel map, uint8 (N, size, size).
         seed: the run's seed.
     """
     targets = index.targets()
     if recipe.train.shuffle_labels:
         patients = index.images["patient_id"].to_numpy()
-        # Never those of the test split: the control is evaluated against true labels.
+        # Not the test split: the control is evaluated on the original labels.
         for number, split in enumerate(("train", "val")):
             rows, key = index.rows(split), (seed, number, PERMUTATION_KEY)
             targets[rows] = permute_labels_by_patient(targets[rows], patients[rows], key)
@@ -80,13 +80,13 @@ def build_train_context(
 def permute_labels_by_patient(targets: np.ndarray, patients: np.ndarray, key: Sequence[int]) -> np.ndarray:
     """Give each patient the labels of a randomly chosen patient: the label-permutation control.
 
-    A patient's images take the other patient's rows in turn, so that labels stay as correlated within a patient as
-    they were.
+    A patient's images get the other patient's rows in turn, which preserves the correlation of labels within a
+    patient.
 
     Args:
         targets: labels (n, C).
         patients: patient ids (n,).
-        key: seeds the permutation.
+        key: seed of the permutation.
 
     Returns:
         Permuted labels (n, C) in the same order of images.

@@ -1,8 +1,8 @@
-"""Training of one stage: the loop over epochs, and the rule that selects one (step.py updates the weights by a batch).
+"""Train one stage: the loop over epochs, and the selection of an epoch.
 
-Random draws depend only on (seed, stage, epoch, position), not on generator state: the order of the examples, the shift
-of each crop and the seed of dropout. So a stage that was interrupted resumes as if it had not been: bit-exact on a CPU,
-up to the order of summation on a GPU.
+The order of the examples, the shift of each crop and the seed of dropout depend only on (seed, stage, epoch, position),
+not on generator state. An interrupted stage therefore resumes exactly: bit-exact on a CPU, up to the order of summation
+on a GPU.
 """
 
 import time
@@ -21,6 +21,7 @@ from ..utils.files import CHECKPOINT_FILE
 from ..utils.options import to_dict
 from ..utils.progress import progress, say
 from ..utils.run_log import INTERVAL, has_listeners, log_event
+from ..utils.text import count
 from .checkpoint import (
     CHECK_EVERY,
     CheckpointManager,
@@ -51,17 +52,17 @@ def train_stage(
     """Train a network on some images, or resume from the checkpoint in `work`.
 
     Args:
-        context: what the stages share.
-        start: the weights to start from.
-        network: as the method built it; holds the last epoch's weights afterwards.
+        context: settings and data shared by all stages.
+        start: weights to start from.
+        network: network as the method built it; afterwards it has the last epoch's weights.
         stage: number of the stage, from 0; part of the key of every random draw.
         title: name of the stage, for messages.
         rows: row numbers to train on (n,), repeats allowed.
-        work: the stage's own folder.
+        work: folder of the stage.
 
     Raises:
         UserError: see `train_epoch` and `CheckpointManager`.
-        Interrupted: a signal asked to stop; the same call resumes.
+        Interrupted: a signal stopped the training; the same call resumes it.
     """
     recipe, device = context.recipe, context.device
     network.load_state_dict(start)
@@ -73,7 +74,7 @@ def train_stage(
         say(f"{title}: resumes after epoch {len(trained.loss)} of {epochs}{step}")
     for number in range(len(trained.loss), epochs):
         epoch = Epoch(context, (stage, number), rows, f"{title}, epoch {number + 1}/{epochs}")
-        # A signal is acted on between steps and between epochs, where a checkpoint has what is needed to resume.
+        # Signals take effect between steps and between epochs, where a checkpoint contains everything to resume.
         with signals.defer_signals():
             loss = train_epoch(epoch, learner, manager)
         scores = _score_validation(context, network, manager)
@@ -86,19 +87,19 @@ def train_stage(
 
 
 def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | None = None) -> float:
-    """Train on each example once, from where the epoch was interrupted.
+    """Train on each example once, or resume an interrupted epoch.
 
     Args:
-        epoch: which epoch.
-        learner: what is trained.
-        manager: knows where the epoch resumes, and saves checkpoints; None starts at the beginning and saves none.
+        epoch: epoch to train.
+        learner: network in training.
+        manager: checkpoints, from which the epoch resumes; None to start at the beginning and save none.
 
     Returns:
         The mean loss over the epoch's images.
 
     Raises:
-        UserError: loss or weights are not finite, or a step does not fit the memory.
-        Interrupted: a signal asked to stop; the state is saved.
+        UserError: loss or weights are not finite, or a step does not fit in memory.
+        Interrupted: a signal stopped the training; the state is saved.
     """
     device = epoch.context.device
     position = manager.progress if manager else new_progress(device)
@@ -124,7 +125,7 @@ def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | Non
 
 
 def _checkpoint_if_due(epoch: Epoch, manager: CheckpointManager) -> None:
-    """Check the losses, save and stop after a step, each where it is due."""
+    """After a step, check the losses, save a checkpoint or stop, each if it is due."""
     position = manager.progress
     signal, is_due = manager.poll()
     if signal is None and not is_due:
@@ -149,18 +150,18 @@ def _check_finite(
     with_weights: bool = True,
 ) -> None:
     """Raise a UserError that names the images if the loss or the weights are not finite."""
-    found = check_finite(epoch.context.device, learner, position, with_weights)
-    if found is not None:
+    failure = check_finite(epoch.context.device, learner, position, with_weights)
+    if failure is not None:
         lower_rate = epoch.context.recipe.train.lr / 10
         raise UserError(
-            f"{found.problem} in {epoch.title}, step {found.step + 1} of {len(epoch.spans)} (images "
-            f"{first_few(epoch.image_ids(found.step))}): lower the learning rate with --set train.lr={lower_rate:g}"
+            f"{failure.problem} in {epoch.title}, step {failure.step + 1} of {len(epoch.spans)} (images "
+            f"{first_few(epoch.image_ids(failure.step))}): lower the learning rate with --set train.lr={lower_rate:g}"
             + (f"; {manager.describe_last()}" if manager else "")
         )
 
 
 def _train_step(context: TrainContext, learner: Learner, batch: Batch) -> Tensor:
-    """Train on a batch. Raises UserError if the memory cannot hold it, with the setting that halves its need."""
+    """Train on a batch. Raises UserError if it does not fit in memory, with the setting that needs about half."""
     micro_batch = context.recipe.train.micro_batch
     try:
         return train_step(context.device, context.method, learner, batch, micro_batch)
@@ -169,7 +170,9 @@ def _train_step(context: TrainContext, learner: Learner, batch: Batch) -> Tensor
             raise
         images = min(micro_batch or len(batch.images), len(batch.images))
         advice = f"--set train.micro_batch={images // 2}" if images > 1 else "a smaller pixels.crop"
-        raise UserError(f"the memory cannot hold a training step of {images} images at a time: try {advice}") from error
+        raise UserError(
+            f"the memory cannot hold a training step of {count(images, 'image')} at a time: try {advice}"
+        ) from error
 
 
 def _score_validation(context: TrainContext, network: nn.Module, manager: CheckpointManager) -> np.ndarray:
@@ -185,7 +188,7 @@ def _score_validation(context: TrainContext, network: nn.Module, manager: Checkp
 def _finish_epoch(
     epoch: Epoch, network: nn.Module, manager: CheckpointManager, loss: float, scores: np.ndarray
 ) -> float | None:
-    """Record an epoch's outcome, copy its weights if the recipe's rule selects it, and save.
+    """Record an epoch's outcome, copy its weights if the epoch is selected so far, and save.
 
     Returns:
         Mean AUC of the validation split; None where undefined.
@@ -197,7 +200,7 @@ def _finish_epoch(
     trained.validation_auc.append(auc)
     trained.seconds += manager.progress.stopwatch.seconds
     trained.images += len(epoch.rows)
-    # The first epoch is selected in any case: without a defined AUC none would be.
+    # The first epoch is always selected: without a defined AUC none would be.
     if context.recipe.train.select == "last" or not trained.weights or (auc is not None and auc > best):
         trained.weights, trained.best_epoch = copy_weights(network), len(trained.loss)
     manager.progress = new_progress(context.device)
@@ -206,7 +209,7 @@ def _finish_epoch(
 
 
 def _stage_identity(context: TrainContext, stage: int, rows: np.ndarray) -> str:
-    """Identify the training that a checkpoint belongs to."""
+    """Hash the settings and examples that identify a stage's training."""
     settings = {
         "seed": context.seed,
         "stage": stage,
@@ -228,10 +231,10 @@ class StepLogger:
 
     Args:
         device: where the network runs.
-        learner: what is trained; its learning rate is logged.
+        learner: network in training; its learning rate is logged.
         key: numbers of the stage and the epoch, from 0.
         steps: number of steps of the epoch.
-        done: steps that were done before this process started; they are not part of the logged loss.
+        done: steps completed before this process started, which the logged loss does not include.
     """
 
     def __init__(self, device: Device, learner: Learner, key: tuple[int, int], steps: int, done: int = 0) -> None:
@@ -244,7 +247,7 @@ class StepLogger:
         self._last = time.monotonic()
 
     def __call__(self, batch: Batch, loss: Tensor) -> None:
-        """Count a step: its batch, and this process's part of the batch's loss, a scalar on the device."""
+        """Count a step: its batch, and this rank's part of the batch's loss, a scalar on the device."""
         if not has_listeners():
             return
         self._step += 1

@@ -1,4 +1,4 @@
-"""Weights of a network: copy, save, hash, and what was loaded before training."""
+"""Copy, save and hash a network's weights, and find those that were loaded before training."""
 
 import hashlib
 from pathlib import Path
@@ -10,19 +10,19 @@ from ..utils.files import write_atomic
 
 
 def loaded_weights(network: nn.Module) -> tuple[str | None, list[str]]:
-    """Find out which weights a method loaded into its network before training.
+    """Find the weights that a method loaded into its network before training.
 
     Returns:
-        The sources, joined by commas, or None if nothing was loaded; and the names of the parameters that keep their
-        initial values.
+        The sources, joined by commas, or None if nothing was loaded; and the names of the parameters that were not
+        loaded.
     """
     sources: list[str] = []
     loaded: set[str] = set()
     for name, module in network.named_modules():
-        found = getattr(module, "loaded_weights", None)
-        if isinstance(found, LoadedWeights):
-            sources.append(found.source)
-            loaded |= {f"{name}.{tensor}".lstrip(".") for tensor in found.tensors}
+        pretrained = getattr(module, "loaded_weights", None)
+        if isinstance(pretrained, LoadedWeights):
+            sources.append(pretrained.source)
+            loaded |= {f"{name}.{tensor}".lstrip(".") for tensor in pretrained.tensors}
     return ", ".join(sources) or None, [name for name, _ in network.named_parameters() if name not in loaded]
 
 
@@ -36,7 +36,7 @@ def weights_sha256(weights: dict[str, Tensor]) -> str:
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write weights as safetensors, atomically. Raises UserError if the disk is full."""
+    """Write weights as safetensors, atomically. Raises UserError if the file cannot be written."""
     from safetensors.torch import save
 
     write_atomic(path, save(weights))

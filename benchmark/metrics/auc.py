@@ -1,10 +1,11 @@
 """AUC, average precision and their intervals: pure functions of arrays.
 
-A finding without positives or without negatives has no AUC: it is None and left out of the mean, which states over how
-many findings it was taken. The same holds for average precision, which without negatives would be 1 for any scores.
+A finding without positives or without negatives has no AUC: it is None and excluded from the mean, which is reported
+with the number of findings averaged. The same is true of average precision, which without negatives would be 1 for any
+scores.
 
 Both are computed from the same counts: how many positive and negative images are at, and between, the distinct scores
-of the positive images. Counted by patient once, they give every bootstrap replicate by a matrix product.
+of the positive images. They are counted per patient once; each bootstrap replicate is then a matrix product.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +26,8 @@ class Evaluation(NamedTuple):
     Attributes:
         each: the measure of each finding, in order.
         positives: number of positive images of each finding.
-        mean: the mean over the defined findings, and how many they are.
-        mean_without: the same without the findings that are left out.
+        mean: the mean over the defined findings, and their number.
+        mean_without: the same without the excluded findings.
     """
 
     each: list[Interval]
@@ -38,8 +39,8 @@ class Evaluation(NamedTuple):
 def measure_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """Compute the area under the ROC curve in each of R replicates.
 
-    A positive wins against all negatives with lower scores and half of those with the same score. With the negatives
-    summed up from the lowest score, that is the mean of two sums. All sums are of integers, so their order does not
+    A positive wins against all negatives with lower scores and half of those with the same score: the mean of the
+    cumulative counts of negatives below the score and up to it. All sums are of integers, so their order does not
     matter.
 
     Args:
@@ -59,9 +60,9 @@ def measure_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
 def measure_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """Compute average precision in each of R replicates; arguments and result as for `measure_auc`.
 
-    The precision among the images that score at least as high, averaged over the positive ones: the area under the
-    precision-recall curve as a step function, without interpolation (scikit-learn's definition; Davis and Goadrich
-    2006 show why straight lines between its points would be too high). Recall rises only at scores of positives.
+    For each positive image, take the precision among the images that score at least as high; then average. This is the
+    area under the precision-recall curve as a step function, without interpolation (scikit-learn's definition; Davis
+    and Goadrich 2006 show why straight lines between its points would be too high).
     """
     true_positives = np.cumsum(positives[::-1], axis=0)[::-1]
     false_positives = np.cumsum(negatives[::-1], axis=0)[::-1][1::2]
@@ -76,7 +77,7 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
 
     Args:
         scores: (N,), any monotone scale, finite.
-        labels: (N,), 1, 0 or NaN for unknown; unknown images are left out.
+        labels: (N,), 1, 0 or NaN for unknown; unknown labels are ignored.
 
     Returns:
         A number in 0..1, or None without positives or without negatives.
@@ -101,7 +102,7 @@ def mean_auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def undefined_reason(labels: np.ndarray) -> str | None:
-    """Explain why labels (N,), 1, 0 or NaN, leave AUC and average precision undefined; None where they do not."""
+    """Explain why labels (N,), 1, 0 or NaN, leave AUC and average precision undefined; None if they do not."""
     if not len(labels):
         return "no image"
     if np.isnan(labels).all():
@@ -126,10 +127,10 @@ def evaluate(
         scores: (N, C), any monotone scale, finite.
         labels: (N, C), 1, 0 or NaN for unknown.
         patients: (N,) the patient of each image; patients are resampled with all of their images.
-        resamples: number of bootstrap replicates. A finding with one class in a replicate is left out of its mean.
-        leave_out: columns of the findings to leave out of the second mean: those with too few positives.
-        seed: of the replicates; results that are compared use the same.
-        measure: `measure_auc` or `measure_precision`; both see the same replicates.
+        resamples: number of bootstrap replicates. A finding with one class in a replicate is excluded from its mean.
+        leave_out: columns of the findings to exclude from the second mean: those with too few positives.
+        seed: seed of the bootstrap; results to be compared must use the same one.
+        measure: `measure_auc` or `measure_precision`; both use the same replicates.
     """
     replicates = bootstrap(scores, labels, patients, resamples, seed, measure)
     return summarize(scores, labels, replicates, leave_out, measure)
@@ -142,15 +143,15 @@ def summarize(
     leave_out: Sequence[int] = (),
     measure: Measure = measure_auc,
 ) -> Evaluation:
-    """Evaluate with the replicates (R, C) that `bootstrap` returned; other arguments as for `evaluate`."""
+    """Evaluate on the replicates (R, C) returned by `bootstrap`; other arguments as for `evaluate`."""
     columns = range(labels.shape[1])
     values = np.array([_measure_all(scores[:, c], labels[:, c], measure) for c in columns])
-    kept = [c for c in columns if c not in leave_out]
+    included = [c for c in columns if c not in leave_out]
     return Evaluation(
         [percentile_interval(values[c], replicates[:, c]) for c in columns],
         [int((labels[:, c] == 1).sum()) for c in columns],
         _mean(values, replicates),
-        _mean(values[kept], replicates[:, kept]),
+        _mean(values[included], replicates[:, included]),
     )
 
 
@@ -164,8 +165,8 @@ def bootstrap(
 ) -> np.ndarray:
     """Compute a measure of each finding in each replicate: (resamples, C), NaN where undefined.
 
-    Scores of the same images in the same order see the same replicates, so that two such arrays may be subtracted: the
-    quantiles of the differences are a paired interval. Arguments as for `evaluate`.
+    Scores of the same images in the same order use the same replicates, so that two such arrays may be subtracted: the
+    quantiles of the differences form a paired interval. Arguments as for `evaluate`.
     """
     patient_index = encode_patients(patients)
     ranks = [_rank(scores[:, c], labels[:, c], patient_index) for c in range(labels.shape[1])]
@@ -177,7 +178,7 @@ def bootstrap(
 
 
 def mean_defined(values: np.ndarray) -> np.ndarray:
-    """Average each row of (R, C) over the values that are not NaN; (R,), NaN where all are."""
+    """Average each row of (R, C) over the values that are not NaN; (R,), NaN if all are."""
     defined = ~np.isnan(values)
     sums = np.where(defined, values, 0).sum(axis=1)
     return np.where(defined.any(axis=1), sums / defined.sum(axis=1).clip(min=1), np.nan)
@@ -188,9 +189,9 @@ def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
     Scores and labels (N,) as for `auc`, with both classes.
     """
-    known = ~np.isnan(labels)
-    order = np.argsort(-scores[known], kind="stable")
-    sorted_scores, positive = scores[known][order], labels[known][order] == 1
+    labeled = ~np.isnan(labels)
+    order = np.argsort(-scores[labeled], kind="stable")
+    sorted_scores, positive = scores[labeled][order], labels[labeled][order] == 1
     last_of_tie = np.append(np.flatnonzero(np.diff(sorted_scores)), len(order) - 1)
     true = np.cumsum(positive)[last_of_tie]
     false = np.cumsum(~positive)[last_of_tie]
@@ -223,7 +224,7 @@ def _rank(scores: np.ndarray, labels: np.ndarray, patient_index: np.ndarray) -> 
 
 
 def _count(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> csr_array:
-    """Count the pairs of row and column, which the constructor adds up where they repeat."""
+    """Count the pairs of row and column; the constructor adds up repeated ones."""
     return csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape)
 
 
@@ -239,7 +240,7 @@ def _none_if_nan(value: float) -> float | None:
 
 
 def _mean(values: np.ndarray, replicates: np.ndarray) -> tuple[Interval, int]:
-    """Average the defined ones of C values, also in the replicates (R, C), and count them."""
+    """Average the defined ones of C values, with the interval from the replicates (R, C), and count them."""
     defined = ~np.isnan(values)
     if not defined.any():
         return UNDEFINED, 0

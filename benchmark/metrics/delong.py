@@ -1,11 +1,11 @@
 """Variances of AUCs without resampling, for independent images or images grouped by patient. Pure functions of arrays.
 
 Independent images: DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837), by midranks (Sun and Xu 2014, IEEE
-Signal Processing Letters 21:1389), which need a sort where the definition compares every positive image with every
-negative one. Images of patients: Obuchowski 1997 (Biometrics 53:567), which sums the same components by patient and
-adds the covariance of a patient's positive and negative images. With one image per patient both are the same number.
+Signal Processing Letters 21:1389), which need only a sort, not comparisons of every positive image with every negative
+one. Images of patients: Obuchowski 1997 (Biometrics 53:567), which sums the same components by patient and adds the
+covariance of a patient's positive and negative images. With one image per patient both are the same number.
 
-Both are large-sample results: with positives of only a few patients, prefer the bootstrap interval.
+Both are large-sample results: if only a few patients have positives, prefer the bootstrap interval.
 """
 
 from collections.abc import Sequence
@@ -26,20 +26,20 @@ def covariance(
 
     Args:
         scores: (N, K), any monotone scale, finite.
-        labels: (N,), 1, 0 or NaN for unknown; unknown images are left out.
-        clusters: (N,) the patient of each image; None where all images are independent.
+        labels: (N,), 1, 0 or NaN for unknown; unknown labels are ignored.
+        clusters: (N,) the patient of each image; None if all images are independent.
 
     Returns:
-        AUCs (K,) in 0..1 and their covariance (K, K); None without a class, and where all positives or all negatives
-        are of one patient, since the variation between patients cannot be estimated then.
+        AUCs (K,) in 0..1 and their covariance (K, K). None if a class is missing, or if all positives or all negatives
+        are of one patient, so that the variation between patients cannot be estimated.
     """
-    known = ~np.isnan(labels)
-    patient_index = np.arange(known.sum()) if clusters is None else encode_patients(np.asarray(clusters)[known])
-    positive = labels[known] == 1
+    labeled = ~np.isnan(labels)
+    patient_index = np.arange(labeled.sum()) if clusters is None else encode_patients(np.asarray(clusters)[labeled])
+    positive = labels[labeled] == 1
     classes = _Class(patient_index[positive]), _Class(patient_index[~positive])
     if any(one.patients < 2 for one in classes):
         return None
-    parts = [_components(scores[known, k], positive) for k in range(scores.shape[1])]
+    parts = [_components(scores[labeled, k], positive) for k in range(scores.shape[1])]
     areas = np.array([of_positives.mean() for of_positives, _ in parts])
     excess = [
         one.by_patient(np.stack(components, axis=1) - areas, patient_index.max() + 1)
@@ -51,14 +51,14 @@ def covariance(
 def interval(scores: np.ndarray, labels: np.ndarray, clusters: Sequence | np.ndarray | None = None) -> Interval:
     """Compute the AUC of scores (N,) with its 95 % interval, normal on the scale of the AUC and clipped to 0..1.
 
-    All None where `covariance` is None. Perfect separation has the interval 1 to 1, which is too narrow: consider the
+    All are None if `covariance` is None. Perfect separation has the interval 1 to 1, which is too narrow: consider the
     number of positives as well.
     """
-    found = covariance(scores[:, None], labels, clusters)
-    if found is None:
+    estimate = covariance(scores[:, None], labels, clusters)
+    if estimate is None:
         return UNDEFINED
-    area = float(found[0][0])
-    margin = float(norm.ppf(0.975) * np.sqrt(max(0.0, found[1][0, 0])))
+    area = float(estimate[0][0])
+    margin = float(norm.ppf(0.975) * np.sqrt(max(0.0, estimate[1][0, 0])))
     return Interval(area, max(0.0, area - margin), min(1.0, area + margin))
 
 
@@ -67,17 +67,17 @@ def p_value(
 ) -> float | None:
     """Test whether two scores (N,) of the same images have the same AUC: two-sided p, normal approximation.
 
-    1 where the AUCs are equal. None where `covariance` is None, or where the variance of their difference cannot be
+    The result is 1 if the AUCs are equal, and None if `covariance` is None or the variance of the difference cannot be
     estimated (both separate the classes perfectly, or not at all).
     """
-    found = covariance(np.stack([first, second], axis=1), labels, clusters)
-    if found is None:
+    estimate = covariance(np.stack([first, second], axis=1), labels, clusters)
+    if estimate is None:
         return None
-    areas, shared = found
+    areas, covariances = estimate
     if areas[0] == areas[1]:
         return 1.0
-    variance = shared[0, 0] + shared[1, 1] - 2 * shared[0, 1]
-    if variance <= ROUNDING * (shared[0, 0] + shared[1, 1]):
+    variance = covariances[0, 0] + covariances[1, 1] - 2 * covariances[0, 1]
+    if variance <= ROUNDING * (covariances[0, 0] + covariances[1, 1]):
         return None
     return float(2 * norm.sf(abs(areas[0] - areas[1]) / np.sqrt(variance)))
 
@@ -86,7 +86,7 @@ class _Class(NamedTuple):
     """The n images of one class.
 
     Attributes:
-        patient_index: (n,) the number of each image's patient.
+        patient_index: (n,) each image's patient index.
     """
 
     patient_index: np.ndarray
@@ -111,8 +111,8 @@ def _components(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, n
     """Compute the structural components of DeLong et al. 1988 for one score (n,).
 
     Returns:
-        For each positive image the share of negatives below it, and for each negative one that of positives above it;
-        ties count half.
+        For each positive image the fraction of negatives below it, and for each negative image the fraction of
+        positives above it; ties count half.
     """
     ranks: np.ndarray = rankdata(scores)
     below: np.ndarray = ranks[positive] - rankdata(scores[positive])
@@ -121,7 +121,7 @@ def _components(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _combine(excess: Sequence[np.ndarray], classes: Sequence[_Class], patients: int) -> np.ndarray:
-    """Compute the covariance (K, K) of Obuchowski 1997 from sums of components by patient.
+    """Compute the covariance (K, K) of Obuchowski 1997 from sums of components per patient.
 
     S10 / M + S01 / N + (S11 + its transpose) / (M N), with M positive and N negative images and each S scaled by
     I / (I - 1) over the I patients that it is summed over. S11 is summed over all of them, so its factor is never the

@@ -1,16 +1,16 @@
-"""Localization: heatmaps against boxes by the protocol of Wang et al. 2017 (section 4.2), and the pointing game.
+"""Localization: heatmaps vs. boxes by the protocol of Wang et al. 2017 (section 4.2), and the pointing game.
 
 Pure functions of arrays. Boxes are rows x, y, w, h, (x, y) the upper left corner, as fractions of the whole image. A
-heatmap covers the crop that the network saw; what is found on it is mapped back to the whole image, so that a box
-outside the crop counts as missed and not as absent.
+heatmap covers the crop that the network saw; predicted boxes are mapped back to the whole image, so that an annotated
+box outside the crop counts as missed.
 
-Chosen where the paper does not say: maps are enlarged bilinearly to the crop's pixels before they are normalized;
+Not stated in the paper and chosen here: maps are enlarged bilinearly to the crop's pixels before they are normalized;
 regions are 4-connected; a region that is the same at both thresholds is one box. The pointing game (Zhang et al. 2016)
 checks for each finding on each image whether the center of the highest location is inside one of its boxes, without
 tolerance; a map without contrast points nowhere.
 
 Only elementwise arithmetic in float64 is used: sums whose order a library may choose could move a pixel across a
-threshold on another machine, and a record could no longer be verified from its heatmaps.
+threshold on a different machine, and a record could no longer be verified from its heatmaps.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from scipy.sparse.csgraph import connected_components
 THRESHOLDS = (60, 180)  # of 0..255, each applied by itself
 IOBB = (0.1, 0.25, 0.5, 0.75, 0.9)  # thresholds T(IoBB) of Wang et al. 2017, Table 3
 IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # thresholds T(IoU), the same table
-LEVELS = np.array(IOBB + IOU)
+LEVELS = np.array(IOBB + IOU)  # the 12 overlap thresholds
 CENTER = (0.25, 0.25, 0.5, 0.5)  # the box of the baseline that does not depend on the image
-MAX_PIXELS = 400_000  # of enlarged maps at a time, 8 maps of 224x224: 3 MB, which stay in a core's cache
+MAX_PIXELS = 400_000  # of maps enlarged at a time, 8 maps of 224x224: 3 MB, which stay in a core's cache
 
 
 class Boxes(NamedTuple):
-    """Annotated boxes: M boxes on N images.
+    """Annotated (ground-truth) boxes: M boxes on N images.
 
     Attributes:
         image, finding: (M,) which of the N images and of the C findings.
@@ -57,19 +57,20 @@ class Frame(NamedTuple):
 
 
 class PredictedBoxes(NamedTuple):
-    """Boxes of one finding: (n,) the image of each, and (n, 4) fractions of the whole image."""
+    """Predicted boxes of one finding: (n,) the image of each, and (n, 4) fractions of the whole image."""
 
     image: np.ndarray
     boxes: np.ndarray
 
 
 class BoxMatches(NamedTuple):
-    """Which annotated boxes were found.
+    """Detected annotated boxes and unmatched predicted boxes.
 
     Attributes:
-        found: bool (M, 12), whether a box was found at each T(IoBB), then at each T(IoU).
-        false: int (C, 12), predicted boxes of each finding, on all images, that overlap none of its boxes enough.
-        pointed: bool (M,), whether the highest location is inside a box, any box, of that finding on that image.
+        found: bool (M, 12), whether an annotated box is detected at each T(IoBB), then at each T(IoU).
+        false: int (C, 12), unmatched predicted boxes of each finding on all images: those that overlap none of its
+            annotated boxes enough.
+        pointed: bool (M,), whether the highest location is inside any annotated box of that finding on that image.
     """
 
     found: np.ndarray
@@ -78,12 +79,13 @@ class BoxMatches(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Matches as rates, for each finding (C, ...) or as their mean (...); NaN for a finding without a box.
+    """Matches as rates, per finding (C, ...) or averaged over findings (...); NaN for a finding without a box.
 
     Attributes:
-        accuracy: (..., 12) found boxes / boxes of the finding.
-        false_positives: (..., 12) false boxes / boxes of all findings, as Wang et al. 2017 count them.
-        pointing_game: (...) images with the finding's highest location in one of its boxes / images with such a box.
+        accuracy: (..., 12) fraction of the finding's annotated boxes that are detected.
+        false_positives: (..., 12) unmatched predicted boxes of the finding per annotated box of any finding, as Wang et
+            al. 2017 count them.
+        pointing_game: (...) fraction of the images with boxes of the finding whose highest location is in one of them.
     """
 
     accuracy: np.ndarray
@@ -95,25 +97,25 @@ def match_boxes(maps: np.ndarray, truth: Boxes, frame: Frame) -> BoxMatches:
     """Match heatmaps with annotated boxes.
 
     Args:
-        maps: (N, C, h, w), of the crop, on any scale.
-        truth: the annotated boxes on the N images.
-        frame: where the crop is.
+        maps: (N, C, h, w), heatmaps of the crop, on any scale.
+        truth: annotated boxes on the N images.
+        frame: position of the crop.
     """
     peaks = np.stack([highest(maps[:, c], frame) for c in range(maps.shape[1])], axis=1)
     return _match_findings(lambda c: predict_boxes(maps[:, c], frame), peaks, truth)
 
 
-def random_baseline(grid: tuple[int, int], findings: int, truth: Boxes, frame: Frame, seed: int = 0) -> BoxMatches:
-    """Match maps of independent uniform noise on the same grid (h, w): what a method must beat to localize at all."""
-    noise = np.random.default_rng(seed).random((len(truth.patients), findings, *grid), np.float32)
+def random_baseline(grid: tuple[int, int], num_findings: int, truth: Boxes, frame: Frame, seed: int = 0) -> BoxMatches:
+    """Match maps of independent uniform noise on the same grid (h, w), the baseline for any localization."""
+    noise = np.random.default_rng(seed).random((len(truth.patients), num_findings, *grid), np.float32)
     return match_boxes(noise, truth, frame)
 
 
-def center_baseline(findings: int, truth: Boxes) -> BoxMatches:
-    """Match the same box on every image, in its center and half as wide and high."""
+def center_baseline(num_findings: int, truth: Boxes) -> BoxMatches:
+    """Match the same box on every image: centered, half as wide and half as high as the image."""
     images = len(truth.patients)
     same_box = PredictedBoxes(np.arange(images), np.tile(CENTER, (images, 1)))
-    return _match_findings(lambda c: same_box, np.full((images, findings, 2), 0.5), truth)
+    return _match_findings(lambda c: same_box, np.full((images, num_findings, 2), 0.5), truth)
 
 
 def score(matches: BoxMatches, truth: Boxes) -> Score:
@@ -135,13 +137,13 @@ def mean_score(scores: Score) -> Score:
 def mean_interval(matches: BoxMatches, truth: Boxes, resamples: int, seed: int = 0) -> tuple[Score, Score]:
     """Compute the ends of the 95 % intervals of the mean accuracies and of the mean pointing game.
 
-    Patients are resampled with all of their images. A finding without a box in a replicate is left out of its mean.
+    Patients are resampled with all of their images. A finding without a box in a replicate is excluded from its mean.
 
     Args:
-        matches: of the heatmaps, from `match_boxes`.
+        matches: matches of the heatmaps, from `match_boxes`.
         truth: the annotated boxes.
         resamples: number of bootstrap replicates.
-        seed: of the replicates.
+        seed: seed of the bootstrap.
 
     Returns:
         Lower and upper ends, as means over the findings. False positives have no interval (NaN).
@@ -157,8 +159,8 @@ def mean_interval(matches: BoxMatches, truth: Boxes, resamples: int, seed: int =
         of_finding = truth.finding == c
         totals = counts[:, of_finding] @ weights[of_finding]
         defined = totals > 0
-        shares = counts[:, of_finding] @ hits[of_finding] / np.where(defined, totals, 1)
-        rates.append(np.where(defined, shares, np.nan))
+        fractions = counts[:, of_finding] @ hits[of_finding] / np.where(defined, totals, 1)
+        rates.append(np.where(defined, fractions, np.nan))
     ends = np.nanquantile(np.nanmean(rates, axis=0), [0.025, 0.975], axis=0)
     undefined = np.full(len(LEVELS), np.nan)
     low, high = (Score(end[1:], undefined, end[0]) for end in ends)
@@ -167,22 +169,22 @@ def mean_interval(matches: BoxMatches, truth: Boxes, resamples: int, seed: int =
 
 def predict_boxes(maps: np.ndarray, frame: Frame) -> PredictedBoxes:
     """Predict boxes from one finding's maps (N, h, w): around the connected regions above 60, and those above 180."""
-    found = [np.empty((0, 5), int)]
+    boxes = [np.empty((0, 5), int)]
     step = max(1, MAX_PIXELS // frame.side**2)
     buffers = np.empty((2, step, frame.side, frame.side))  # reused: allocating costs more than the arithmetic
     for first in range(0, len(maps), step):
         chunk = maps[first : first + step]
         heat = normalize(_enlarge(chunk, *buffers[:, : len(chunk)]), buffers[0, : len(chunk)])
-        found += [regions(heat > threshold) + np.array([first, 0, 0, 0, 0]) for threshold in THRESHOLDS]
-    union = np.unique(np.concatenate(found), axis=0)
+        boxes += [regions(heat > threshold) + np.array([first, 0, 0, 0, 0]) for threshold in THRESHOLDS]
+    union = np.unique(np.concatenate(boxes), axis=0)
     return PredictedBoxes(union[:, 0], frame.to_image(union[:, 1:] / frame.side))
 
 
 def regions(masks: np.ndarray) -> np.ndarray:
     """Find the connected regions of masks.
 
-    A line of a heatmap has few runs of set pixels, so runs are connected instead of pixels: each to those that overlap
-    it on the next line.
+    A line of a heatmap has few runs of set pixels, so runs are connected instead of pixels: each one to the runs on the
+    next line that overlap it.
 
     Args:
         masks: bool (N, H, W).
@@ -231,7 +233,7 @@ def enlarge(maps: np.ndarray, side: int) -> np.ndarray:
 
 
 def normalize(heat: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Scale each map (N, H, W) to 0..255 by its own lowest and highest value; a map without contrast becomes 0.
+    """Scale each map (N, H, W) to 0..255 by its lowest and highest value; a map without contrast becomes 0.
 
     The result is written to `out` if it is given, which may be `heat` itself.
     """
@@ -245,8 +247,8 @@ def highest(maps: np.ndarray, frame: Frame) -> np.ndarray:
     """Find the center of each map's highest location, the first of equals.
 
     Args:
-        maps: (N, h, w), of the crop.
-        frame: where the crop is.
+        maps: (N, h, w), heatmaps of the crop.
+        frame: position of the crop.
 
     Returns:
         x, y (N, 2) as fractions of the whole image; NaN for a map without contrast.
@@ -273,7 +275,7 @@ def _match_findings(predict: Callable[[int], PredictedBoxes], peaks: np.ndarray,
     findings = peaks.shape[1]
     found = np.zeros((len(truth.boxes), len(LEVELS)), bool)
     false = np.zeros((findings, len(LEVELS)), int)
-    for c in np.unique(truth.finding):  # a finding without annotated boxes has no accuracy and no false boxes
+    for c in np.unique(truth.finding):  # a finding without annotated boxes has no rates
         of_finding = truth.finding == c
         found[of_finding], false[c] = _match(predict(c), truth.image[of_finding], truth.boxes[of_finding])
     return BoxMatches(found, false, _pointed(peaks[truth.image, truth.finding], truth))
@@ -283,7 +285,8 @@ def _match(predicted: PredictedBoxes, image: np.ndarray, boxes: np.ndarray) -> t
     """Match one finding's predicted boxes with its m annotated ones.
 
     Returns:
-        Which annotated boxes are found at each level, bool (m, 12), and how many predicted ones are false there (12,).
+        Whether each annotated box is detected at each threshold, bool (m, 12), and the number of unmatched predicted
+        boxes at each threshold (12,).
     """
     p, t = np.nonzero(predicted.image[:, None] == image[None, :])
     iobb, iou = overlaps(predicted.boxes[p], boxes[t])
@@ -296,7 +299,7 @@ def _match(predicted: PredictedBoxes, image: np.ndarray, boxes: np.ndarray) -> t
 
 
 def _pointed(peaks: np.ndarray, truth: Boxes) -> np.ndarray:
-    """Whether each box's highest location (M, 2) is in it, or in another box of that finding on that image: (M,)."""
+    """Return whether the highest location (M, 2) is in any box of the same finding and image as each box: (M,)."""
     inside = ((peaks >= truth.boxes[:, :2]) & (peaks < truth.boxes[:, :2] + truth.boxes[:, 2:])).all(axis=1)
     pair = _pair_index(truth)
     hits: np.ndarray = np.bincount(pair, inside)[pair]
@@ -309,13 +312,13 @@ def _hits(matches: BoxMatches) -> np.ndarray:
 
 
 def _weights(truth: Boxes) -> np.ndarray:
-    """Weigh each box (M, 13): in the pointing game the boxes of a finding on an image count as one together."""
+    """Weight each box (M, 13): in the pointing game all boxes of a finding on an image count as one."""
     pair = _pair_index(truth)
     return np.column_stack([1 / np.bincount(pair)[pair], np.ones((len(pair), len(LEVELS)))])
 
 
 def _pair_index(truth: Boxes) -> np.ndarray:
-    """Return for each box the number of its pair of image and finding: (M,)."""
+    """Return the index of each box's pair of image and finding: (M,)."""
     pairs = np.column_stack([truth.image, truth.finding])
     return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
 

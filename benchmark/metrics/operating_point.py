@@ -1,7 +1,8 @@
-"""Sensitivity and specificity at a threshold that was fixed before the test: pure functions of arrays.
+"""Sensitivity and specificity at a threshold chosen before the test: pure functions of arrays.
 
-An AUC averages over all thresholds, while a clinic uses one. It is chosen on the validation split for a target
-specificity and applied to the test split unchanged; the specificity there may differ, so both rates are reported.
+An AUC averages over all thresholds, while a clinic uses one. The threshold is chosen on the validation split for a
+target specificity and applied unchanged to the test split, where the specificity may differ, so both rates are
+reported.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ ROUNDING = 1e-9  # keeps 0.07 * 100 at 7 images, although the product is 7.00000
 
 
 class Rates(NamedTuple):
-    """Share of positive images at or above a threshold, and of negative ones below it, in 0..1.
+    """Fraction of positive images at or above a threshold, and of negative images below it, in 0..1.
 
-    None without images of that class.
+    A rate is None if its class has no images.
     """
 
     sensitivity: float | None
@@ -25,28 +26,28 @@ class Rates(NamedTuple):
 
 
 class OperatingPoint(NamedTuple):
-    """Rates with 95 % intervals from resampled patients of the test split; the threshold counts as fixed."""
+    """Rates with 95 % intervals from resampled patients of the test split, for a fixed threshold."""
 
     sensitivity: Interval
     specificity: Interval
 
 
 def threshold(scores: np.ndarray, labels: np.ndarray, specificity: float) -> float | None:
-    """Find the lowest threshold that leaves at least this share of the negative images below it.
+    """Find the lowest threshold with at least this fraction of the negative images below it.
 
     An image is called positive when its score is at or above the threshold, which is the next float64 above the score
     of the last negative image that must stay below.
 
     Args:
-        scores: (N,), of the validation split, finite.
-        labels: (N,), 1, 0 or NaN for unknown; unknown images are left out.
-        specificity: the share, above 0 and up to 1.
+        scores: (N,), scores of the validation split, finite.
+        labels: (N,), 1, 0 or NaN for unknown; unknown labels are ignored.
+        specificity: target fraction, above 0 and up to 1.
 
     Returns:
         A threshold on the scale of the scores, None without a negative image.
 
     Raises:
-        ValueError: a share outside that range.
+        ValueError: `specificity` is outside that range.
     """
     if not 0 < specificity <= 1:
         raise ValueError(f"a specificity of {specificity}: it must be above 0 and at most 1")
@@ -58,9 +59,9 @@ def threshold(scores: np.ndarray, labels: np.ndarray, specificity: float) -> flo
 
 
 def rates(scores: np.ndarray, labels: np.ndarray, threshold: float) -> Rates:
-    """Apply a threshold to scores and labels (N,), 1, 0 or NaN; unknown images are left out."""
+    """Apply a threshold to scores and labels (N,), 1, 0 or NaN; unknown labels are ignored."""
     called = scores.astype(np.float64) >= threshold
-    return Rates(_share(called[labels == 1]), _share(~called[labels == 0]))
+    return Rates(_fraction(called[labels == 1]), _fraction(~called[labels == 0]))
 
 
 def evaluate(
@@ -74,12 +75,12 @@ def evaluate(
     """Compute sensitivity and specificity of every finding at its threshold, with percentile intervals.
 
     Args:
-        scores: (N, C), of the test split.
+        scores: (N, C), scores of the test split.
         labels: (N, C), 1, 0 or NaN for unknown.
         patients: (N,) the patient of each image; patients are resampled with all of their images.
         thresholds: one per finding, from `threshold` on the validation split; None leaves both rates undefined.
-        resamples: number of bootstrap replicates; those without an image of the class are left out.
-        seed: of the replicates; with that of `auc.evaluate` they are the same.
+        resamples: number of bootstrap replicates; those without an image of the class are ignored.
+        seed: seed of the bootstrap; with the seed of `auc.evaluate` the replicates are the same.
     """
     patient_index = encode_patients(patients)
     counts = np.concatenate(list(bootstrap_counts(patient_index, resamples, seed)), axis=1)
@@ -94,24 +95,24 @@ def evaluate(
 def _operating_point(
     called: np.ndarray, labels: np.ndarray, patient_index: np.ndarray, counts: np.ndarray
 ) -> OperatingPoint:
-    """Rate the images (N,) that are called positive."""
+    """Compute the rates of the images (N,) that are called positive, with intervals."""
     return OperatingPoint(
-        _share_interval(called, labels == 1, patient_index, counts),
-        _share_interval(~called, labels == 0, patient_index, counts),
+        _fraction_interval(called, labels == 1, patient_index, counts),
+        _fraction_interval(~called, labels == 0, patient_index, counts),
     )
 
 
-def _share_interval(
+def _fraction_interval(
     correct: np.ndarray, of_class: np.ndarray, patient_index: np.ndarray, counts: np.ndarray
 ) -> Interval:
-    """Share of a class's images (N,) that are correct, with its interval from replicates, counts (P, R) of patients."""
-    share = _share(correct[of_class])
-    if share is None:
+    """Compute the fraction of a class's images (N,) that are correct; `counts` (P, R) are the patients' replicates."""
+    fraction = _fraction(correct[of_class])
+    if fraction is None:
         return UNDEFINED
     images = np.bincount(patient_index[of_class], minlength=len(counts)) @ counts
     hits = np.bincount(patient_index[of_class & correct], minlength=len(counts)) @ counts
-    return percentile_interval(share, hits / np.where(images > 0, images, np.nan))
+    return percentile_interval(fraction, hits / np.where(images > 0, images, np.nan))
 
 
-def _share(correct: np.ndarray) -> float | None:
+def _fraction(correct: np.ndarray) -> float | None:
     return float(correct.mean()) if len(correct) else None

@@ -1,6 +1,6 @@
-"""Two methods on the same images: differences of their AUCs, with intervals and p-values. Pure functions of arrays.
+"""Paired differences of two methods' AUCs on the same images, with intervals and p-values. Pure functions of arrays.
 
-Both are evaluated on the same bootstrap replicates, so that what makes a replicate hard for both cancels. The p-values
+Both methods are evaluated on the same bootstrap replicates, so that variation that affects both cancels. The p-values
 of several findings are corrected for multiple testing (Holm 1979).
 """
 
@@ -15,18 +15,18 @@ from .bootstrap import percentile_interval
 
 
 class Difference(NamedTuple):
-    """Two AUCs, or two means of AUCs, and their difference; where it is undefined only the reason is not None.
+    """Two AUCs, or two means of AUCs, and their difference; if it is undefined, all but the reason are None.
 
     Attributes:
         first, second: the AUCs, in 0..1.
         value: first - second.
         low, high: ends of the 95 % percentile interval of the replicates' differences.
-        p: two-sided p of no difference, from the R replicates; at least 2 / (R + 1), so that significance at 5 % after
-            correction for 14 findings needs 559 replicates or more.
+        p: two-sided bootstrap p-value of no difference, from the R replicates; at least 2 / (R + 1), so that
+            significance at 5 % after correction for 14 findings needs 559 replicates or more.
         p_corrected: `p` corrected for the number of findings; None for a mean.
-        p_analytic: normal approximation with the variance of Obuchowski 1997; None for a mean, and where that variance
+        p_analytic: normal approximation with the variance of Obuchowski 1997; None for a mean, and if that variance
             cannot be estimated (see delong.py).
-        reason: why the difference is undefined; None where it is defined.
+        reason: why the difference is undefined; None if it is defined.
     """
 
     first: float | None
@@ -44,9 +44,9 @@ class Comparison(NamedTuple):
     """Differences between two methods.
 
     Attributes:
-        each: of each finding, in order.
-        mean: of the mean over the findings.
-        mean_without: of the mean without the findings that are left out.
+        each: difference of each finding, in order.
+        mean: difference of the means over the findings.
+        mean_without: difference of the means without the excluded findings.
     """
 
     each: list[Difference]
@@ -63,16 +63,16 @@ def compare(
     leave_out: Sequence[int] = (),
     seed: int = 0,
 ) -> Comparison:
-    """Compare two methods' scores of the same images, finding by finding and in the mean.
+    """Compare two methods' scores of the same images, per finding and in the mean.
 
     Args:
         first: (N, C), any monotone scale, finite.
-        second: (N, C), on the same or another scale.
+        second: (N, C), on the same or a different scale.
         labels: (N, C), 1, 0 or NaN for unknown.
         patients: (N,) the patient of each image; patients are resampled with all of their images.
         resamples: number of bootstrap replicates.
-        leave_out: columns of the findings to leave out of the second mean.
-        seed: of the replicates; with that of `auc.evaluate` they are the same.
+        leave_out: columns of the findings to exclude from the second mean.
+        seed: seed of the bootstrap; with the seed of `auc.evaluate` the replicates are the same.
     """
     columns = range(labels.shape[1])
     pair = np.array([[_area(scores[:, c], labels[:, c]) for c in columns] for scores in (first, second)])
@@ -82,11 +82,11 @@ def compare(
     each = [_difference(pair[:, c], replicates[:, c], auc_metrics.undefined_reason(labels[:, c])) for c in columns]
     corrected = holm([one.p for one in each])
     analytic = [delong.p_value(first[:, c], second[:, c], labels[:, c], patients) for c in columns]
-    kept = [c for c in columns if c not in leave_out]
+    included = [c for c in columns if c not in leave_out]
     return Comparison(
         [each[c]._replace(p_corrected=corrected[c], p_analytic=analytic[c]) for c in columns],
         _mean(pair, replicates),
-        _mean(pair[:, kept], replicates[:, kept]),
+        _mean(pair[:, included], replicates[:, included]),
     )
 
 
@@ -106,10 +106,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def two_sided_p(replicates: np.ndarray) -> float | None:
-    """Compute the bootstrap p of no difference: twice the share of replicates on the rarer side of 0.
+    """Compute the bootstrap p-value of no difference: twice the fraction of replicates on the rarer side of 0.
 
-    0 counts on both sides, and the observed data as one replicate, (1 + count) / (1 + R), so that p is never 0 (Davison
-    and Hinkley 1997, section 4.2).
+    A difference of 0 counts on both sides. The observed data count as one replicate, (1 + count) / (1 + R), so that p
+    is never 0 (Davison and Hinkley 1997, section 4.2).
 
     Args:
         replicates: (R,) differences, NaN where undefined.

@@ -1,4 +1,4 @@
-"""What a number was measured with: versions, hardware, and the state of the code."""
+"""Environment of a measurement: versions, hardware, and the state of the code."""
 
 import os
 import platform
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def load_average() -> float | None:
-    """Read the mean number of running processes in the last minute; None where the system does not report it."""
+    """Read the mean number of running processes in the last minute; None if the system does not report it."""
     try:
         return os.getloadavg()[0]
     except (OSError, AttributeError):  # AttributeError: Windows
@@ -44,19 +44,19 @@ def load_average() -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """Collect the versions of Python and of the packages that a number depends on."""
+    """Collect the versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def processor() -> str:
-    """Name the processor model; its architecture where the system does not report the model."""
+    """Name the processor model; its architecture if the system does not report the model."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def code_state() -> dict[str, str | bool | None]:
     """Describe the harness's git checkout: `commit`, and whether it is `dirty`; both None outside of a checkout.
 
-    Records and the leaderboard are not code: publishing one run does not make the code of the next one dirty.
+    Records and the leaderboard are ignored, so that publishing a run does not make the checkout dirty for the next one.
     """
     if not (ROOT / ".git").exists():
         return {"commit": None, "dirty": None}

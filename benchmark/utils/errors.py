@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 from .text import plain
 
 LIKENESS = 0.6  # of two names, from 0 to 1, above which one may be a misspelling of the other
-CLOSE = 0.05  # to the best likeness: such names are suggested beside the best one
+CLOSE = 0.05  # names whose likeness is this close to the best one are suggested as well
 
 
 class UserError(Exception):
@@ -27,7 +27,7 @@ def first_few(items: Sequence[object], limit: int = 3) -> str:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Suggest what a misspelled name may mean: `did you mean ma?`, or `choose from: ...` where nothing is similar."""
+    """Suggest what a misspelled name may mean: `did you mean ma?`, or `choose from: ...` if none is similar."""
     likeness = {other: SequenceMatcher(None, name.lower(), other.lower()).ratio() for other in sorted(choices)}
     best = max(likeness.values(), default=0)
     if best < LIKENESS:

@@ -1,7 +1,7 @@
 """Atomic and sealed files, and hashes of files and values.
 
-An atomic write leaves the old file or the new one, never a part, whatever ends the program: a kill, a power failure, a
-full disk. A sealed file ends with the SHA-256 of the bytes before it, so that damage is detected when it is read.
+An atomic write leaves the complete old or the complete new file, even if the program is killed, the power fails or the
+disk is full. A sealed file ends with the SHA-256 of the bytes before it, so that damage is detected when it is read.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ from .errors import UserError
 
 SEAL_MARK = b"chxbench sealed\n"  # between the content of a sealed file and its digest
 SEAL_BYTES = len(SEAL_MARK) + hashlib.sha256().digest_size
-CHUNK_BYTES = 1 << 22  # bytes read at a time
-CHECKPOINT_FILE = "checkpoint.pt"  # of a stage, in its folder: written by training, checked without torch by `status`
+CHUNK_BYTES = 1 << 22  # read at a time
+CHECKPOINT_FILE = "checkpoint.pt"  # in a stage's folder; written by training, checked without torch by `status`
 
 
-class CorruptFile(Exception):  # noqa: N818  a state of the file, which callers report in their own words
-    """A sealed file whose content has changed; the message says how that was detected."""
+class CorruptFile(Exception):  # noqa: N818  a state of the file, not always an error
+    """Sealed file whose content has changed; the message explains how that was detected."""
 
 
 class Sink:
-    """A file-like target that hashes what it writes, remembers the first failure and discards what follows it.
+    """A file-like target that hashes what it writes, stores the first failure and discards what follows it.
 
     It never raises while it is written to: torch's zip writer aborts the process if a write fails under it.
 
@@ -59,13 +59,13 @@ def write_atomic(path: Path, content: Writer | bytes, previous: Path | None = No
     """Write a file so that readers see the complete old file or the complete new one, on disk.
 
     Args:
-        path: the file.
-        content: its bytes, or a function that writes them to a `Sink`.
-        previous: where to move the old file once the new one is complete; None replaces it.
+        path: target file.
+        content: bytes of the file, or a function that writes them to a `Sink`.
+        previous: where to move the old file once the new one is complete; None to overwrite it.
         sealed: whether to append a seal, see `check_seal`.
 
     Raises:
-        UserError: the file cannot be written. The old one is unchanged then, and no partial file remains.
+        UserError: the file cannot be written. The old file is unchanged in this case, and no partial file remains.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -94,11 +94,11 @@ def as_user_error(path: Path) -> Iterator[None]:
 
 
 def check_seal(path: Path) -> None:
-    """Check that a sealed file holds the bytes that were written.
+    """Check that the content of a sealed file matches its checksum.
 
     Raises:
-        CorruptFile: it has no seal, or another checksum.
-        OSError: it cannot be read.
+        CorruptFile: the file has no seal, or its checksum does not match.
+        OSError: the file cannot be read.
     """
     digest, left = hashlib.sha256(), path.stat().st_size - SEAL_BYTES
     with path.open("rb") as file:
@@ -116,7 +116,7 @@ def check_seal(path: Path) -> None:
 
 
 def seal_problem(path: Path) -> str | None:
-    """Find out what is wrong with a sealed file: how it is seen to be damaged or unreadable; None if it is intact."""
+    """Explain why a sealed file is damaged or unreadable; return None if it is intact."""
     try:
         check_seal(path)
     except (CorruptFile, OSError) as error:
@@ -125,23 +125,23 @@ def seal_problem(path: Path) -> str | None:
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a sealed file exists and holds the bytes that were written."""
+    """Return whether a sealed file exists and matches its checksum."""
     return seal_problem(path) is None
 
 
 def previous_version(path: Path) -> Path:
-    """Return where the file that `path` replaced is kept: `checkpoint.pt` becomes `checkpoint.previous.pt`."""
+    """Return where the file that `path` replaced is stored: `checkpoint.pt` becomes `checkpoint.previous.pt`."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file's bytes without holding them in memory. Raises OSError."""
+    """Hash a file's bytes in chunks. Raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_sha256(value: Any) -> str:
-    """Hash a value that JSON can hold; the order of its keys does not matter."""
+    """Hash a JSON-serializable value, independently of the order of its keys."""
     return hashlib.sha256(json_bytes(value)).hexdigest()
 
 

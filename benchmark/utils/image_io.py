@@ -1,4 +1,4 @@
-"""Image files (PNG, JPEG and others of Pillow's, DICOM) as 8-bit grayscale; anything else or too large is rejected."""
+"""Read image files (Pillow's formats and DICOM) as 8-bit grayscale; other or too large files are rejected."""
 
 import math
 import warnings
@@ -16,32 +16,32 @@ if TYPE_CHECKING:  # both packages take a moment to import, and most commands re
     from monai.data.image_reader import PILReader
     from pydicom import Dataset
 
-MAX_PIXELS = 64_000_000  # of an image, by its header; radiographs have up to 20 million
-MAX_DICOM_BYTES = 512 * 2**20  # of a DICOM file
+MAX_PIXELS = 64_000_000  # per image, by its header; radiographs have up to 20 million
+MAX_DICOM_BYTES = 512 * 2**20  # per DICOM file
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # all that run no external program
 PICTURE_SUFFIXES, DICOM_SUFFIXES = (".png", ".jpg", ".jpeg"), (".dcm", ".dicom")
 TOO_LARGE = f"it has more than {MAX_PIXELS // 10**6} million pixels"
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
-    """List the files named and the image files directly in the folders named, sorted within each folder.
+    """List the given files, and the image files directly in the given folders, sorted within each folder.
 
     Raises:
         DataError: a path does not exist, or a folder has no image.
     """
-    found, absent = [], []
+    images, missing = [], []
     for path in paths:
-        inside = sorted(file for file in path.iterdir() if _is_image(file)) if path.is_dir() else [path]
-        if not inside or not path.exists():
-            absent.append(path)
-        found += inside
-    if absent:
+        files = sorted(file for file in path.iterdir() if _is_image(file)) if path.is_dir() else [path]
+        if not files or not path.exists():
+            missing.append(path)
+        images += files
+    if missing:
         suffixes = ", ".join(PICTURE_SUFFIXES + DICOM_SUFFIXES)
         raise DataError(
-            f"no image found: {first_few(absent)}; name existing files, folders with images that end in {suffixes}, "
+            f"no image found: {first_few(missing)}; pass existing files, folders with images that end in {suffixes}, "
             "or image ids of the run's dataset"
         )
-    return found
+    return images
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -66,7 +66,7 @@ def read_gray(path: str) -> np.ndarray:
 
 
 def image_size(path: str) -> tuple[int, int] | None:
-    """Read width and height from a file's header; None if it has none, which decoding will report."""
+    """Read width and height from a file's header; None if the header cannot be read, which decoding will report."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -117,16 +117,20 @@ def _read_dicom(path: Path) -> np.ndarray:
         low, high = _window(data, values)
         if not np.isfinite([low, high]).all():
             raise ValueError("its window is not finite")
-    except Exception as error:  # pydicom raises its own exceptions, and those of the decoders that it calls
+    except Exception as error:  # pydicom also raises the exceptions of its decoders
         raise DataError(f"image {path} cannot be read ({error}): convert it to PNG, or replace it") from error
     if values.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DataError(f"image {path} is {kind} {values.shape}, not one gray image: give a single radiograph")
+        raise DataError(f"image {path} is {kind} {values.shape}, not one gray image: pass a single radiograph")
     scaled = ((values - low) / max(high - low, 1e-9)).clip(0, 1)
     return np.round(255 * (1 - scaled if kind == "MONOCHROME1" else scaled)).astype(np.uint8)
 
 
 def _check_size(path: Path) -> None:
-    """Check the size that the header claims, before any pixel is read or inflated. Raises ValueError."""
+    """Check the size that the header claims, before any pixel is read or inflated.
+
+    Raises:
+        ValueError: the image is too large, or its size is unknown.
+    """
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian

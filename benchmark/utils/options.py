@@ -1,7 +1,7 @@
-"""`key=value` texts and TOML tables to frozen dataclasses, with an answer to every mistake.
+"""Build frozen dataclasses from `key=value` strings and TOML tables, with a helpful message for every mistake.
 
-Recipes, methods and datasets are frozen dataclasses whose fields are options; only here do the user's texts become
-their values. pydantic checks the values.
+Recipes, methods and datasets are frozen dataclasses whose fields are options; the user's strings are converted to their
+values only here. pydantic validates the values.
 """
 
 import inspect
@@ -26,7 +26,7 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
     """Parse `["a=1", "b=x"]` to `{"a": 1, "b": "x"}`.
 
     Args:
-        pairs: `key=value` texts; of a repeated key the last value counts.
+        pairs: `key=value` strings; the last value of a repeated key counts.
         flag: the command-line option that they were passed with, for messages.
 
     Returns:
@@ -53,7 +53,7 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         prefix: what the user writes before the names ("train."), for messages.
 
     Raises:
-        UserError: an unknown key (with similar ones), a missing key, or a value that does not fit.
+        UserError: an unknown key (the message suggests similar ones), a missing key, or an invalid value.
     """
     names = {field.name for field in fields(cls)}
     for key in values:
@@ -81,16 +81,16 @@ def field_help(cls: "type[DataclassInstance]") -> dict[str, str]:
                 continue on further lines
 
     Returns:
-        The explanations, on one line each, in the order of the fields; fields without one are left out.
+        The explanations, on one line each, in the order of the fields; fields without one are omitted.
     """
-    found: dict[str, str] = {}
+    explanations: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        found |= _options_section(inspect.cleandoc(base.__doc__ or ""))
-    return {field.name: found[field.name] for field in fields(cls) if field.name in found}
+        explanations |= _options_section(inspect.cleandoc(base.__doc__ or ""))
+    return {field.name: explanations[field.name] for field in fields(cls) if field.name in explanations}
 
 
 def to_dict(instance: "DataclassInstance") -> dict[str, Any]:
-    """Convert the fields to plain values that JSON can hold (tuples become lists)."""
+    """Convert the fields to JSON-serializable values (tuples become lists)."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(instance).items()}
 
 
@@ -103,17 +103,17 @@ def _options_section(docstring: str) -> dict[str, str]:
     lines = docstring.splitlines()
     if "Options:" not in lines:
         return {}
-    found: dict[str, str] = {}
+    explanations: dict[str, str] = {}
     name = ""
     for line in lines[lines.index("Options:") + 1 :]:
         if line and not line.startswith(" "):
             break
         if entry := re.fullmatch(r" {4}(\w+): (.+)", line):
             name = entry[1]
-            found[name] = entry[2].strip()
+            explanations[name] = entry[2].strip()
         elif name and line.strip():
-            found[name] += " " + line.strip()
-    return found
+            explanations[name] += " " + line.strip()
+    return explanations
 
 
 def _parse_value(text: str) -> Any:
@@ -130,5 +130,5 @@ def _problem(item: Any, prefix: str) -> str:
     if item["type"] == "missing":
         return f"{key} is missing: add it"
     if item["type"] == "value_error" and not item["loc"]:
-        return message  # of the dataclass's own check, which names the keys
-    return f"{key} = {item['input']!r} does not fit: {message[0].lower() + message[1:]}"
+        return message  # raised by the dataclass, with the keys
+    return f"{key} = {item['input']!r} is invalid: {message[0].lower() + message[1:]}"

@@ -17,7 +17,7 @@ Advance = Callable[[int], None]
 
 
 def is_reporting() -> bool:
-    """Whether this process writes messages: of several that share the work only the first one (rank 0) does."""
+    """Return whether this process prints messages: of several that share the work only the first one (rank 0) does."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -27,7 +27,7 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """Print one line for the user, without control characters, markup or wrapping: paths can be copied from it."""
+    """Print one line for the user, without control characters, markup or wrapping, so that paths can be copied."""
     console().print(plain(text), markup=False, soft_wrap=True)
 
 
@@ -39,7 +39,7 @@ def progress(title: str, total: int, unit: str = "images", logged: bool = True) 
         title: what is being done.
         total: units of work.
         unit: what is counted, in the plural.
-        logged: whether to add "progress" events to the run's log, too.
+        logged: whether to add "progress" events to the run's log as well.
     """
     with _shown(title, total, unit) as show:
         yield _logging(show, title, total, unit) if logged and has_listeners() else show

@@ -1,21 +1,24 @@
-"""A run's log: what happens, one JSON object per line, in `runs/<run id>/log.jsonl`. No torch.
+"""A run's log: one JSON object per line, in `runs/<run id>/log.jsonl`. No torch.
 
 Code that works on a run calls `log_event`; events go to the attached listeners: the run's `LogFile`, and trackers if
 the user wants them. Without a listener (`chxbench speed`, processes other than the main one) they are dropped. A log is
-never published: it holds the command as it was typed, with the folders of this machine.
+never published: it contains the command as it was typed, and local paths.
 
-Every entry has `time` (UTC, ISO 8601) and `event`; its other values are numbers, texts, or lists of them:
+Every entry has `time` (UTC, ISO 8601) and `event`. Its other keys depend on the event; their values are any JSON, with
+null in place of numbers that are not finite:
 
-    started      command (words; empty if started from Python), folder, processes, device, precision, versions, ...
+    started      command (list of arguments; empty if started from Python), folder, run, method, dataset, seed, host,
+                 process, device, kind, cores, processes, precision, versions (package to version)
     stage        stage (from 1), name, images (per epoch), epochs
-    step         stage, epoch (from 1), step of steps, loss (mean so far, over the images of the main process), lr (of
-                 the next step), images_per_second (since the previous entry), memory (peak in bytes: of the process, on
-                 a GPU what is allocated there); every INTERVAL seconds, and after an epoch's last step
-    epoch        stage, epoch of epochs, loss (mean over all images), validation_auc
-    progress     doing, done of total, unit: other long work, every INTERVAL seconds
-    scoring      images
-    finished     the run's record is written
-    interrupted, failed    why
+    step         stage, epoch (from 1), step, steps, loss (mean so far, over the images of the main process), lr (of the
+                 next step), images_per_second (since the previous entry), memory (peak in bytes: of the process, or
+                 allocated on the GPU); every INTERVAL seconds, and after an epoch's last step
+    epoch        stage, epoch, epochs, loss (mean over all images), validation_auc
+    progress     doing, done, of, unit; other long work, every INTERVAL seconds
+    scoring      images (their number)
+    finished     no other key; written once the record is
+    interrupted  why
+    failed       why
 """
 
 import errno
@@ -36,7 +39,7 @@ _listeners: list[Listener] = []
 
 
 def log_event(event: str, **values: Any) -> None:
-    """Send an event to the attached listeners; numbers that are not finite become null, which JSON can hold."""
+    """Send an event to the attached listeners, with null in place of numbers that are not finite: JSON has none."""
     if _listeners:
         entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
         entry |= {name: _finite_or_null(value) for name, value in values.items()}
@@ -45,13 +48,13 @@ def log_event(event: str, **values: Any) -> None:
 
 
 def has_listeners() -> bool:
-    """Whether events go anywhere: values that cost time need not be computed otherwise."""
+    """Return whether any listener is attached; if not, values that cost time need not be computed."""
     return bool(_listeners)
 
 
 @contextmanager
 def attach_listeners(*listeners: Listener) -> Iterator[None]:
-    """Send events to these listeners, too, inside the block; a listener must not raise."""
+    """Also send events to these listeners inside the block; a listener must not raise."""
     _listeners.extend(listeners)
     try:
         yield
@@ -63,10 +66,10 @@ def attach_listeners(*listeners: Listener) -> Iterator[None]:
 class LogFile:
     """Listener that appends entries to a file, each in one write.
 
-    If the disk is full, one message is shown and the run continues.
+    If a write fails, one message is shown, later entries are still tried, and the run continues.
 
     Args:
-        path: the file, in an existing folder. An incomplete last line stays; the next entry begins below it.
+        path: log file, in an existing folder. An incomplete last line stays; the next entry begins below it.
         show: prints a message for the user.
     """
 
@@ -93,7 +96,11 @@ class LogFile:
 
 
 def read_log(path: Path) -> list[Entry]:
-    """Read the entries of a log in order; incomplete and damaged lines are skipped. Raises OSError."""
+    """Read the entries of a log in order; incomplete and damaged lines are skipped.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+    """
     return [entry for line in path.read_bytes().splitlines() if (entry := _parse(line))]
 
 
@@ -107,7 +114,7 @@ def _parse(line: bytes) -> Entry | None:
 
 
 def _ends_within_a_line(path: Path) -> bool:
-    """Whether the file's last line is incomplete: the process was killed while it wrote."""
+    """Return whether the file's last line is incomplete: the process was killed while it wrote."""
     try:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
@@ -117,4 +124,9 @@ def _ends_within_a_line(path: Path) -> bool:
 
 
 def _finite_or_null(value: Any) -> Any:
+    """Replace numbers that are not finite by None, also inside lists and dictionaries."""
+    if isinstance(value, dict):
+        return {key: _finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

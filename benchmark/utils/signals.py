@@ -1,8 +1,8 @@
 """Requests to stop: SIGTERM, which schedulers send, and SIGINT, which is Ctrl-C.
 
-Inside `defer_signals()` the first signal is only remembered, so that the work can stop at a point from which it can
-resume; anywhere else it stops the program at once. A second one ends the program as the system does. Where a launcher
-started several processes, further signals are ignored: it sends each process a second one by itself.
+Inside `defer_signals()` the first signal is only recorded, so that the work can stop at a point from which it can
+resume; outside it stops the program at once. A second signal ends the program with the system's default action. If a
+launcher started several processes, further signals are ignored, because launchers send a second one themselves.
 """
 
 import os
@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The program was asked to stop, and did; the message says how to resume.
+    """Raised when the program stops because of a signal; the message explains how to resume.
 
     Attributes:
         status: the exit status by the convention of shells: 130 after SIGINT, 143 after SIGTERM.
@@ -30,10 +30,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _State:
-    """The process's state; signals are sent to processes, so one is enough.
+    """Signal state of the process: signals are sent to processes, so one instance is enough.
 
     Attributes:
-        pending: number of the first signal that was received; None before.
+        pending: number of the first signal received; None before any.
         deferred: whether the program is inside `defer_signals`.
     """
 
@@ -43,9 +43,9 @@ class _State:
 
 @contextmanager
 def handle_signals() -> Iterator[None]:
-    """Handle both signals inside the block; afterwards the handlers are what they were.
+    """Handle both signals inside the block, and restore the previous handlers afterwards.
 
-    Outside of the main thread nothing changes: Python allows handlers there only.
+    Does nothing outside of the main thread, the only one where Python allows signal handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -61,7 +61,7 @@ def handle_signals() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Remember a signal that arrives inside the block: see `pending_signal` and `raise_if_signalled`."""
+    """Record a signal that arrives inside the block: see `pending_signal` and `raise_if_signalled`."""
     _State.deferred = True
     try:
         yield
@@ -82,7 +82,7 @@ def pending_signal() -> int | None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     if _State.pending is not None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        signal.signal(number, signal.SIG_DFL)  # the second one: what the system does without a handler
+        signal.signal(number, signal.SIG_DFL)  # the second signal gets the system's default action
         os.kill(os.getpid(), number)
     _State.pending = _State.pending or number
     if not _State.deferred:

@@ -1,4 +1,4 @@
-"""Text from a record or a file, made safe for where it is shown (a terminal, a figure, Markdown), and display names."""
+"""Make text from records and files safe to show in a terminal, a figure or Markdown; display names and counts."""
 
 import html
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 # Control characters, and those that change the direction of the text around them.
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
-# What begins HTML, a link, code, another cell or an escape in Markdown.
+# Characters that begin HTML, a link, code, a new cell or an escape in Markdown.
 _MARKUP = re.compile(r"[<>\[\]`|\\]")
 
 MAX_TITLE = 100  # characters
 
 
 def title_problem(text: str) -> str | None:
-    """Explain why a text cannot be a title, which is shown in tables and figures; None if it can."""
+    """Explain why a string cannot be a title, which is shown in tables and figures; None if it can."""
     if not text.strip() or len(text) > MAX_TITLE:
         return f"a title has 1 to {MAX_TITLE} characters"
     if _INVISIBLE.search(text):
@@ -47,15 +47,15 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     """Format a number with its noun: `1 image`, `3 images`, `12,000 images`.
 
     Args:
-        number: how many there are.
-        noun: in the singular.
-        plural: of the noun; None to append an "s".
+        number: number to print.
+        noun: singular of the noun.
+        plural: plural of the noun; None to append an "s".
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def recipe_label(name: str) -> str:
-    """Shorten a recipe's name for display: a file is shown without the folders it is in."""
+    """Shorten a recipe's name for display: a path becomes the file's name."""
     return Path(name).name
 
 

@@ -11,17 +11,17 @@ RUNS = "runs"
 
 @dataclass(frozen=True)
 class Workspace:
-    """All paths that follow from `--results`.
+    """All paths that `--results` determines.
 
     Attributes:
-        results: the folder of published records, as the user gave it.
+        results: folder of published records, as the user gave it.
     """
 
     results: Path = Path("results")
 
     @property
     def root(self) -> Path:
-        """The absolute folder that holds `results/`, `runs/` and `leaderboard.md`."""
+        """The absolute folder that contains `results/`, `runs/` and `leaderboard.md`."""
         return self.results.resolve().parent
 
     @property
@@ -31,7 +31,7 @@ class Workspace:
 
     @property
     def leaderboard(self) -> Path:
-        """The generated page."""
+        """The generated leaderboard page."""
         return self.root / "leaderboard.md"
 
     @property
@@ -40,11 +40,11 @@ class Workspace:
         return self.runs / "publish.lock"
 
     def run_folder(self, run_id: str) -> Path:
-        """Return the folder that a run works in: log, checkpoints, weights, unpublished record."""
+        """Return the folder of a run's files: log, checkpoints, weights, unpublished record."""
         return self.runs / run_id
 
     def run_lock(self, run_id: str) -> Path:
-        """Return the lock file that a process holds for as long as it works on a run."""
+        """Return the lock file that a process holds while it works on a run."""
         return self.runs / f"{run_id}.lock"
 
     def record_folder(self, dataset: str, method: str, run_id: str) -> Path:
@@ -65,10 +65,12 @@ class Workspace:
         """
         existing = next(path for path in (self.results.resolve(), *self.results.resolve().parents) if path.exists())
         if not existing.is_dir():
-            raise UserError(f"--results {self.results}: {existing} is a file, records need a folder: choose another")
+            raise UserError(f"--results {self.results}: {existing} is a file: choose a folder for the records")
         page = self.leaderboard
         if page.exists() and not page.read_text(encoding="utf-8", errors="replace").startswith(LEADERBOARD_MARK):
-            raise UserError(f"{page} was not written by chxbench leaderboard: move it away or choose another --results")
+            raise UserError(
+                f"{page} was not written by chxbench leaderboard: move it away or choose a different --results"
+            )
 
 
 def is_run_folder(folder: Path) -> bool:

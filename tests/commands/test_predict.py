@@ -237,7 +237,7 @@ def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
         {name: value + 1 if value.is_floating_point() else value for name, value in weights.items()},
         tmp_path / "weights.safetensors",
     )
-    with pytest.raises(UserError, match="are not those that the record was made with"):
+    with pytest.raises(UserError, match="do not match the record"):
         load_trained_run(tmp_path, {})
     (tmp_path / "weights.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="cannot be read"):

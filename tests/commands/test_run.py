@@ -128,7 +128,7 @@ def test_the_recorded_command_asks_for_the_same_run(done):
     words = shlex.split(record.command)[1:]
     again = CliRunner().invoke(main, [*words, "--results", str(config.results), "--cache", str(config.cache)])
     assert again.exit_code == 0, again.output
-    assert "this run is finished" in again.output
+    assert "this run is already complete" in again.output
     assert record.run_id in again.output
     assert "Mean without Hernia" in again.output
     assert f"{record.localization.mean.method.pointing_game:.3f}" in again.output.split("Pointing game")[1]
@@ -383,7 +383,7 @@ def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(
 
     monkeypatch.setattr(Baseline, "heat", lambda self, maps: maps * np.nan)
     config = small_config(method="bsl", settings={"train.epochs": 1})
-    with pytest.raises(UserError, match="heatmaps that are not finite"):
+    with pytest.raises(UserError, match="heatmaps are not finite"):
         run(config)
     assert not config.results.exists()
     assert not (build_experiment(config).work / "run.json").exists()
@@ -399,12 +399,12 @@ def test_a_loaded_file_is_told_in_the_record(small_config, tmp_path, capsys):
     record, _ = run(small_config(method="fam", settings=settings, options={"backbone": "resnet18"}))
     assert (record.weights.init, record.weights.source) == ("plain.safetensors", "plain.safetensors")
     assert len(record.weights.not_loaded) == 8 * 4 + 2
-    assert "34 tensors keep their initial values" in capsys.readouterr().err
+    assert "34 tensors not loaded" in capsys.readouterr().err
 
 
 def test_a_file_where_the_records_should_lie_is_refused_at_once(small_config, tmp_path):
     (tmp_path / "results").write_text("a file")
     config = small_config(method="bsl")
-    with pytest.raises(UserError, match="is a file, records need a folder"):
+    with pytest.raises(UserError, match="is a file: choose a folder for the records"):
         run(config)
     assert not (tmp_path / "runs").exists()

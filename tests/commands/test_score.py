@@ -272,7 +272,7 @@ def test_labels_and_lists_are_enough_and_names_need_no_extension(ask, published,
     assert ran.exit_code == 0, ran.output
     ((place, record),) = published().items()
     assert place.startswith("chestxray14/theirs/")
-    assert record.dataset.split.name == "own lists, validation by patient (seed 0, 12.5 %)"
+    assert record.dataset.split.name == "custom lists, validation by patient (seed 0, 12.5 %)"
     assert record.secondary_metrics.subgroups["view"].keys() == {"PA"}
 
 

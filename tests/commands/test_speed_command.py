@@ -458,7 +458,7 @@ def test_what_was_measured_before_a_failure_stands_on_the_leaderboard(tmp_path, 
         pytest.param(["--method", "mma"], "unknown method 'mma': did you mean ma?", id="method"),
         pytest.param(["--method", "ma", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'", id="device"),
         pytest.param(["--method", "ma", "--batch-size", "0"], "0 is not in the range x>=1", id="batch size"),
-        pytest.param(["--method", "ma", "--option", "pool=mean"], "pool = 'mean' does not fit", id="option"),
+        pytest.param(["--method", "ma", "--option", "pool=mean"], "pool = 'mean' is invalid", id="option"),
         pytest.param(["--method", "ma", "--recipe", "papre"], "did you mean paper?", id="recipe"),
         pytest.param(
             ["--method", "ma", "--device", "cuda"],

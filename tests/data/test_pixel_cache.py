@@ -142,7 +142,7 @@ def test_all_bad_images_are_reported_at_once_and_the_good_ones_saved(paths, tmp_
 
 def test_missing_files_are_reported(paths, tmp_path):
     paths[1].unlink()
-    with pytest.raises(DataError, match=r"1 image files are missing: .*1\.png"):
+    with pytest.raises(DataError, match=r"1 missing image file: .*1\.png"):
         prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
 
 
@@ -175,12 +175,12 @@ def test_the_same_names_in_another_folder_are_other_pixels(paths, tmp_path):
 @pytest.mark.parametrize("image", [np.full((40, 40), 300, np.uint16), np.zeros((40, 40, 3), np.uint8)])
 def test_an_image_that_is_not_gray_bytes_is_refused(paths, tmp_path, monkeypatch, image):
     monkeypatch.setattr(Files, "read", lambda self, name, path: image)
-    with pytest.raises(DataError, match=r"image 0\.png was read as uint\d+ \(40, 40.*not as gray bytes"):
+    with pytest.raises(DataError, match=r"image 0\.png was read as uint\d+ \(40, 40.*not as uint8"):
         prepare_pixels(Files(), index_of(paths[:1]), 40, tmp_path / "cache")
 
 
 def test_too_little_space_is_reported_before_anything_is_written(paths, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(DataError, match=r"GB free: choose another --cache"):
+    with pytest.raises(DataError, match=r"GB free: choose a different --cache"):
         prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
     assert not list(tmp_path.glob("cache/*/pixels.u8"))

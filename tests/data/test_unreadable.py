@@ -63,14 +63,14 @@ def test_the_report_of_no_bad_images_is_a_header(prepare, tmp_path):
 @pytest.mark.parametrize("place", ["nowhere/bad.csv", "nih"])
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(prepare, tmp_path, place):
     ran = prepare("--report", tmp_path / place)
-    assert ran.exit_code == 2 and "name a file in a folder that exists" in ran.output
+    assert ran.exit_code == 2 and "choose a file in an existing folder" in ran.output
     assert not (tmp_path / "cache").exists()
 
 
 def test_prepare_continues_without_them_and_reports_it(prepare, tmp_path):
     ran = prepare("--set", f"{SKIP}=true", "--report", tmp_path / "bad.csv")
     assert ran.exit_code == 0, ran.output
-    assert f"skipped 2 images that cannot be read: {', '.join(sorted(BAD))}" in ran.output
+    assert f"skipped 2 unreadable images: {', '.join(sorted(BAD))}" in ran.output
     assert "5 images of 256x256 pixels" in ran.output and len(rows(tmp_path / "bad.csv")) == 2
 
 
@@ -95,7 +95,7 @@ def test_what_is_left_is_a_split_of_its_own(root):
     assert set(left.images["image_id"]) == set(LABELS) - set(BAD) and left.skipped == tuple(sorted(BAD))
     assert left.boxes["image_id"].tolist() == [TEST[0]]
     assert left.split.sha256 == split_sha256(left.images) != whole.split.sha256
-    assert left.split.name == f"{whole.split.name}, without 2 images that cannot be read"
+    assert left.split.name == f"{whole.split.name}, without 2 unreadable images"
 
 
 @pytest.fixture

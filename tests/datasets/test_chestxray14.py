@@ -59,7 +59,7 @@ def test_images_are_found_in_every_layout(tmp_path, place):
     assert index.targets().dtype == np.float32
     assert index.absent == {}
     assert index.split.sha256 == split_sha256(index.images)
-    assert index.split.name == "own lists, validation by patient (seed 0, 12.5 %)"
+    assert index.split.name == "custom lists, validation by patient (seed 0, 12.5 %)"
 
 
 def plain(header: str, tail: str = "") -> str:
@@ -219,12 +219,12 @@ def test_lists_may_have_other_line_ends_blank_lines_and_a_byte_order_mark(tmp_pa
 @pytest.mark.parametrize(
     ("train_val", "test", "message"),
     [
-        pytest.param([*TRAIN_VAL, TEST[0]], TEST, f"1 images are in both .*{TEST[0]}", id="image in both lists"),
-        pytest.param([*TRAIN_VAL, TEST[0]], TEST[1:], "1 patients are in both .*00000005", id="patient in both lists"),
+        pytest.param([*TRAIN_VAL, TEST[0]], TEST, f"1 image in both .*{TEST[0]}", id="image in both lists"),
+        pytest.param([*TRAIN_VAL, TEST[0]], TEST[1:], "1 patient in both .*00000005", id="patient in both lists"),
         pytest.param(
             [*TRAIN_VAL, "00000008_000.png", "00000009_000.png"],
             TEST,
-            f"2 listed images are not in .*{V2020} .00000008_000.png, 00000009_000.png",
+            f"2 listed images missing from .*{V2020} .00000008_000.png, 00000009_000.png",
             id="no label",
         ),
         pytest.param([*TRAIN_VAL, "scan.png"], TEST, r"train_val_list.txt, row 6 \('scan.png'\)", id="no patient"),
@@ -304,16 +304,14 @@ def without(*names: str) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(
-            lambda tmp_path: None, "the folder of the NIH files is missing: pass it with --data-dir FOLDER", id="none"
-        ),
+        pytest.param(lambda tmp_path: None, "no data folder given: pass --data-dir FOLDER", id="none"),
         pytest.param(lambda tmp_path: tmp_path / "no", "no does not exist", id="no folder"),
-        pytest.param(lambda tmp_path: release(tmp_path) / V2020, f"{V2020} is a file: --data-dir", id="a file"),
+        pytest.param(lambda tmp_path: release(tmp_path) / V2020, f"{V2020} is a file: pass the folder", id="a file"),
         pytest.param(without(V2020), f"data has no label file {V2020} or {V2017}", id="no labels"),
         pytest.param(without("test_list.txt"), "data has no test_list.txt:", id="one list"),
         pytest.param(without(*LISTS), "data has no train_val_list.txt and no test_list.txt:", id="no lists"),
         pytest.param(
-            without(*(f"images/{name}" for name in LABELS)), "data holds none of the 7 listed images", id="no images"
+            without(*(f"images/{name}" for name in LABELS)), "data contains none of the 7 listed images", id="no images"
         ),
     ],
 )
@@ -333,7 +331,10 @@ def test_one_image_in_two_places_is_taken_once_and_two_images_of_one_name_are_re
     assert images.set_index("image_id").loc[name, "path"] == str(root / "images" / name)
     paint(root / "images_001" / "images" / name, size=(60, 40))
     message = refusal(root)
-    assert f"1 images exist twice and differ ({root}/images/{name} and {root}/images_001/images/{name})" in message
+    assert (
+        f"1 image with different files of the same name ({root}/images/{name} and {root}/images_001/images/{name})"
+        in message
+    )
 
 
 def test_other_files_links_and_loops_do_no_harm(tmp_path):

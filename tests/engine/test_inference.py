@@ -178,7 +178,7 @@ def test_a_methods_own_maps_are_shown_as_its_heat(name):
 
 def test_a_network_of_another_number_of_findings_is_refused():
     recipe = load_recipe("quick", {"pixels.size": 32, "pixels.crop": 32, "pixels.max_shift": 0})
-    predictor = Predictor(Device("float32"), Blind(), np.zeros((3, 32, 32), np.uint8), recipe, findings=3)
+    predictor = Predictor(Device("float32"), Blind(), np.zeros((3, 32, 32), np.uint8), recipe, num_findings=3)
     with pytest.raises(ContractError, match="returns 2 findings, not 3"):
         predictor.scores(np.arange(3), "scoring")
 

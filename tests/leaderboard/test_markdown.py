@@ -78,7 +78,7 @@ def test_one_board_needs_no_contents(tmp_path):
 
 
 def test_anchors_are_those_of_github():
-    headings = ["Phantom (drawn radiographs), recipe quick", "A: b_c-d, x = 1.5", "A: b_c-d, x = 1.5"]
+    headings = ["Phantom (synthetic radiographs), recipe quick", "A: b_c-d, x = 1.5", "A: b_c-d, x = 1.5"]
     assert _anchors(headings) == ["phantom-drawn-radiographs-recipe-quick", "a-b_c-d-x--15", "a-b_c-d-x--15-1"]
 
 

@@ -419,7 +419,7 @@ def test_a_backbone_that_cannot_be_built_is_reported(name, weights, attention, m
 
 def test_weights_of_another_network_are_rejected(tmp_path):
     save_file(backbones.build_backbone("resnet34", "none").state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(MethodError, match="do not fit the backbone"):
+    with pytest.raises(MethodError, match="do not match the backbone"):
         backbones.build_backbone("resnet50", str(tmp_path / "other.safetensors"))
 
 

@@ -85,10 +85,10 @@ def oblong(root):
 
 BAD_FILES = [
     pytest.param(text(LIST, lambda t: f"{t}\n{FIRST}"), f"{LIST}, row 6 ({FIRST}): the image is already", id="twice"),
-    pytest.param(text(LIST, lambda t: f"{t}\n{SECOND}"), f"1 images are in both .*{SECOND}", id="image in two lists"),
+    pytest.param(text(LIST, lambda t: f"{t}\n{SECOND}"), f"1 image in both .*{SECOND}", id="image in two lists"),
     pytest.param(
         text(LIST, lambda t: f"{t}\n{SECOND[:8]}_009.png"),
-        f"1 patients are in both .*{SECOND[:8]}",
+        f"1 patient in both .*{SECOND[:8]}",
         id="patient in two",
     ),
     pytest.param(data(LIST, b""), f"{LIST} lists no image", id="empty list"),
@@ -97,7 +97,7 @@ BAD_FILES = [
     pytest.param(text(LIST, lambda t: t + "\nscan.png"), f"{LIST}, row 6 ('scan.png')", id="strange name"),
     pytest.param(text(LIST, lambda t: t + "\n00000077_000.png"), "00000077_000.png", id="no label"),
     pytest.param(data(V2020, b""), f"{V2020} is not the table", id="empty labels"),
-    pytest.param(data(V2020, HEADER.encode()), f"7 listed images are not in .*{V2020}", id="header alone"),
+    pytest.param(data(V2020, HEADER.encode()), f"7 listed images missing from .*{V2020}", id="header alone"),
     pytest.param(text(V2020, lambda t: t.replace(",", ";")), f"{V2020} .*no column 'Image Index'", id="semicolons"),
     pytest.param(text(V2020, lambda t: t.replace(",", "\t")), f"{V2020} .*no column 'Image Index'", id="tabs"),
     pytest.param(
@@ -121,10 +121,10 @@ BAD_FILES = [
     pytest.param(box(f"{SECOND},Mass"), f"{BOXES} is not the table", id="box cut short"),
     pytest.param(data(BOXES, b""), f"{BOXES} is not the table", id="empty boxes"),
     pytest.param(data(BOXES, b"\xff\n\xff"), f"{BOXES} is not a text file", id="boxes of other bytes"),
-    pytest.param(oblong, f"1 images with boxes are not square, .*{SECOND} has 60 x 40 pixels", id="box on an oblong"),
-    pytest.param(second_copy(lambda old: old + b"x"), f"exist twice and differ .*{FIRST} and .*{FIRST}", id="copy"),
+    pytest.param(oblong, f"1 image with boxes not square, .*{SECOND} has 60 x 40 pixels", id="box on an oblong"),
+    pytest.param(second_copy(lambda old: old + b"x"), f"files of the same name .*{FIRST} and .*{FIRST}", id="copy"),
     pytest.param(
-        second_copy(lambda old: old[:-1] + bytes([old[-1] ^ 1])), f"exist twice and differ .*{FIRST}", id="same size"
+        second_copy(lambda old: old[:-1] + bytes([old[-1] ^ 1])), f"files of the same name .*{FIRST}", id="same size"
     ),
     pytest.param(lambda root: (root / V2020).unlink(), f"has no label file {V2020}", id="no labels"),
     pytest.param(lambda root: (root / LIST).unlink(), f"has no {LIST}", id="no list"),
@@ -159,7 +159,7 @@ def test_files_that_may_not_be_read_are_named(root, prepare):
 
 def test_a_text_file_beyond_the_bound_is_not_read(root, prepare, monkeypatch):
     monkeypatch.setattr("chxbench.datasets.nih_tables.MAX_BYTES", 300)
-    assert f"{root / V2020} holds more than 0 MiB" in sentence(prepare())
+    assert f"{root / V2020} has more than 0 MiB" in sentence(prepare())
 
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal(root, prepare):
@@ -307,7 +307,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(root, prepare, tmp_path,
 
 def test_a_full_disk_is_told_and_leaves_no_map(root, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", failing(errno.ENOSPC))
-    assert "pixels.u8 cannot be allocated (No space left on device): choose another --cache" in sentence(prepare())
+    assert "pixels.u8 cannot be allocated (No space left on device): choose a different --cache" in sentence(prepare())
     assert not list(tmp_path.glob("cache/*/pixels.u8")) and nothing_half_written(tmp_path)
 
 

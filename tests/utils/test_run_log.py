@@ -138,10 +138,11 @@ def test_other_long_work_is_logged_at_intervals(monkeypatch):
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):
     with attach_listeners(LogFile(tmp_path / LOG_FILE, say)):
-        log_event("step", loss=math.nan, lr=math.inf, memory=None, step=1)
+        log_event("step", loss=math.nan, lr=math.inf, memory=None, step=1, nested={"a": [1.5, math.nan]})
     (line,) = (tmp_path / LOG_FILE).read_text().splitlines()
     entry = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert (entry["loss"], entry["lr"], entry["memory"], entry["step"]) == (None, None, None, 1)
+    assert entry["nested"] == {"a": [1.5, None]}
 
 
 def test_every_line_is_one_write_and_is_in_the_file_at_once(tmp_path):
@@ -241,7 +242,7 @@ def test_a_loss_that_is_not_finite_is_a_failure(small_config):
         run(config)
     last = read_log(build_experiment(config).work / LOG_FILE)[-1]
     assert last["event"] == "failed"
-    assert "lower the rate" in last["why"]
+    assert "lower the learning rate" in last["why"]
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ class Annotations(NamedTuple):
     """Annotations of one image.
 
     Attributes:
-        split: train, val or test.
+        split: "train", "val" or "test".
         labels: per finding 1, 0, or None for unknown.
-        boxes: true boxes (n, 4) of each finding that has any, as fractions of the image: x, y, w, h.
+        boxes: ground-truth boxes (n, 4) of each finding that has any, as fractions of the image: x, y, w, h.
     """
 
     split: str
@@ -39,8 +39,8 @@ class AnnotationIndex:
     """Images of a dataset by their ids, with their annotations; empty without a dataset.
 
     Args:
-        dataset: reads the images.
-        index: lists them; None if and only if `dataset` is.
+        dataset: dataset that reads the images.
+        index: index that lists the images; None if and only if `dataset` is None.
     """
 
     def __init__(self, dataset: Dataset | None = None, index: Index | None = None) -> None:
@@ -52,7 +52,7 @@ class AnnotationIndex:
     def read(self, image_id: str) -> np.ndarray:
         """Read the pixels of an image in the index, uint8 (H, W). Raises DataError if it cannot be decoded."""
         if self.dataset is None:
-            raise DataError(f"image {image_id} is in no dataset that is available: name its folder with --data-dir")
+            raise DataError(f"image {image_id} is in no available dataset: pass the dataset's folder with --data-dir")
         row: Any = self._images.loc[image_id]
         return self.dataset.read(image_id, row["path"])
 
@@ -82,14 +82,14 @@ def load_annotations(record: Record, data_dir: Path | None) -> AnnotationIndex:
     """Load the annotations of a run's dataset.
 
     Args:
-        record: the run's.
-        data_dir: folder of its dataset; None if it was not named.
+        record: record of the run.
+        data_dir: folder of the run's dataset; None if not given.
 
     Returns:
-        The index; an empty one if the dataset's folder or its plugin would have to be named and was not.
+        The index; an empty one if the dataset's folder or its plugin is needed and not given.
 
     Raises:
-        UserError: the folder holds other labels or another split than the run was made with.
+        UserError: the folder's labels or split do not match those of the run.
     """
     is_available = record.dataset.name in DATASETS
     if data_dir is None and (not is_available or DATASETS.get(record.dataset.name).cls.needs_folder):
@@ -97,5 +97,7 @@ def load_annotations(record: Record, data_dir: Path | None) -> AnnotationIndex:
     dataset: Dataset = build(DATASETS.get(record.dataset.name).cls, record.dataset.options, "dataset.")
     index = without_images(load_index(dataset, data_dir), record.dataset.skipped)
     if (index.labels.sha256, index.split.sha256) != (record.dataset.labels.sha256, record.dataset.split.sha256):
-        raise UserError(f"{data_dir or dataset.name} has other labels or another split than the run was made with")
+        raise UserError(
+            f"{data_dir or dataset.name} has labels or a split that do not match the run: pass the run's data"
+        )
     return AnnotationIndex(dataset, index)

@@ -1,4 +1,4 @@
-"""Images to predict on: found among files, folders and image ids, and read in batches."""
+"""Find the images to predict on, by file, folder or image id, and read them in batches."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
@@ -28,9 +28,9 @@ class ImageSource(NamedTuple):
     """Image to predict on.
 
     Attributes:
-        name: a path as found, or an image id of the run's dataset.
-        stem: of the files written for it; unique.
-        path: its file; None for an image id.
+        name: path of the image, or its id in the run's dataset.
+        stem: stem of the files written for the image; unique.
+        path: file of the image; None for an image id.
     """
 
     name: str
@@ -39,7 +39,7 @@ class ImageSource(NamedTuple):
 
     @property
     def image_id(self) -> str:
-        """The name that a dataset would list it under."""
+        """The id that the image would have in a dataset."""
         return self.path.name if self.path else self.name
 
 
@@ -47,10 +47,10 @@ class ReadImage(NamedTuple):
     """Image in memory.
 
     Attributes:
-        source: where it is from.
-        pixels: for the network, uint8 (size, size).
-        figure: for people, uint8 (H, W), the longer side at most FIGURE_SIDE.
-        annotations: what the run's dataset knows about it; None if it is not one of its images.
+        source: source of the image.
+        pixels: pixels for the network, uint8 (size, size).
+        figure: pixels for display, uint8 (H, W), the longer side at most FIGURE_SIDE.
+        annotations: annotations in the run's dataset; None if the image is not in it.
     """
 
     source: ImageSource
@@ -69,21 +69,21 @@ class UnreadableSource(NamedTuple):
 def find_sources(names: Sequence[str], index: AnnotationIndex) -> list[ImageSource]:
     """Find images: files, the images in folders, and for other names the image ids of an index.
 
-    Stems that occur twice are numbered, so that no image's files overwrite another's.
+    Stems that occur twice are numbered, so that no image's files overwrite those of a different image.
 
     Raises:
-        UserError: a name is neither.
+        UserError: a name is neither an existing path nor an image id.
     """
     ids = {name for name in names if not Path(name).exists() and name in index}
     paths = find_images([Path(name) for name in names if name not in ids])
-    found: list[tuple[str, Path | None]] = [(name, None) for name in names if name in ids]
-    found += [(str(path), path) for path in paths]
-    taken: set[str] = set()
+    images: list[tuple[str, Path | None]] = [(name, None) for name in names if name in ids]
+    images += [(str(path), path) for path in paths]
+    used_stems: set[str] = set()
     sources = []
-    for name, path in found:
+    for name, path in images:
         stem = plain(Path(name).stem)
-        unique = next(text for text in chain([stem], (f"{stem}-{k}" for k in count(2))) if text not in taken)
-        taken.add(unique)
+        unique = next(text for text in chain([stem], (f"{stem}-{k}" for k in count(2))) if text not in used_stems)
+        used_stems.add(unique)
         sources.append(ImageSource(name, unique, path))
     return sources
 
@@ -91,11 +91,11 @@ def find_sources(names: Sequence[str], index: AnnotationIndex) -> list[ImageSour
 def read_batches(
     sources: Sequence[ImageSource], index: AnnotationIndex, size: int
 ) -> Iterator[list[ReadImage | UnreadableSource]]:
-    """Yield the images batch by batch, in order, read by worker processes if they are many.
+    """Yield the images batch by batch, in order, read by worker processes if there are many.
 
     Args:
-        sources: the images.
-        index: of the run's dataset.
+        sources: images to read.
+        index: annotations in the run's dataset.
         size: side in pixels of the square that images are shrunk to for the network.
     """
     is_parallel = len(sources) > SERIAL_UP_TO and (index.dataset is None or is_picklable(index.dataset))
@@ -136,6 +136,6 @@ class _Images(torch.utils.data.Dataset):
     def _has_pixels(self, image_id: str, pixels: np.ndarray) -> bool:
         try:
             original = self.shrink(self.index.read(image_id)).astype(float)
-        except DataError:  # the dataset's own copy is broken, which must not keep the user's file from being predicted
+        except DataError:  # a damaged copy in the dataset must not prevent a prediction for the user's file
             return False
         return bool(np.abs(original - pixels).mean() <= SAME_IMAGE)

@@ -27,7 +27,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         name: the image's file name, or its id in the run's dataset.
-        probabilities: by finding.
+        probabilities: probability of each finding.
         heat: heatmaps (C, h, w); None if the method has none.
     """
 
@@ -37,12 +37,12 @@ class Prediction(NamedTuple):
 
 
 class PredictionWriter(AbstractContextManager["PredictionWriter"]):
-    """Writes predictions to a folder as they come.
+    """Writes predictions to a folder one at a time.
 
     Args:
-        run: what predicts.
-        out: the folder; made if it does not exist.
-        leading: number of findings to show heatmaps and boxes of.
+        run: run that predicts.
+        out: output folder; created if it does not exist.
+        leading: number of findings whose heatmaps and boxes are shown.
         pictures: whether to draw figures.
         options: the method's options that the user changed.
     """
@@ -96,7 +96,7 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
         return NO_BOXES if heat is None else predict_boxes(heat[None], self.frame).boxes
 
     def _draw(self, image: ReadImage, prediction: Prediction, shown: Sequence[str]) -> None:
-        """Draw the X-ray with its true boxes, then with the heatmap of each finding shown."""
+        """Draw the X-ray with its ground-truth boxes, then with the heatmap of each finding shown."""
         labels, boxes = (image.annotations.labels, image.annotations.boxes) if image.annotations else ({}, {})
         all_boxes = np.concatenate([NO_BOXES, *boxes.values()])
         panels = [Panel(_annotation_title(image.annotations), image.figure, None, all_boxes)]
@@ -112,7 +112,7 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
 
 
 def leading_findings(probabilities: Mapping[str, float], annotations: Annotations | None, count: int) -> list[str]:
-    """Choose the findings to show: the `count` most likely ones, and as many less likely ones of the image's labels."""
+    """Choose the findings to show: the `count` most likely ones, and up to as many less likely labeled ones."""
     ranked = sorted(probabilities, key=lambda finding: -probabilities[finding])
     positives = annotations.positives if annotations else []
     missed = [finding for finding in ranked[count:] if finding in positives]

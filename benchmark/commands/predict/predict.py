@@ -1,7 +1,7 @@
-"""`chxbench predict`: inference on images with a trained run. Tables, JSON files and figures come out.
+"""`chxbench predict`: inference on images with a trained run, written as a table, JSON files and figures.
 
-One batch of images is in memory at a time, and is written before the next one is read: a folder may be larger than
-memory, and what was predicted before an interruption is not lost.
+One batch of images is in memory at a time, and its predictions are written before the next one is read: a folder may be
+larger than memory, and an interruption loses no finished prediction.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from .annotations import AnnotationIndex, load_annotations
 from .images import ImageSource, ReadImage, UnreadableSource, find_sources, read_batches
 from .output import Prediction, PredictionWriter
 
-RETURNED = 4  # predictions returned, for the terminal
+RETURNED = 4  # number of predictions returned, for the terminal
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class PredictConfig:
     """Configuration of `predict`, as the user gives it.
 
     Attributes:
-        images: files, folders of them, or image ids of the run's dataset.
+        images: files, folders of images, or image ids of the run's dataset.
         run: folder of a completed run.
         out: folder of the tables and figures.
         leading: number of findings that a figure shows.
         pictures: whether to draw figures.
-        data_dir: folder of the run's dataset, whose labels and boxes are then added to the images that belong to it.
+        data_dir: folder of the run's dataset, to add labels and boxes to the images in it; None for none.
         options: options of the method to change, such as which heatmap to show.
-        plugins: files to import first.
+        plugins: plugin files to import first.
     """
 
     images: Sequence[str]
@@ -54,14 +54,14 @@ def predict_images(config: PredictConfig) -> list[Prediction]:
     """Write `predictions.csv`, and for each image `<name>.json` and `<name>.heatmaps.png`.
 
     Args:
-        config: the request.
+        config: configuration of the predictions.
 
     Returns:
         The first few predictions.
 
     Raises:
-        UserError: something is wrong with the run or the paths, before anything is written; or some images cannot be
-            read, after all others were predicted.
+        UserError: the run or the paths are invalid, raised before anything is written; or some images cannot be read,
+            raised after all others were predicted.
     """
     load_plugins(config.plugins)
     run = load_trained_run(config.run, config.options)

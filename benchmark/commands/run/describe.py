@@ -1,4 +1,4 @@
-"""Description of a run for its record: what was requested and trained, before its scores are evaluated."""
+"""Describe a run for its record: configuration and training, before its scores are evaluated."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,11 +31,11 @@ def describe_run(
     """Describe a trained run.
 
     Args:
-        experiment: what was requested.
-        environment: software and hardware, as they were when the run started.
-        pixels_sha256: of the decoded images.
-        weights: before and after training.
-        stages: of training.
+        experiment: experiment of the run.
+        environment: software and hardware when the run started.
+        pixels_sha256: SHA-256 of the decoded images.
+        weights: weights before and after training.
+        stages: stages of training.
     """
     config, recipe = experiment.config, experiment.recipe
     return RunDescription(
@@ -118,6 +118,6 @@ def _describe_stage(result: StageResult, index: Index) -> StagePart:
 
 
 def _count_hard(hard: np.ndarray, index: Index) -> dict[str, int]:
-    """Count hard positives, bool (N, C), by finding, and the images that have one."""
-    each = dict(zip(index.findings, hard.sum(axis=0).tolist(), strict=True))
-    return {**each, "images": int(hard.any(axis=1).sum())}
+    """Count hard positives, bool (N, C), per finding, and the images that have one."""
+    per_finding = dict(zip(index.findings, hard.sum(axis=0).tolist(), strict=True))
+    return {**per_finding, "images": int(hard.any(axis=1).sum())}

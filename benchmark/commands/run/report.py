@@ -1,4 +1,4 @@
-"""What `chxbench run` and `chxbench score` print on standard output."""
+"""Reports of `chxbench run` and `chxbench score` on standard output."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ...evaluation.results import Hits, IntervalPart
 from ...records.schema import LocalizationPart, Record
-from ...utils.text import display_name, plain
+from ...utils.text import count, display_name, plain
 from ...utils.workspace import Workspace
 
 
@@ -16,7 +16,7 @@ def report_run(record: Record, folder: Path, workspace: Workspace) -> None:
     """Print AUCs per finding and their means, localization, and the files of a published record."""
     console = Console(highlight=False)
     split = record.dataset.counts["test"]
-    tested = f"{split.images:,} test images of {split.patients:,} patients"
+    tested = f"{count(split.images, 'test image')} of {count(split.patients, 'patient')}"
     headline = plain(f"{record.method.title} on {record.dataset.title}, {tested}")
     console.print(headline, markup=False, soft_wrap=True)
     console.print(_auc_table(record))
@@ -46,9 +46,9 @@ def _auc_table(record: Record) -> Table:
 
 
 def _localization_table(part: LocalizationPart) -> Table:
-    """Return how well heatmaps find the boxes, with the baselines of random maps and of a centered box."""
+    """Build the table of localization, with the baselines of random maps and of a centered box."""
     mean = part.mean
-    table = Table(f"Localization of {mean.boxes:,} boxes of {mean.findings} findings")
+    table = Table(f"Localization of {count(mean.boxes, 'box', 'boxes')} of {count(mean.findings, 'finding')}")
     for heading in ("Heatmaps", "95 % interval", "Random maps", "Center box"):
         table.add_column(heading, justify="right")
     iobb, iou = part.t_iobb.index(0.25), part.t_iou.index(0.3)

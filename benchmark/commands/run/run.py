@@ -29,17 +29,17 @@ def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, P
     """Train and evaluate a method, publish its record and regenerate the leaderboard.
 
     Args:
-        config: the requested run. One that was interrupted is resumed, one that is finished is published again.
+        config: configuration of the run. An interrupted run is resumed, a completed one is published again.
         on_record: called with the record and its published folder before the leaderboard is regenerated.
 
     Returns:
         The record and the folder it was published to; None in a process other than the main one.
 
     Raises:
-        UserError: for everything that the user can fix. Nothing is published then, unless only the leaderboard could
-            not be written because another record under `results` is refused.
+        UserError: the user can fix the problem. Nothing is published, unless only the leaderboard could not be written
+            because a different record under `results` is invalid.
     """
-    with init_distributed().main_process_first():  # the main process reports a mistake, the others find it reported
+    with init_distributed().main_process_first():  # so that only the main process reports a mistake
         check_trackers(config.track)
         experiment = build_experiment(config)
         experiment.workspace.check()
@@ -53,22 +53,22 @@ def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, P
 
 
 def run_and_leave(config: RunConfig, on_record: OnRecord | None = None) -> None:
-    """Run as the last thing that this process does: it leaves the process group in order."""
+    """Call `run`, then destroy the process group, after which this process cannot run again."""
     run(config, on_record)
     destroy_process_group()
 
 
 def train_or_read(experiment: Experiment, device: Device) -> Record | None:
-    """Return the run's verified record, training first where there is none; None in a process other than the main."""
+    """Return the run's verified record, after training if it is missing; None in all but the main process."""
     if device.broadcast((experiment.work / "run.json").exists()):
-        say(f"this run is finished: {experiment.work} (--fresh trains again)")
+        say(f"this run is already complete: {experiment.work} (pass --fresh to train again)")
     else:
         with _log(experiment, device), _blame_method(experiment):
             train_and_score(experiment, device)
     if not device.is_main:
         return None
     record = records.read(experiment.work)
-    verify_record(experiment.work, record)  # a finished run may have been edited since
+    verify_record(experiment.work, record)  # a completed run may have been edited since
     return record
 
 
@@ -92,9 +92,9 @@ def _log(experiment: Experiment, device: Device) -> AbstractContextManager[None]
 
 @contextmanager
 def _lock_run(experiment: Experiment) -> Iterator[None]:
-    """Hold the run's folder against a second process, emptied first with `--fresh`; remove it if nothing was saved.
+    """Lock the run's folder, emptied first with `--fresh`; remove the folder if nothing was saved.
 
-    The system releases the lock of a process that was killed.
+    The system releases the lock if the process is killed.
     """
     work = experiment.work
     work.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def _lock_run(experiment: Experiment) -> Iterator[None]:
         raise UserError(f"another process is working on this run in {work}: wait for it or stop it") from None
     try:
         if experiment.config.fresh and work.exists():
-            (work / "run.json").unlink(missing_ok=True)  # first: a half-removed run must not count as finished
+            (work / "run.json").unlink(missing_ok=True)  # first: a half-removed run must not count as complete
             shutil.rmtree(work)
         work.mkdir(exist_ok=True)
         yield
@@ -118,7 +118,7 @@ def _lock_run(experiment: Experiment) -> Iterator[None]:
 
 
 def _remove_if_empty(work: Path) -> bool:
-    """Remove empty folders, and the log of a run that was refused; return whether nothing is left."""
+    """Remove empty folders, and the log of a run that failed before training; return whether nothing is left."""
     log = work / LOG_FILE
     if log.is_file() and {entry["event"] for entry in read_log(log)} <= {"started", "failed"}:
         log.unlink()
@@ -130,7 +130,7 @@ def _remove_if_empty(work: Path) -> bool:
 
 @contextmanager
 def _blame_method(experiment: Experiment) -> Iterator[None]:
-    """Add to a ContractError which method broke the contract, and where its class is defined."""
+    """Add the method's name and the file of its class to a ContractError."""
     try:
         yield
     except ContractError as error:

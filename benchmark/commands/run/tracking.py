@@ -1,4 +1,4 @@
-"""A run's log file and its experiment trackers: both receive the same events while the run trains and scores."""
+"""Attach a run's log file and experiment trackers, which receive the same events while it trains and scores."""
 
 import os
 import platform
@@ -25,15 +25,15 @@ METRICS = ("loss", "lr", "images_per_second", "memory", "validation_auc")  # key
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """Ids and settings of a run, as its log and its trackers show them.
+    """Ids and settings of a run for its log and its trackers.
 
     Attributes:
-        run_id, method, dataset, seed: what the run is.
-        folder: the run's folder.
-        recipe: the recipe's table, by section.
-        hardware: the description of the device.
-        argv: the words after `chxbench`; empty for a run that was started from Python.
-        trackers: names of accelerate's trackers, or trackers of its kind.
+        run_id, method, dataset, seed: identity of the run.
+        folder: folder of the run.
+        recipe: table of the recipe, by section.
+        hardware: description of the device.
+        argv: arguments of `chxbench`; empty for a run started from Python.
+        trackers: names of accelerate's trackers, or tracker objects.
     """
 
     run_id: str
@@ -48,11 +48,11 @@ class LoggedRun:
 
     @property
     def tracking(self) -> Path:
-        """The folder of what local trackers write."""
+        """The folder of local trackers' files."""
         return self.folder / TRACKING_FOLDER
 
     def ids(self) -> dict[str, str | int]:
-        """Return what log and trackers both start with."""
+        """Return the ids with which both log and trackers start."""
         return {"run": self.run_id, "method": self.method, "dataset": self.dataset, "seed": self.seed}
 
 
@@ -86,17 +86,17 @@ def _log_header(run: LoggedRun) -> dict[str, object]:
 
 
 def _resume_command(argv: Sequence[str]) -> list[str]:
-    """Return the words that resume this run: as typed, after what started the processes, and without --fresh."""
-    words = [word for word in argv if word != "--fresh"]
+    """Return the command that resumes this run: the launcher if any, then the arguments as typed, without --fresh."""
+    arguments = [argument for argument in argv if argument != "--fresh"]
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if local_processes > 1:  # of several machines each has a command of its own: the user knows the others
-        return ["torchrun", "--nproc-per-node", str(local_processes), "-m", "chxbench", *words]
+    if local_processes > 1:  # on several machines, the command is that of this machine
+        return ["torchrun", "--nproc-per-node", str(local_processes), "-m", "chxbench", *arguments]
     as_module = Path(sys.argv[0]).name == "__main__.py"
-    return [*([sys.orig_argv[0], "-m"] if as_module else []), "chxbench", *words]
+    return [*([sys.orig_argv[0], "-m"] if as_module else []), "chxbench", *arguments]
 
 
 def check_trackers(trackers: Sequence[str | GeneralTracker]) -> None:
-    """Check the names of trackers. Raises UserError for an unknown one, or one whose package is not installed."""
+    """Check the names of trackers. Raises UserError if one is unknown or its package is not installed."""
     available = {str(name) for name in get_available_trackers()}
     for name in trackers:
         if isinstance(name, GeneralTracker):
@@ -110,7 +110,7 @@ def check_trackers(trackers: Sequence[str | GeneralTracker]) -> None:
 
 @contextmanager
 def track_run(run: LoggedRun) -> Iterator[list["Trackers"]]:
-    """Start the run's trackers and finish them with it. Raises UserError if one does not start."""
+    """Start the run's trackers, and finish them after the block. Raises UserError if one does not start."""
     if not run.trackers:
         yield []
         return
@@ -140,7 +140,7 @@ class Trackers:
         }
         try:
             self._accelerator.init_trackers(PROJECT, _flat_settings(run), names)
-        except Exception as error:  # trackers raise whatever their service does
+        except Exception as error:  # trackers raise the exceptions of their services
             raise UserError(f"a tracker does not start ({error}): fix it or omit --track") from error
         self._step = 0
         self._failed = False
@@ -183,7 +183,7 @@ def _flat_settings(run: LoggedRun) -> dict[str, str | int | float]:
 
 @contextmanager
 def _local_mlflow(run: LoggedRun) -> Iterator[None]:
-    """Keep MLflow's database in the run's folder, unless the user has set another place."""
+    """Keep MLflow's database in the run's folder, unless the user has set a different URI."""
     if "mlflow" not in run.trackers or "MLFLOW_TRACKING_URI" in os.environ:
         yield
         return

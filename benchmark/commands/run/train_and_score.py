@@ -1,4 +1,4 @@
-"""Training and scoring of a run: from initial weights to a record and its artifacts in the run's folder."""
+"""Train and score a run: from initial weights to a record and its artifacts in the run's folder."""
 
 import numpy as np
 import torch
@@ -15,13 +15,14 @@ from ...records import record as records
 from ...utils.errors import first_few
 from ...utils.progress import say
 from ...utils.run_log import log_event
+from ...utils.text import count
 from .describe import describe_environment, describe_run, describe_stages, describe_weights
 from .localize import localize
 
 
 def train_and_score(experiment: Experiment, device: Device) -> None:
     """Train all stages, score validation and test images, write artifacts and record to the run's folder."""
-    environment = describe_environment(experiment, device)  # before training: the code may be edited meanwhile
+    environment = describe_environment(experiment, device)  # before training, during which the code may be edited
     with device.accelerator.main_process_first():  # pretrained weights are downloaded once
         network, initial = build_network(experiment)
     _announce(experiment, device)
@@ -41,12 +42,12 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
 
 
 def build_network(experiment: Experiment) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return the method's network and a copy of its initial weights; random ones follow from the run's seed."""
+    """Return the method's network and a copy of its initial weights; random ones are determined by the run's seed."""
     torch.manual_seed(experiment.config.seed)
     network = experiment.method.build(experiment.index.findings, experiment.recipe.model.weights)
-    source, untouched = loaded_weights(network)
+    source, not_loaded = loaded_weights(network)
     if source:
-        say(f"loaded {source}; {len(untouched)} tensors keep their initial values: {first_few(untouched)}")
+        say(f"loaded {source}; {count(len(not_loaded), 'tensor')} not loaded: {first_few(not_loaded)}")
     return network, copy_weights(network)
 
 
@@ -56,10 +57,10 @@ def score(
     """Score the validation and test images under the selected weights, which are saved for `chxbench predict`.
 
     Args:
-        experiment: the run.
+        experiment: experiment of the run.
         device: where the network runs.
-        network: the method's network.
-        weights: those to score, by their names in the network's state_dict.
+        network: network of the method.
+        weights: weights to score, by their names in the network's state_dict.
         pixels: decoded images, uint8 (N, size, size).
 
     Returns:
