@@ -43,6 +43,17 @@ def display_name(finding: str) -> str:
     return finding.replace("_", " ")
 
 
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Format a number with its noun: `1 image`, `3 images`, `12,000 images`.
+
+    Args:
+        number: how many there are.
+        noun: in the singular.
+        plural: of the noun; None to append an "s".
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def recipe_label(name: str) -> str:
     """Shorten a recipe's name for display: a file is shown without the folders it is in."""
     return Path(name).name
