@@ -166,7 +166,7 @@ def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
       torchrun --nproc-per-node 4 -m chxbench run --method ma    (each batch split across four GPUs)
     """
     from .commands.run.report import report_run
-    from .commands.run.run import RunConfig, run_and_leave
+    from .commands.run.run import RunConfig, run_and_destroy_group
     from .utils.options import parse_pairs
     from .utils.workspace import Workspace
 
@@ -176,7 +176,7 @@ def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
         results=results,
         **_source(**source),
     )
-    run_and_leave(config, lambda record, folder: report_run(record, folder, Workspace(results)))
+    run_and_destroy_group(config, lambda record, folder: report_run(record, folder, Workspace(results)))
 
 
 @main.command(short_help="Measure how fast methods are on this machine.")
