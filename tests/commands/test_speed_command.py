@@ -212,7 +212,7 @@ def test_whatever_a_speed_depends_on_makes_another_record(tmp_path, changes):
     ("change", "message"),
     [
         pytest.param(lambda c: c["latency"].update(p50=1.0), "was changed after it was written", id="a number"),
-        pytest.param(lambda c: (c.update(schema=3), recheck(c)), "has schema 2, this version reads 1", id="schema"),
+        pytest.param(lambda c: (c.update(schema=3), recheck(c)), "has schema 3, this version reads 2", id="schema"),
         pytest.param(lambda c: (c.pop("loader"), recheck(c)), "loader: Field required", id="a key less"),
         pytest.param(lambda c: (c.update(note=""), recheck(c)), "note: Extra inputs", id="a key more"),
         pytest.param(lambda c: (c["setup"].update(crop=32), recheck(c)), "move it there", id="another setup"),
@@ -261,7 +261,7 @@ def test_the_board_shows_the_speed_beside_the_auc(results):
     wanted = ["42.5", "1.27", "12.3", "14.5", "–", "100", "32", "1.00", "31.4", "50,000", "30.1", "32", "1.00"]
     assert speed_rows(text) == [["Strong", f"{run.record.mean_auc.value:.3f}", *wanted]]
     assert "Speed on a CPU (2 cores), float32" in text
-    assert "cannot be computed again" in text
+    assert "cannot be recomputed" in text
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_an_image_that_is_listed_twice_is_refused(tmp_path):
     told = refusal(write(tmp_path, table(ids=[IDS[0], IDS[1], f"again/{IDS[0]}"])))
     assert f"row 4 ('again/{IDS[0]}'): image listed more than once" in told
     told = refusal(write(tmp_path, table(ids=[IDS[0]] * 3), "scores.parquet"))
-    assert f"row 2 ('{IDS[0]}'); row 3 ('{IDS[0]}'): the image" in told
+    assert f"row 2 ('{IDS[0]}'); row 3 ('{IDS[0]}'): image listed" in told
 
 
 # --- columns ------------------------------------------------------------------------------------------------------
