@@ -144,4 +144,4 @@ def test_the_method_shown_in_contributing_runs(tmp_path):
     (tmp_path / "my_method.py").write_text(example)
     ran = chxbench("list", "--plugin", str(tmp_path / "my_method.py"), path=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "my_method.py" in ran.stdout
+    assert re.search(r"^  mine +My method$", ran.stdout, re.MULTILINE)

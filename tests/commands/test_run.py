@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from chxbench import METHODS, Output, Selection, Stage, UserError
-from chxbench.benchmark.commands.run import training as module
+from chxbench.benchmark.commands.run import train_and_score as module
 from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.engine import checkpoint

@@ -122,9 +122,9 @@ BAD_FILES = [
     pytest.param(data(BOXES, b""), f"{BOXES} is not the table", id="empty boxes"),
     pytest.param(data(BOXES, b"\xff\n\xff"), f"{BOXES} is not a text file", id="boxes of other bytes"),
     pytest.param(oblong, f"1 images with boxes are not square, .*{SECOND} has 60 x 40 pixels", id="box on an oblong"),
-    pytest.param(second_copy(lambda old: old + b"x"), f"in two places and differ .*{FIRST} and .*{FIRST}", id="copy"),
+    pytest.param(second_copy(lambda old: old + b"x"), f"exist twice and differ .*{FIRST} and .*{FIRST}", id="copy"),
     pytest.param(
-        second_copy(lambda old: old[:-1] + bytes([old[-1] ^ 1])), f"in two places and differ .*{FIRST}", id="same size"
+        second_copy(lambda old: old[:-1] + bytes([old[-1] ^ 1])), f"exist twice and differ .*{FIRST}", id="same size"
     ),
     pytest.param(lambda root: (root / V2020).unlink(), f"has no label file {V2020}", id="no labels"),
     pytest.param(lambda root: (root / LIST).unlink(), f"has no {LIST}", id="no list"),
@@ -314,7 +314,7 @@ def test_a_full_disk_is_told_and_leaves_no_map(root, prepare, tmp_path, monkeypa
 def test_results_that_are_no_folder_are_one_sentence(tmp_path):
     (tmp_path / "results").write_text("a file")
     ran = CliRunner().invoke(main, ["leaderboard", "--results", str(tmp_path / "results")])
-    assert f"results folder {tmp_path / 'results'} does not exist" in sentence(ran)
+    assert f"{tmp_path / 'results'} is a file, records need a folder" in sentence(ran)
     assert not (tmp_path / "leaderboard.md").exists()
 
 
