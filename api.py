@@ -1,4 +1,4 @@
-"""Python API: what the commands `run` and `predict` do, as functions. `chxbench` exports them."""
+"""Python API: the commands `run` and `predict` as functions, which `chxbench` exports."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,25 +28,26 @@ def run(  # noqa: PLR0913 - the flags of `chxbench run`
 ) -> Record:
     """Train and evaluate a method, publish its record and regenerate the leaderboard, as `chxbench run` does.
 
-    A run that was interrupted is resumed, one that is finished is not trained again.
+    An interrupted run is resumed; a completed run is not trained again.
 
     Args:
         method: name of a registered method.
         dataset: name of a registered dataset.
-        recipe: name or TOML file of a recipe; None takes the dataset's default.
-        seed: of initial weights, order and shifts.
+        recipe: name or TOML file of a recipe; None to use the dataset's default.
+        seed: random seed of initialization, data order and augmentation.
         options: options of the method to change, as `{"pool": "lse"}`.
         settings: recipe settings and dataset options to change, as `{"train.epochs": 3, "dataset.images": 500}`.
         data_dir: folder of the dataset's files, if it needs any.
         results: folder of published records; `runs/` and `leaderboard.md` are next to it.
-        fresh: whether to start over.
+        fresh: whether to start over, even if the run is completed or was interrupted.
         plugins: files to import first, which register methods or datasets.
 
     Returns:
         The record, with the keys of run.json as attributes.
 
     Raises:
-        UserError: for everything that the user can fix.
+        UserError: if the request or a file is invalid.
+        RuntimeError: in a process other than the main one of several.
     """
     config = RunConfig(
         method=method,
@@ -61,7 +62,7 @@ def run(  # noqa: PLR0913 - the flags of `chxbench run`
         plugins=tuple(map(Path, plugins)),
     )
     published = run_config(config)
-    if published is None:  # a process other than the main one of several
+    if published is None:  # only the main one of several processes has the record
         raise RuntimeError("chxbench.run works in one process: start several with torchrun -m chxbench run")
     return published[0]
 
@@ -85,14 +86,14 @@ def predict(  # noqa: PLR0913 - the flags of `chxbench predict`
         leading: number of most likely findings whose heatmaps are drawn.
         pictures: whether to draw one picture per image.
         data_dir: folder of the run's dataset, whose labels and boxes are added to images that belong to it.
-        options: options of the method to change that change no score, as `{"heatmap": "cam"}`.
-        plugins: files to import first.
+        options: options of the method to change; only those that change no score, as `{"heatmap": "cam"}`.
+        plugins: files to import first, which register methods or datasets.
 
     Returns:
         The table in predictions.csv: columns `image`, `path`, and one of probabilities per finding; one row per image.
 
     Raises:
-        UserError: for everything that the user can fix; for unreadable images after all others were predicted.
+        UserError: if the request or a file is invalid; unreadable images raise it after all others were predicted.
     """
     names = [images] if isinstance(images, str | Path) else images
     config = PredictConfig(

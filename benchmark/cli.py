@@ -1,4 +1,4 @@
-"""The command line: parse, call a command, print errors. Nothing heavy is imported before a command runs."""
+"""The command line: parse, call a command, print errors. Heavy packages are imported only when a command runs."""
 
 import os
 import sys
@@ -12,9 +12,9 @@ from .. import __version__
 from .utils.errors import UserError
 from .utils.text import plain
 
-FOLDER = click.Path(path_type=Path)
-INTERRUPTED = {  # what remains after Ctrl-C, by command
-    "speed": "what was measured is published and on the leaderboard",
+PATH = click.Path(path_type=Path)
+INTERRUPTED = {  # message after Ctrl-C, by command
+    "speed": "completed measurements are published and on the leaderboard",
     "score": "rerun the same command to publish the record",
     "compare": "nothing was written",
 }
@@ -22,8 +22,8 @@ RESUME = "rerun the same command to resume"
 Command = Callable[..., Any]
 
 
-class _Refusal(click.ClickException):
-    """A UserError as the user sees it: one sentence, exit status 2."""
+class _CliError(click.ClickException):
+    """A UserError as the command line prints it: one sentence, exit status 2."""
 
     exit_code = 2
 
@@ -37,19 +37,19 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            raise _Refusal(plain(error)) from error
+            raise _CliError(plain(error)) from error
         except KeyboardInterrupt as interrupt:
             _report_interrupt(ctx, interrupt)
             ctx.exit(getattr(interrupt, "status", 130))
         except OSError as error:
-            if error.errno is None:  # not of the file system: a defect, shown with its traceback
+            if error.errno is None:  # not from the file system: a bug, shown with its traceback
                 raise
             name = error.filename or "a file"
-            raise _Refusal(plain(f"{name}: {error.strerror}: fix it or choose another location")) from error
+            raise _CliError(plain(f"{name}: {error.strerror}: fix it or choose another location")) from error
 
 
 def _report_interrupt(ctx: click.Context, interrupt: KeyboardInterrupt) -> None:
-    """Print what an interrupt left and how to resume, in one process of several."""
+    """Print the state after an interrupt and how to resume; of several processes, only the main one prints."""
     message = str(interrupt) or f"Interrupted: {INTERRUPTED.get(ctx.invoked_subcommand or '', RESUME)}."
     if "--fresh" in ctx.meta["argv"]:
         message = message.replace("the same command", "the same command without --fresh")
@@ -63,7 +63,7 @@ def main() -> None:
     """Benchmark attention methods on chest X-rays: train, evaluate and compare under one protocol.
 
     \b
-    Example, on the embedded dataset, in a few minutes on a laptop:
+    Example, on the built-in dataset, in a few minutes on a laptop:
       chxbench run --method ma
     """
 
@@ -83,13 +83,13 @@ plugin_option = click.option(
     "--plugin",
     "plugins",
     multiple=True,
-    type=FOLDER,
+    type=PATH,
     metavar="FILE.py",
-    help="A file that registers methods or datasets. It runs as code, with your rights. Repeatable.",
+    help="File that registers methods or datasets. It runs as code, with your permissions. Repeatable.",
 )
 results_option = click.option(
     "--results",
-    type=FOLDER,
+    type=PATH,
     default=Path("results"),
     show_default=True,
     metavar="DIR",
@@ -98,9 +98,9 @@ results_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 source_options = _options(
     click.option("--dataset", default="phantom", show_default=True, metavar="NAME", help="See `chxbench list`."),
-    click.option("--data-dir", type=FOLDER, metavar="DIR", help="Folder of the dataset's files."),
+    click.option("--data-dir", type=PATH, metavar="DIR", help="Folder of the dataset's files."),
     click.option(
-        "--recipe", metavar="NAME|FILE.toml", help="How to train and evaluate.  [default: the dataset's recipe]"
+        "--recipe", metavar="NAME|FILE.toml", help="How to train and evaluate.  [default: the dataset's default recipe]"
     ),
     click.option(
         "--set",
@@ -111,7 +111,7 @@ source_options = _options(
     ),
     click.option(
         "--cache",
-        type=FOLDER,
+        type=PATH,
         metavar="DIR",
         help="Folder of decoded images.  [default: $CHXBENCH_CACHE, or the user's cache folder]",
     ),
@@ -119,12 +119,12 @@ source_options = _options(
 )
 
 
-def _source(settings: tuple[str, ...], cache: Path | None, **rest: Any) -> dict[str, Any]:
-    """Return the values of `source_options`, and the rest, as the fields of a `DataConfig`."""
+def _source(settings: tuple[str, ...], cache: Path | None, **others: Any) -> dict[str, Any]:
+    """Return the values of `source_options` and other options as the fields of a `DataConfig`."""
     from .utils.environment import cache_folder
     from .utils.options import parse_pairs
 
-    return {"settings": parse_pairs(settings, "--set"), "cache": cache or cache_folder(), **rest}
+    return {"settings": parse_pairs(settings, "--set"), "cache": cache or cache_folder(), **others}
 
 
 @main.command(short_help="Train and evaluate a method, publish its record.")
@@ -141,7 +141,7 @@ def _source(settings: tuple[str, ...], cache: Path | None, **rest: Any) -> dict[
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Seed of initial weights, order and shifts.",
+    help="Random seed of initialization, data order and augmentation.",
 )
 @source_options
 @results_option
@@ -149,13 +149,13 @@ def _source(settings: tuple[str, ...], cache: Path | None, **rest: Any) -> dict[
     "--track",
     multiple=True,
     metavar="NAME",
-    help="Also log to an experiment tracker that accelerate supports (tensorboard, mlflow, ...). Repeatable.",
+    help="Also log to an experiment tracker supported by accelerate (tensorboard, mlflow, ...). Repeatable.",
 )
-@click.option("--fresh", is_flag=True, help="Start over, even if this run is finished or was interrupted.")
+@click.option("--fresh", is_flag=True, help="Start over, even if this run is completed or was interrupted.")
 def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
     """Train and evaluate a method, publish its record, regenerate the leaderboard.
 
-    The same command resumes an interrupted run; a finished one is not trained again.
+    The same command resumes an interrupted run; a completed run is not trained again.
 
     \b
     Examples:
@@ -163,10 +163,10 @@ def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
       chxbench run --method ma --dataset chestxray14 --data-dir ~/nih --seed 1
       chxbench run --method sam --option pool=lse --set train.epochs=3
       chxbench run --method ma --track tensorboard    (then: tensorboard --logdir runs)
-      torchrun --nproc-per-node 4 -m chxbench run --method ma    (four GPUs, one part of every batch each)
+      torchrun --nproc-per-node 4 -m chxbench run --method ma    (each batch split across four GPUs)
     """
     from .commands.run.report import report_run
-    from .commands.run.run import RunConfig, run_and_leave
+    from .commands.run.run import RunConfig, run_and_destroy_group
     from .utils.options import parse_pairs
     from .utils.workspace import Workspace
 
@@ -176,7 +176,7 @@ def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
         results=results,
         **_source(**source),
     )
-    run_and_leave(config, lambda record, folder: report_run(record, folder, Workspace(results)))
+    run_and_destroy_group(config, lambda record, folder: report_run(record, folder, Workspace(results)))
 
 
 @main.command(short_help="Measure how fast methods are on this machine.")
@@ -200,16 +200,16 @@ def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
 @click.option(
     "--precision",
     type=click.Choice(["auto", "bfloat16", "float32"]),
-    help="Precision of the arithmetic.  [default: the recipe's]",
+    help="Arithmetic precision.  [default: compute.precision of the recipe]",
 )
-@click.option("--compile", is_flag=True, help="Measure again with torch.compile; takes minutes.")
+@click.option("--compile", is_flag=True, help="Also measure with torch.compile; takes minutes.")
 @click.option(
     "--batch-size",
     "batch_sizes",
     multiple=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Images per batch of inference. Repeatable.  [default: 1, 8, 32, 128; on a GPU also 512]",
+    help="Images per inference batch. Repeatable.  [default: 1, 8, 32, 128; on a GPU also 512]",
 )
 @click.option(
     "--seconds",
@@ -223,8 +223,8 @@ def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
 def speed(options: tuple[str, ...], precision: str | None, compile: bool, results: Path, **source: Any) -> None:
     """Measure how fast methods are on this machine: latency, throughput, training, memory.
 
-    Networks have random weights, nothing is downloaded. Each method's record is published as soon as it is measured;
-    the leaderboard shows it with the runs of the same method, options and crop. Do not use the machine meanwhile.
+    Networks have random weights; nothing is downloaded. Each method's record is published as soon as it is measured;
+    the leaderboard shows it with the runs of the same method, options and crop. Keep the machine otherwise idle.
 
     \b
     Examples:
@@ -246,12 +246,13 @@ def speed(options: tuple[str, ...], precision: str | None, compile: bool, result
 
 @main.command(short_help="Decode and resize a dataset's images once.")
 @source_options
-@click.option("--report", type=FOLDER, metavar="FILE.csv", help="Write a table of the images that cannot be read.")
+@click.option("--report", type=PATH, metavar="FILE.csv", help="Write a table of unreadable images.")
 def prepare(report: Path | None, **source: Any) -> None:
-    """Decode and resize a dataset's images once, on all cores; `run` does so itself where it was not done.
+    """Decode and resize a dataset's images once, on all cores; otherwise `run` does so before training.
 
-    It can be stopped at any time and resumed with the same command. Images that cannot be read are listed at the end;
-    `--set dataset.skip_unreadable=true`, here and for `run`, leaves them out, in a leaderboard section of its own.
+    It can be stopped at any time and resumed with the same command. Images that cannot be read are listed at the end.
+    `--set dataset.skip_unreadable=true`, for this command and for `run`, skips them; results without them are on a
+    separate board.
 
     \b
     Examples:
@@ -266,12 +267,8 @@ def prepare(report: Path | None, **source: Any) -> None:
 
 @main.command(short_help="Run inference on images with a trained run.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option(
-    "--run", type=FOLDER, required=True, metavar="RUN", help="The trained run: its folder in runs/ or results/."
-)
-@click.option(
-    "--out", type=FOLDER, default=Path("predictions"), show_default=True, metavar="DIR", help="Output folder."
-)
+@click.option("--run", type=PATH, required=True, metavar="RUN", help="Folder of the trained run, in runs/ or results/.")
+@click.option("--out", type=PATH, default=Path("predictions"), show_default=True, metavar="DIR", help="Output folder.")
 @click.option(
     "--leading",
     type=click.IntRange(min=1),
@@ -282,7 +279,7 @@ def prepare(report: Path | None, **source: Any) -> None:
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help="Draw one picture per image.")
 @click.option(
     "--data-dir",
-    type=FOLDER,
+    type=PATH,
     metavar="DIR",
     help="Folder of the run's dataset: adds labels and boxes to the images that belong to it.",
 )
@@ -293,8 +290,8 @@ def prepare(report: Path | None, **source: Any) -> None:
 def predict(options: tuple[str, ...], **fields: Any) -> None:
     """Run inference on images with a trained run: PNG, JPEG or DICOM files, folders of them, or ids of its dataset.
 
-    Writes predictions.csv, and for each image NAME.json and NAME.heatmaps.png: the X-ray, and the heatmaps of the most
-    likely findings over it. Research software: its predictions are not a diagnosis.
+    Writes predictions.csv, and for each image NAME.json and NAME.heatmaps.png: the X-ray, overlaid with the heatmaps
+    of the most likely findings. Research software: its predictions are not a diagnosis.
 
     \b
     Examples:
@@ -310,12 +307,12 @@ def predict(options: tuple[str, ...], **fields: Any) -> None:
 
 
 @main.command(short_help="Evaluate external predictions.")
-@click.argument("predictions", type=FOLDER, metavar="PREDICTIONS")
+@click.argument("predictions", type=PATH, metavar="PREDICTIONS")
 @click.option("--name", required=True, metavar="NAME", help="Name of the method, for its folder in the results.")
-@click.option("--title", metavar="TEXT", help="Label on the leaderboard.  [default: the name]")
+@click.option("--title", metavar="TEXT", help="Title on the leaderboard.  [default: the name]")
 @click.option("--dataset", default="chestxray14", show_default=True, metavar="NAME", help="See `chxbench list`.")
 @click.option(
-    "--data-dir", type=FOLDER, metavar="DIR", help="Folder of the dataset's labels and lists; images are not needed."
+    "--data-dir", type=PATH, metavar="DIR", help="Folder of the dataset's labels and lists; images are not needed."
 )
 @click.option(
     "--set",
@@ -327,7 +324,7 @@ def predict(options: tuple[str, ...], **fields: Any) -> None:
 @click.option(
     "--split",
     metavar="NAME",
-    help="Evaluate all images of the file as a test split of this name, in a leaderboard section of its own.",
+    help="Evaluate all images of the file as a custom test split of this name, on a separate board.",
 )
 @click.option(
     "--scale",
@@ -343,9 +340,9 @@ def score(settings: tuple[str, ...], **fields: Any) -> None:
     """Evaluate external predictions, publish their record, regenerate the leaderboard.
 
     PREDICTIONS is a CSV or parquet file with one row per image: one column of image names (folders and extension are
-    ignored) and one column per finding, all named alike, in any order (prob_Atelectasis, Pleural Thickening_score). All
-    test images of the dataset must be present. Other images are left out, except the validation images: if all of them
-    are present, they fix the thresholds.
+    ignored) and one column per finding, named by one pattern, in any order (prob_Atelectasis, Pleural
+    Thickening_score). All test images of the dataset must be present. Validation images, if all of them are present,
+    are used to choose the thresholds. Other images are ignored.
 
     \b
     Examples:
@@ -364,11 +361,11 @@ def score(settings: tuple[str, ...], **fields: Any) -> None:
 
 
 @main.command(short_help="Compare two runs on the same test images.")
-@click.argument("first", type=FOLDER, metavar="RUN")
-@click.argument("second", type=FOLDER, metavar="RUN")
+@click.argument("first", type=PATH, metavar="RUN")
+@click.argument("second", type=PATH, metavar="RUN")
 @click.option(
     "--out",
-    type=FOLDER,
+    type=PATH,
     metavar="DIR",
     help="Output folder.  [default: comparisons/<method-run>-vs-<method-run>]",
 )
@@ -377,22 +374,22 @@ def score(settings: tuple[str, ...], **fields: Any) -> None:
     type=click.IntRange(min=100),
     default=2000,
     show_default=True,
-    help="Bootstrap resamples of patients, for intervals and p-values.",
+    help="Number of bootstrap resamples of patients, for intervals and p-values.",
 )
 @click.option(
     "--results",
-    type=FOLDER,
+    type=PATH,
     default=Path("results"),
     show_default=True,
     metavar="DIR",
-    help="Folder of published records, for their speed records.",
+    help="Folder of published records, whose speed records are included.",
 )
 def compare(first: Path, second: Path, out: Path | None, resamples: int, results: Path) -> None:
-    """Compare two runs on the same test images: does their AUC differ, finding by finding?
+    """Compare the AUCs of two runs on the same test images, per finding.
 
-    RUN is a folder with run.json and scores.parquet, in runs/ or results/. Differences are paired: both runs are
-    evaluated on the same resamples of patients. p-values are corrected for the number of findings (Holm). Writes
-    comparison.json, comparison.md and roc.png, with the ROC curves of both runs.
+    RUN is the folder of a run, in runs/ or results/. Differences are paired: both runs are evaluated on the same
+    resamples of patients. p-values are corrected for the number of findings (Holm). Writes comparison.json,
+    comparison.md and roc.png, with the ROC curves of both runs.
 
     \b
     Examples:
@@ -429,7 +426,7 @@ def list_(as_json: bool, plugins: tuple[Path, ...]) -> None:
 @json_option
 @plugin_option
 def show(name: str, as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """Describe a method, dataset or recipe: its source, every option with its default, the numbers papers report.
+    """Describe a method, dataset or recipe: its source, every option with its default, and reported numbers.
 
     \b
     Examples:
@@ -444,10 +441,10 @@ def show(name: str, as_json: bool, plugins: tuple[Path, ...]) -> None:
 
 @main.command(short_help="Regenerate, check or show the leaderboard.")
 @results_option
-@click.option("--check", is_flag=True, help="Change nothing; exit with status 2 if a record or the page does not fit.")
-@click.option("--show", is_flag=True, help="Change nothing; print the rankings.")
+@click.option("--check", is_flag=True, help="Only check: exit with status 2 if a record or the page does not match.")
+@click.option("--show", is_flag=True, help="Only print the rankings.")
 def leaderboard(results: Path, check: bool, show: bool) -> None:
-    """Regenerate leaderboard.md from the records; every number is recomputed from its scores.
+    """Regenerate leaderboard.md from the records; every number is recomputed from the scores.
 
     \b
     Examples:
@@ -459,7 +456,7 @@ def leaderboard(results: Path, check: bool, show: bool) -> None:
     from .utils.workspace import Workspace
 
     if check and show:
-        raise click.UsageError("--check and --show exclude each other: choose one")
+        raise click.UsageError("--check and --show are mutually exclusive: choose one")
     command = commands.show if show else commands.check if check else commands.regenerate
     command(Workspace(results))
 
@@ -467,14 +464,14 @@ def leaderboard(results: Path, check: bool, show: bool) -> None:
 @main.command(short_help="Show the state of all runs, and how to resume them.")
 @results_option
 def status(results: Path) -> None:
-    """Show the runs next to the results folder: which are running, finished, failed or interrupted, and how far.
+    """Show the state and progress of the runs next to the results folder: running, finished, failed or interrupted.
 
     An interrupted run is shown with the command that resumes it. The most recently written run is last.
 
     \b
     Examples:
       chxbench status
-      chxbench status --results ~/trials/results
+      chxbench status --results ~/experiments/results
     """
     from .commands.status import status as show_status
     from .utils.workspace import Workspace
@@ -482,16 +479,14 @@ def status(results: Path) -> None:
     show_status(Workspace(results))
 
 
-@main.command(short_help="Recompute everything in a record.")
-@click.argument("run", type=FOLDER, metavar="RUN")
-@click.option(
-    "--data-dir", type=FOLDER, metavar="DIR", help="Folder of the dataset's files, to compare labels and split."
-)
+@main.command(short_help="Verify a record against its artifacts.")
+@click.argument("run", type=PATH, metavar="RUN")
+@click.option("--data-dir", type=PATH, metavar="DIR", help="Folder of the dataset's files, to verify labels and split.")
 @plugin_option
 def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
-    """Recompute everything in a record that can be recomputed; exit with status 2 if something does not hold.
+    """Verify a record against its artifacts, its dataset and its figures; exit with status 2 if a check fails.
 
-    RUN is a folder with run.json, in results/ or runs/.
+    RUN is the folder of a run, in results/ or runs/.
 
     \b
     Examples:

@@ -36,9 +36,9 @@ def page(tmp_path_factory):
 def test_run_publishes_what_it_returns(page):
     names, folder = page
     record = names["record"]
-    (published,) = (folder / "trials" / "results").glob("phantom/sam/*/run.json")
+    (published,) = (folder / "experiments" / "results").glob("phantom/sam/*/run.json")
     assert json.loads(published.read_text())["checksum"] == record.checksum
-    assert (folder / "trials" / "leaderboard.md").exists()
+    assert (folder / "experiments" / "leaderboard.md").exists()
     assert record.method.options["pool"] == "lse"
 
 
@@ -47,7 +47,7 @@ def test_predict_returns_the_table_that_it_writes(page):
     predictions = names["predictions"]
     assert list(predictions["image"]) == ["00000001_000.png"]
     assert predictions[list(names["record"].auc)].to_numpy().min() > 0
-    pd.testing.assert_frame_equal(predictions, pd.read_csv(folder / "trials" / "predictions" / "predictions.csv"))
+    pd.testing.assert_frame_equal(predictions, pd.read_csv(folder / "experiments" / "predictions" / "predictions.csv"))
 
 
 def test_load_results_has_one_row_per_record(page):
@@ -67,7 +67,7 @@ def test_load_results_reads_the_committed_records():
 
 def test_load_results_rejects_a_changed_record_and_a_missing_folder(page, tmp_path):
     _, folder = page
-    text = next((folder / "trials" / "results").glob("*/*/*/run.json")).read_text()
+    text = next((folder / "experiments" / "results").glob("*/*/*/run.json")).read_text()
     copy = tmp_path / "results" / "phantom" / "sam" / "copy" / "run.json"
     copy.parent.mkdir(parents=True)
     copy.write_text(text.replace('"seed": 0', '"seed": 1'))

@@ -3,6 +3,7 @@
 from ..leaderboard.leaderboard import check_leaderboard, read_runs, write_leaderboard
 from ..leaderboard.terminal import show_boards
 from ..utils.progress import say
+from ..utils.text import count
 from ..utils.workspace import Workspace
 
 
@@ -13,11 +14,11 @@ def regenerate(workspace: Workspace) -> None:
 
 
 def check(workspace: Workspace) -> None:
-    """Check records, figures and leaderboard.md, changing nothing. Raises RecordError at the first difference."""
-    count = check_leaderboard(workspace)
-    say(f"{count} records and {workspace.leaderboard} agree with their scores")
+    """Check records, figures and leaderboard.md without writing. Raises RecordError at the first difference."""
+    checked = count(check_leaderboard(workspace), "record")
+    say(f"{checked} and {workspace.leaderboard} match their scores")
 
 
 def show(workspace: Workspace) -> None:
-    """Print the rankings, changing nothing."""
+    """Print the rankings without writing."""
     show_boards(read_runs(workspace))

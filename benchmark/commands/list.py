@@ -1,4 +1,4 @@
-"""`chxbench list`: the methods, datasets and recipes that can be used, one per line."""
+"""`chxbench list`: print the available methods, datasets and recipes, one per line."""
 
 import json
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ KINDS = {"methods": "--method", "datasets": "--dataset", "recipes": "--recipe"}
 
 
 def list_plugins(plugins: Sequence[Path] = (), as_json: bool = False) -> None:
-    """Print one line per method, dataset and recipe: its name and what it is.
+    """Print one line per method, dataset and recipe: its name and title.
 
     Args:
         plugins: files to import first.
         as_json: whether to print JSON: kind to name to description.
 
     Raises:
-        UserError: a plugin file cannot be imported.
+        UserError: if a plugin file cannot be imported.
     """
     load_plugins(plugins)
     console = Console(markup=False, emoji=False, highlight=False)

@@ -1,4 +1,4 @@
-"""`chxbench show NAME`: what a method, dataset or recipe is, its options, and the numbers that papers report."""
+"""`chxbench show NAME`: describe a method, dataset or recipe, its options, and the numbers that papers report."""
 
 import json
 import textwrap
@@ -23,28 +23,28 @@ from ..utils.options import field_help, format_value, to_dict
 from ..utils.text import display_name, plain
 
 WIDTH = 80  # columns
-LABEL = 14  # columns of the names of facts
-EMPTY = '""'  # a default without a character
+LABEL = 14  # columns reserved for the name of a fact
+EMPTY = '""'  # shown for a default that is an empty string
 BOUNDS: dict[type, tuple[str, str]] = {
     annotated_types.Gt: ("gt", ">"),
     annotated_types.Ge: ("ge", ">="),
     annotated_types.Lt: ("lt", "<"),
     annotated_types.Le: ("le", "<="),
 }
-TYPES = {bool: "true | false", int: "integer", float: "number", str: "text"}
+TYPES = {bool: "true | false", int: "integer", float: "number", str: "string"}
 Description = dict[str, Any]
 
 
 def show_plugin(name: str, plugins: Sequence[Path] = (), as_json: bool = False) -> None:
-    """Print what a method, dataset or recipe is.
+    """Print the description of a method, dataset or recipe.
 
     Args:
-        name: as `chxbench list` shows it.
+        name: name of the method, dataset or recipe, as in `chxbench list`.
         plugins: files to import first.
-        as_json: whether to print JSON: a list of one description, or of several where two kinds share a name.
+        as_json: whether to print JSON: a list of one description, or of several if kinds share the name.
 
     Raises:
-        UserError: a plugin file cannot be imported, or nothing has that name.
+        UserError: if a plugin file cannot be imported, or nothing has that name.
     """
     load_plugins(plugins)
     descriptions = describe(name)
@@ -56,18 +56,18 @@ def show_plugin(name: str, plugins: Sequence[Path] = (), as_json: bool = False) 
 
 
 def describe(name: str) -> list[Description]:
-    """Return the description of every method, dataset and recipe of this name. Raises UserError if there is none."""
-    found = []
+    """Return the description of every method, dataset and recipe of this name. Raises UserError if nothing has it."""
+    descriptions = []
     if name in METHODS:
-        found.append(_describe_method(METHODS.get(name)))
+        descriptions.append(_describe_method(METHODS.get(name)))
     if name in DATASETS:
-        found.append(_describe_dataset(DATASETS.get(name)))
+        descriptions.append(_describe_dataset(DATASETS.get(name)))
     if name in recipe_names():
-        found.append(_describe_recipe(name))
-    if not found:
-        known = [*(entry.name for registry in (METHODS, DATASETS) for entry in registry), *recipe_names()]
-        raise UserError(f"no method, dataset or recipe is called {name!r}: {did_you_mean(name, known)}")
-    return found
+        descriptions.append(_describe_recipe(name))
+    if not descriptions:
+        names = [*(entry.name for registry in (METHODS, DATASETS) for entry in registry), *recipe_names()]
+        raise UserError(f"no method, dataset or recipe is called {name!r}: {did_you_mean(name, names)}")
+    return descriptions
 
 
 def _describe_method(entry: Entry) -> Description:
@@ -92,7 +92,7 @@ def _describe_method(entry: Entry) -> Description:
 def _describe_dataset(entry: Entry) -> Description:
     cls = entry.cls
     rows = literature()
-    skip = "leave out images that cannot be read, in a leaderboard section of its own; every dataset has this option."
+    skip = "skip images that cannot be read; results are on a separate board. Every dataset has this option."
     return {
         "kind": "dataset",
         "name": entry.name,
@@ -100,7 +100,7 @@ def _describe_dataset(entry: Entry) -> Description:
         "facts": _facts(
             defined_in=entry.place,
             default_recipe=cls.default_recipe,
-            files="named with --data-dir" if cls.needs_folder else "none: nothing to download",
+            files="passed with --data-dir" if cls.needs_folder else "none: nothing to download",
             caveat=cls.caveat,
         ),
         "options_flag": "--set KEY=VALUE",
@@ -137,13 +137,13 @@ def _facts(**facts: str) -> dict[str, str]:
 
 
 def _options(cls: type, prefix: str = "") -> Iterator[dict[str, str]]:
-    hints, texts = get_type_hints(cls, include_extras=True), field_help(cls)
+    hints, explanations = get_type_hints(cls, include_extras=True), field_help(cls)
     for field in fields(cls):
         yield {
             "name": prefix + field.name,
             "type": type_label(hints[field.name]),
             "default": _default(field),
-            "help": texts.get(field.name, ""),
+            "help": explanations.get(field.name, ""),
         }
 
 
@@ -154,7 +154,7 @@ def _default(option: Field[Any]) -> str:
 
 
 def type_label(hint: Any) -> str:
-    """Return an option's type as a user reads it: `concat | parsenet`, `integer >= 0`, `list of integer`."""
+    """Return the display name of an option's type: `concat | parsenet`, `integer >= 0`, `list of integer`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " | ".join(map(str, args))
@@ -180,10 +180,10 @@ def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
 def _reported(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows of literature.csv as plain values, the highest mean AUC first."""
     rows = rows.sort_values("mean_auc", ascending=False)
-    kept = ("title", "source", "dataset", "split", "labels", "mean_auc")
+    columns = ("title", "source", "dataset", "split", "labels", "mean_auc")
     return [
         {
-            **{key: row[key] for key in kept},
+            **{key: row[key] for key in columns},
             "auc": {finding: row[finding] for finding in FINDINGS if pd.notna(row[finding])},
         }
         for row in rows.to_dict("records")
@@ -203,13 +203,13 @@ def _print(description: Description) -> None:
     if not description["options"]:
         console.print("  none")
     if description["reported"]:
-        console.print("\nreported by papers, not measured here", style="bold")
+        console.print("\nreported by papers, not measured by chxbench", style="bold")
         for row in description["reported"]:
             _print_reported(console, row, details=description["kind"] == "method")
 
 
 def _print_reported(console: Console, row: Mapping[str, Any], details: bool) -> None:
-    """Print a row of literature.csv: its mean, and in detail its source and findings."""
+    """Print a row of literature.csv: its mean and, with `details`, its source and the AUC of each finding."""
     console.print(f"  mean AUC {row['mean_auc']:.3f}  {plain(row['title'])}", soft_wrap=True)
     if details:
         console.print(
@@ -220,7 +220,7 @@ def _print_reported(console: Console, row: Mapping[str, Any], details: bool) -> 
 
 
 def _wrap(text: str, first: str = " " * 6) -> str:
-    """Return text in lines of `WIDTH` columns, the first after `first` and the others below it; paths stay whole."""
+    """Wrap text at `WIDTH` columns, after `first` and indented by its width; paths are not broken."""
     indent = " " * len(first)
     wrapper = textwrap.TextWrapper(WIDTH, first, indent, break_long_words=False, break_on_hyphens=False)
     return wrapper.fill(plain(text))

@@ -1,4 +1,4 @@
-"""`chxbench status`: the runs of a workspace, how far each has come, and how to resume it. No torch."""
+"""`chxbench status`: show the runs of a workspace, their progress, and how to resume them. Does not import torch."""
 
 import os
 import shlex
@@ -18,7 +18,7 @@ from rich.text import Text
 from ..utils.errors import UserError
 from ..utils.files import CHECKPOINT_FILE, is_intact, previous_version
 from ..utils.run_log import LOG_FILE, Entry, read_log
-from ..utils.text import plain
+from ..utils.text import count, plain
 from ..utils.workspace import Workspace
 
 State = Literal["running", "finished", "interrupted", "failed", "broken"]
@@ -29,7 +29,7 @@ STYLES: dict[State, str] = {
     "failed": "red",
     "broken": "bold red",
 }
-PROGRESS = {  # by the last event in the log, with the event's values
+PROGRESS = {  # message for the last event in the log, formatted with the event's values
     "started": "started",
     "stage": "starting stage {stage}",
     "step": "stage {stage}, epoch {epoch}, step {step} of {steps}",
@@ -44,13 +44,13 @@ class RunStatus(NamedTuple):
     """State of a run.
 
     Attributes:
-        run_id: the name of its folder.
-        task: method and dataset, as far as the log has them.
-        state: whether it runs, is finished, or why it is neither: "broken" if its files cannot be read.
-        detail: the progress of a run; the mean AUC of a finished one; why it failed or is broken.
-        written: when a file of it was last written, in seconds since 1970.
-        size: of its files, in bytes.
-        command: resumes it from any folder; None where that is unknown or not needed.
+        run_id: name of the run's folder.
+        task: method and dataset; empty if the log does not have them.
+        state: state of the run; "broken" if its files cannot be read.
+        detail: progress of the run; the mean AUC of a finished run; the reason why it failed or is broken.
+        written: time of the last write to any of its files, in seconds since 1970.
+        size: total size of its files, in bytes.
+        command: command that resumes the run from any folder; None if it is unknown or not needed.
     """
 
     run_id: str
@@ -76,7 +76,7 @@ def read_statuses(workspace: Workspace) -> tuple[list[RunStatus], int]:
 
 
 def read_status(workspace: Workspace, run_id: str) -> RunStatus:
-    """Return the state of one run; unreadable files make it broken and raise nothing."""
+    """Return the state of one run; a run with unreadable files is "broken", and no error is raised."""
     folder = workspace.run_folder(run_id)
     entries: list[Entry] = []
     started: Entry = {}
@@ -100,13 +100,13 @@ def _is_listed(path: Path) -> bool:
 def _is_run(workspace: Workspace, path: Path) -> bool:
     if not path.is_dir():
         return False
-    # A run that has just begun has nothing but its lock.
+    # A run that has just started has only its lock.
     traces = [path / name for name in (LOG_FILE, "run.json", "stage1")] + [workspace.run_lock(path.name)]
     return any(trace.exists() for trace in traces)
 
 
 def _read_state(folder: Path, lock: Path, entries: Sequence[Entry]) -> tuple[State, str]:
-    """Return state and detail. Raises UserError or OSError if the run is broken."""
+    """Return state and detail. Raises UserError or OSError if the files of the run cannot be read."""
     if _is_held(lock):
         return "running", _progress(entries)
     if (folder / "run.json").exists():
@@ -117,7 +117,7 @@ def _read_state(folder: Path, lock: Path, entries: Sequence[Entry]) -> tuple[Sta
 
 
 def _is_held(lock: Path) -> bool:
-    """Return whether a process works on the run: the system releases the lock of one that ended, however it did."""
+    """Return whether a process works on the run; the system releases the lock of a process that ended or was killed."""
     if not lock.exists():
         return False
     try:
@@ -159,16 +159,16 @@ def _damage(folder: Path) -> str:
 
 
 def _resume_command(started: Entry) -> str | None:
-    words, folder = started.get("command"), started.get("folder")
-    if not isinstance(words, list) or not words:
+    args, folder = started.get("command"), started.get("folder")
+    if not isinstance(args, list) or not args:
         return None
-    command = shlex.join(map(str, words))
+    command = shlex.join(map(str, args))
     in_other_folder = isinstance(folder, str) and folder != str(Path.cwd())
     return f"cd {shlex.quote(str(folder))} && {command}" if in_other_folder else command
 
 
 def _last_write_and_size(folder: Path) -> tuple[float, int]:
-    """Return when a file was last written, in seconds since 1970, and the bytes of all files."""
+    """Return the time of the last write to any file, in seconds since 1970, and the size of all files in bytes."""
     written, size = 0.0, 0
     for place, _, names in os.walk(folder):
         for name in names:
@@ -179,7 +179,7 @@ def _last_write_and_size(folder: Path) -> tuple[float, int]:
 
 
 def show_statuses(statuses: Sequence[RunStatus], others: int, folder: Path) -> None:
-    """Print the runs as a table, the commands that resume them, and how many other entries `folder` has."""
+    """Print a table of the runs, the commands that resume them, and the number of other entries in `folder`."""
     console = Console(markup=False, emoji=False, highlight=False)
     if statuses:
         console.print(_table(statuses), crop=False)
@@ -191,7 +191,7 @@ def show_statuses(statuses: Sequence[RunStatus], others: int, folder: Path) -> N
             command = status.command or "rerun the command that started it (not in its log)"
             console.print(f"  {_printable(command)}", soft_wrap=True)
     if others:
-        console.print(f"{others:,} other files or folders in {folder} are not runs.", soft_wrap=True)
+        console.print(f"Ignored {count(others, 'entry', 'entries')} without run files in {folder}.", soft_wrap=True)
 
 
 def _table(statuses: Sequence[RunStatus]) -> Table:
@@ -209,11 +209,11 @@ def _table(statuses: Sequence[RunStatus]) -> Table:
 
 
 def _printable(text: str) -> str:
-    """Return text from a file that may be damaged, without what a terminal obeys or cannot encode."""
+    """Return text from a possibly damaged file without control characters and characters that cannot be encoded."""
     return plain(text.encode(errors="replace").decode())
 
 
 def age(seconds: float) -> str:
-    """Return how long ago something was, in the largest unit that is full: `3 min ago`."""
+    """Format a time span in its largest complete unit: `3 min ago`."""
     length, unit = next(((length, unit) for length, unit in AGES if seconds >= length), (1, "s"))
     return f"{max(seconds, 0) // length:.0f} {unit} ago"

@@ -97,7 +97,7 @@ def test_the_page_and_the_figure_show_the_same_numbers(full_figures, two, tmp_pa
     assert command(*two, "--out", tmp_path / "out").exit_code == 0
     compared = compare_runs(*two, 100, tmp_path)
     page = (tmp_path / "out" / "comparison.md").read_text()
-    mass = compared.each["Mass"]
+    mass = compared.differences["Mass"]
     assert f"{mass.first:.3f} | {mass.second:.3f} |  {mass.value:+.3f} | {mass.low:+.3f} to {mass.high:+.3f}" in page
     assert "(roc.png)" in page and "602 test images of 206 patients" in page
     figure = tmp_path / "out" / "roc.png"
@@ -190,7 +190,7 @@ def test_labels_that_both_do_not_know_are_the_same(tmp_path):
         make_run(tmp_path / name, source, unknown(committed(source)[1].copy()))
         for name, source in (("a", MA), ("b", SAM))
     ]
-    assert compare_runs(*runs, 100, tmp_path).each["Edema"].value is not None
+    assert compare_runs(*runs, 100, tmp_path).differences["Edema"].value is not None
 
 
 def rename_data(fields):
@@ -201,8 +201,8 @@ def rename_data(fields):
 def test_dataset_and_label_file_are_named_where_the_labels_differ(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", SAM, flipped(committed(SAM)[1].copy()), rename_data)
     shown = command(a, b, "--out", tmp_path / "out").output
-    assert "dataset phantom against other; label file drawn (phantom-1, 2000 images, seed 0) against" in shown
-    assert "against corrected.csv (2); 1 label (" in shown
+    assert "dataset phantom vs. other; label file drawn (phantom-1, 2000 images, seed 0) vs." in shown
+    assert "vs. corrected.csv (2); 1 label (" in shown
 
 
 def test_the_same_labels_under_another_name_are_compared_and_listed(tmp_path):
@@ -217,7 +217,7 @@ def test_findings_are_matched_by_name_and_images_by_id(two, tmp_path):
     names = [f"{kind} {finding}" for kind in ("label", "score") for finding in findings]
     turned = make_run(tmp_path / "turned", SAM, table[["image_id", "patient_id", "split", *names]])
     one, other = (compare_runs(two[0], second, 100, tmp_path) for second in (two[1], turned))
-    assert one.each == other.each
+    assert one.differences == other.differences
 
 
 def test_only_what_differs_is_listed(tmp_path):

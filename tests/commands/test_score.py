@@ -127,12 +127,14 @@ def test_the_same_command_finds_its_record_and_another_title_replaces_it(ask, pu
 @pytest.mark.parametrize(
     ("splits", "counted", "told"),
     [
-        pytest.param(("test", "val"), {"test", "val"}, "and fix the thresholds", id="all validation images"),
+        pytest.param(
+            ("test", "val"), {"test", "val"}, "and are used to choose the thresholds", id="all validation images"
+        ),
         pytest.param(("test", "train"), {"test"}, "training images", id="training images"),
         pytest.param(("test", "val", "train"), {"test", "val"}, "training images", id="everything"),
     ],
 )
-def test_images_of_other_splits_are_left_out_or_fix_thresholds(ask, published, images, splits, counted, told):
+def test_images_of_other_splits_are_ignored_or_used_for_thresholds(ask, published, images, splits, counted, told):
     ran = ask(table=predictions(of(images, *splits)))
     assert told in ran.output
     ((_, record),) = published().items()
@@ -143,11 +145,11 @@ def test_images_of_other_splits_are_left_out_or_fix_thresholds(ask, published, i
     assert any(value is not None for value in thresholds) == ("val" in counted)
 
 
-def test_a_part_of_the_validation_images_is_left_out(ask, published, images):
+def test_a_part_of_the_validation_images_is_ignored(ask, published, images):
     table = predictions(of(images, "test", "val"))
     ran = ask(table=table[table["image"] != of(images, "val")["image_id"].iloc[0]])
     val = len(of(images, "val"))
-    assert f"left out: {val - 1} of the {val} validation images" in ran.output
+    assert f"ignored: {val - 1} of the {val} validation images" in ran.output
     assert {*next(iter(published().values())).dataset.counts} == {"test"}
 
 
@@ -211,7 +213,7 @@ def test_a_name_of_a_trained_method_is_refused(ask, published, tmp_path):
     publish(tmp_path / "results", score_table(1), "r0", "Trained", name="theirs", built_in=False)
     (tmp_path / "results" / "made").rename(tmp_path / "results" / "phantom")
     refused = ask()
-    assert refused.exit_code == 2 and "theirs is a method that was trained here" in refused.output
+    assert refused.exit_code == 2 and "theirs is a trained method" in refused.output
     assert [record.method.title for record in published().values()] == ["Trained"]
 
 
@@ -320,10 +322,12 @@ def test_a_split_of_ones_own_says_where_its_images_are_from_and_takes_no_name_of
     counts = images["split"].value_counts()
     ran = ask("--split", "mine", table=table)
     assert ran.exit_code == 0
-    assert f"images in {counts['train']:,} train, {counts['test']:,} test" in " ".join(ran.stderr.split())
+    assert f"images (in the splits of the dataset: {counts['train']:,} train, {counts['test']:,} test" in " ".join(
+        ran.stderr.split()
+    )
     taken = ask("--split", " Phantom,  BY patient", table=table, name="others")
     assert taken.exit_code == 2
-    assert "is the name of one of the dataset's own lists" in " ".join(taken.output.split())
+    assert "is the name of one of the dataset's lists" in " ".join(taken.output.split())
 
 
 def test_scores_that_claim_another_split_are_refused(ask, published, tmp_path):

@@ -114,7 +114,7 @@ def test_a_batch_is_halved_until_it_fits_the_memory(subject):
     assert found.repetitions >= speed.MIN_REPETITIONS
     trained, _ = speed.measure_training(subject, limited(5))
     assert (trained.requested, trained.batch_size) == (8, 4)
-    with pytest.raises(UserError, match="does not fit the memory"):
+    with pytest.raises(UserError, match="does not fit in device memory"):
         speed.measure_inference(subject, limited(0), 2, 0)
     with pytest.raises(UserError, match="a batch of 2 does not fit"):
         speed.measure_training(subject, limited(1))

@@ -197,7 +197,7 @@ def test_other_entries_are_counted_and_left_alone(make_run, tmp_path):
     (work.parent / ".hidden").touch()
     before = sorted(tmp_path.rglob("*"))
     text, _ = shown(tmp_path / "results")
-    assert "2 other files or folders" in text
+    assert "Ignored 2 entries without run files" in text
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -163,7 +163,7 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
 def test_a_file_beyond_the_bound_is_refused(tmp_path, monkeypatch, name, bound, told):
     path = write(tmp_path, table(), name)
     monkeypatch.setattr(table_module, bound, 10)
-    assert f"holds more than {10 >> 20 if bound == 'MAX_BYTES' else 10} {told}" in refusal(path)
+    assert f"has more than {10 >> 20 if bound == 'MAX_BYTES' else 10} {told}" in refusal(path)
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_the_column_of_the_images_is_the_one_that_names_most_of_them(tmp_path):
 
 def test_two_columns_that_name_different_images_are_refused(tmp_path):
     told = refusal(write(tmp_path, table().assign(earlier=IDS[3:6])))
-    assert "columns 'Image Index' and 'earlier' name different images" in told
+    assert "columns 'Image Index' and 'earlier' refer to different images" in told
 
 
 def test_a_file_without_known_images_is_refused_and_shows_one(tmp_path):
@@ -221,9 +221,9 @@ def test_unknown_images_are_refused_with_a_count_and_the_first_few_rows(tmp_path
 
 def test_an_image_that_is_listed_twice_is_refused(tmp_path):
     told = refusal(write(tmp_path, table(ids=[IDS[0], IDS[1], f"again/{IDS[0]}"])))
-    assert f"row 4 ('again/{IDS[0]}'): the image already has a row" in told
+    assert f"row 4 ('again/{IDS[0]}'): image listed more than once" in told
     told = refusal(write(tmp_path, table(ids=[IDS[0]] * 3), "scores.parquet"))
-    assert f"row 2 ('{IDS[0]}'); row 3 ('{IDS[0]}'): the image" in told
+    assert f"row 2 ('{IDS[0]}'); row 3 ('{IDS[0]}'): image listed" in told
 
 
 # --- columns ------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_two_patterns_that_cover_all_findings_are_refused_and_the_user_decides(t
     made = table().assign(**{f"Logit_{finding}": 2.0 - 4 * SCORES[:, k] for k, finding in enumerate(THREE)})
     path = write(tmp_path, made)
     told = refusal(path)
-    assert "2 patterns of columns cover all findings ('{finding}', 'logit_{finding}')" in told
+    assert "2 column patterns cover all findings ('{finding}', 'logit_{finding}')" in told
     assert "--columns '{finding}'" in told
     check_scores(path, columns="{finding}")
     read = read_predictions(path, index(), columns=" LOGIT_{finding}")
@@ -292,7 +292,7 @@ def test_two_patterns_that_cover_all_findings_are_refused_and_the_user_decides(t
         pytest.param(list(THREE), "p_{finding}", "no column like 'p_{finding}'", id="another pattern asked for"),
         pytest.param(list(THREE), "prob", "does not contain {finding} exactly once", id="a pattern without a hole"),
         pytest.param(list(THREE), "{finding}{finding}", "does not contain {finding} exactly once", id="two holes"),
-        pytest.param([*THREE, "mass"], None, "1 findings have two columns (Mass: Mass, mass)", id="two of a finding"),
+        pytest.param([*THREE, "mass"], None, "several columns for 1 finding (Mass: Mass, mass)", id="two of a finding"),
         pytest.param([*THREE, "Infiltrate"], None, "(Infiltration: Infiltration, Infiltrate)", id="two spellings"),
         pytest.param([f"label_{f}" for f in THREE], None, "named like labels ('label_{finding}')", id="labels alone"),
     ],
@@ -374,8 +374,8 @@ def wide(value: float) -> np.ndarray:
         pytest.param(wide(1.5), "auto", "row 4, column 'Hernia' ('1.5'): only 1 of 32 scores", id="one above"),
         pytest.param(wide(-0.1), "auto", "row 4, column 'Hernia' ('-0.1'): only 1 of 32 scores", id="one below"),
         pytest.param(wide(1.5), "probability", "('1.5'): 1 of 32 scores are not probabilities", id="not as said"),
-        pytest.param(100 * wide(0.5), "auto", "without a negative one, likely to be log-odds", id="percent"),
-        pytest.param((wide(0.5) > 0.5) * 1, "auto", "holds only 0 and 1 in 'Mass' and the others", id="labels"),
+        pytest.param(100 * wide(0.5), "auto", "since none is negative, likely to be log-odds", id="percent"),
+        pytest.param((wide(0.5) > 0.5) * 1, "auto", "has only 0 and 1 in 'Mass' and the other columns", id="labels"),
     ],
 )
 def test_a_doubtful_scale_is_refused(tmp_path, scores, scale, told):

@@ -1,4 +1,4 @@
-"""Tampered records are rejected by name, even if every hash and checksum was made to fit; true ones hold."""
+"""Tampered records are rejected by name, even if every hash and checksum was made to fit; true ones pass."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from record_factory import edit, fields, publish, recheck, score_table
 
 from chxbench.benchmark.cli import main
+from chxbench.benchmark.commands.verify import verify_run
 from chxbench.benchmark.evaluation import artifacts
 from chxbench.benchmark.evaluation.scores import evaluate_scores, evaluate_secondary_metrics
 from chxbench.benchmark.leaderboard import verified_cache
@@ -144,10 +145,10 @@ def test_a_tampered_record_is_refused_by_name(results, tamper, message, command)
     assert (results.parent / "leaderboard.md").read_text() == before
 
 
-def test_a_true_record_holds_in_every_check(results):
+def test_a_true_record_passes_every_check(results):
     answer = chxbench("verify", results / "phantom" / "bsl" / "a0")
     assert answer.exit_code == 0, answer.output
-    assert "fails" not in answer.output
+    assert " fail " not in answer.output
     assert "compared with the dataset itself" in " ".join(answer.output.replace("│", " ").split())
 
 
@@ -155,7 +156,7 @@ def test_what_cannot_be_checked_is_reported(tmp_path):
     folder, _ = publish(tmp_path / "results", score_table(1), "a0", "Of an unknown dataset")
     answer = chxbench("verify", folder)
     assert answer.exit_code == 0
-    assert "not checked" in answer.output
+    assert "skipped" in answer.output
     assert "--data-dir" in answer.output
 
 
@@ -165,8 +166,19 @@ def test_each_check_stands_by_itself(results):
     forge(auc__Mass__value=0.99)(folder)
     answer = chxbench("verify", folder)
     assert answer.exit_code == 2
-    assert answer.output.count(" fails ") == 2
-    assert "2 of 10 checks failed" in answer.output
+    assert answer.output.count(" fail ") == 2
+    assert "2 of 11 checks failed" in answer.output
+
+
+@pytest.mark.parametrize(("file", "failed"), [("run.json", "record"), ("scores.parquet", "scores")])
+def test_checks_that_need_an_unreadable_file_are_listed_as_skipped(results, file, failed):
+    folder = results / "phantom" / "bsl" / "a0"
+    every = [check.subject for check in verify_run(folder).checks]
+    (folder / file).write_bytes(b"damaged")
+    checks = {check.subject: check.outcome for check in verify_run(folder).checks}
+    assert list(checks) == every
+    assert [subject for subject, outcome in checks.items() if outcome == "fail"] == [failed]
+    assert checks["images"] == checks["AUC, statistics"] == checks["labels, split"] == "skipped"
 
 
 def test_no_record_there_is_one_sentence(tmp_path):

@@ -1,7 +1,7 @@
-"""`chxbench compare`: a paired comparison of two runs, written to comparison.json, comparison.md and roc.png.
+"""`chxbench compare`: compare two runs, paired, and write comparison.json, comparison.md and roc.png.
 
-Both runs are evaluated on the same bootstrap replicates of patients (metrics/paired.py), so that what makes a replicate
-hard for both cancels in the difference.
+Both runs are evaluated on the same bootstrap replicates of patients (metrics/paired.py), so that variation that affects
+both cancels in the difference.
 """
 
 import json
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .... import __version__
-from ...metrics.paired import Difference, compare
+from ...metrics.paired import compare
 from ...records import speed_record
 from ...utils.files import write_atomic
 from .figure import draw_comparison
-from .pair import LEVEL, ComparedPair, Side, check_same_test_set, read_side
+from .pair import ALPHA, ComparedPair, ComparedRun, check_same_test_set, read_compared_run
 from .run_differences import differing_context, paired_timings
 from .tables import comparison_markdown, summarize
 
@@ -24,53 +24,53 @@ def compare_runs(first: Path, second: Path, resamples: int, results: Path) -> Co
     """Compare two runs on the test images that both were evaluated on.
 
     Args:
-        first: folder with run.json and its artifacts.
-        second: another one.
+        first: folder of the first run, with run.json and its artifacts.
+        second: folder of the second run.
         resamples: number of bootstrap replicates of patients.
-        results: folder whose speed records are added; need not exist.
+        results: folder whose speed records are included; need not exist.
 
     Raises:
-        UserError: no record in a folder, one that does not follow from its artifacts, or two that were evaluated on
+        UserError: if a folder has no record or one that does not match its artifacts, or if the runs were evaluated on
             different images or labels.
     """
-    one, other = read_side(first), read_side(second)
-    check_same_test_set(one, other)
-    scored, others = one.scored(one.findings), other.scored(one.findings)
-    rare = [c for c, finding in enumerate(one.findings) if finding in one.record.dataset.rare]
-    found = compare(scored.scores, others.scores, scored.labels, scored.patients, resamples, rare)
+    run_a, run_b = read_compared_run(first), read_compared_run(second)
+    check_same_test_set(run_a, run_b)
+    test_a, test_b = run_a.test_scores(run_a.findings), run_b.test_scores(run_a.findings)
+    rare = [c for c, finding in enumerate(run_a.findings) if finding in run_a.record.dataset.rare]
+    comparison = compare(test_a.scores, test_b.scores, test_a.labels, test_a.patients, resamples, rare)
     speeds = [speed_record.read(path) for path in speed_record.find(results)]
-    facts = differing_context(one.record, other.record)
-    return ComparedPair(one, other, found, resamples, facts, paired_timings(one.record, other.record, speeds))
+    facts = differing_context(run_a.record, run_b.record)
+    return ComparedPair(run_a, run_b, comparison, resamples, facts, paired_timings(run_a.record, run_b.record, speeds))
 
 
 def default_folder(compared: ComparedPair) -> Path:
     """Return `comparisons/<method-run>-vs-<method-run>`."""
-    return Path("comparisons", f"{compared.first.run}-vs-{compared.second.run}")
+    return Path("comparisons", f"{compared.first.label}-vs-{compared.second.label}")
 
 
 def write_comparison(compared: ComparedPair, folder: Path) -> None:
-    """Write figure, Markdown and JSON, each atomically; where the JSON is new, so are the others."""
+    """Write figure, Markdown and JSON, each atomically; the JSON is last, so that if it is new, all are."""
     page = comparison_markdown(compared)
-    numbers = json.dumps(_content(compared), indent=1, allow_nan=False) + "\n"
+    content = json.dumps(_content(compared), indent=1, allow_nan=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     draw_comparison(compared, folder / "roc.png")
     write_atomic(folder / "comparison.md", page.encode())
-    write_atomic(folder / "comparison.json", numbers.encode())
+    write_atomic(folder / "comparison.json", content.encode())
 
 
 def _content(compared: ComparedPair) -> dict[str, Any]:
-    """Return the content of comparison.json: plain numbers, null where undefined."""
-    found = compared.found
+    """Return the content of comparison.json; undefined numbers are null."""
+    comparison = compared.comparison
     return {
         "chxbench": __version__,
-        "first": _side(compared.first),
-        "second": _side(compared.second),
+        "first": _describe_run(compared.first),
+        "second": _describe_run(compared.second),
         "difference": "AUC of the first minus AUC of the second",
         "resamples": compared.resamples,
-        "level": LEVEL,
-        "findings": {name: _difference(one) for name, one in compared.each.items()},
-        "mean_auc": _difference(found.mean),
-        "mean_auc_without_rare": _difference(found.mean_without),
+        "level": ALPHA,
+        "findings": {name: difference._asdict() for name, difference in compared.differences.items()},
+        "mean_auc": comparison.mean._asdict(),
+        "mean_auc_without_rare": comparison.mean_without._asdict(),
         "significant": compared.significant,
         "summary": summarize(compared),
         "also_different": [fact._asdict() for fact in compared.facts],
@@ -85,19 +85,15 @@ def _content(compared: ComparedPair) -> dict[str, Any]:
     }
 
 
-def _side(side: Side) -> dict[str, Any]:
-    record = side.record
+def _describe_run(run: ComparedRun) -> dict[str, Any]:
+    record = run.record
     return {
-        "folder": side.folder.as_posix(),
+        "folder": run.folder.as_posix(),
         "run_id": record.run_id,
         "method": record.method.name,
-        "title": side.title,
+        "title": run.title,
         "record": record.checksum,
         "scores": record.scores.sha256,
-        "test_images": len(side.table),
-        "test_patients": int(side.table["patient_id"].nunique()),
+        "test_images": len(run.table),
+        "test_patients": int(run.table["patient_id"].nunique()),
     }
-
-
-def _difference(one: Difference) -> dict[str, Any]:
-    return one._asdict()

@@ -1,4 +1,4 @@
-"""What `chxbench compare` prints: within 80 columns, with A and B for the two runs."""
+"""Print the result of `chxbench compare` within 80 columns, with A and B for the two runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,25 +9,25 @@ from rich.table import Table
 
 from ...leaderboard.tables import EMPTY
 from ...records.speed_record import setup_label
-from ...utils.text import plain
+from ...utils.text import count, plain
 from .compare import FILES
 from .pair import ComparedPair
 from .tables import MEANS, cells, rows, summarize, timing_rows
 
 
 def report_comparison(compared: ComparedPair, folder: Path) -> None:
-    """Print both runs, their differences, a summary, what else differs, and the files written."""
+    """Print both runs, their differences, a summary, other differences, and the files written."""
     console = Console(highlight=False)
-    for letter, side in zip("AB", (compared.first, compared.second), strict=True):
-        console.print(f"{letter}  {side.title}: {side.folder}", markup=False, soft_wrap=True)
+    for letter, run in zip("AB", (compared.first, compared.second), strict=True):
+        console.print(f"{letter}  {run.title}: {run.folder}", markup=False, soft_wrap=True)
     table = compared.first.table
-    console.print(f"{len(table):,} test images of {table['patient_id'].nunique():,} patients")
+    console.print(f"{count(len(table), 'test image')} of {count(table['patient_id'].nunique(), 'patient')}")
     console.print(_differences(compared))
     for sentence in summarize(compared):
         console.print(sentence, markup=False)
     console.print("analytic: p by Obuchowski 1997, uncorrected; *: p at most 0.05 after Holm's correction")
     if compared.facts:
-        console.print(_table("Also different", compared.facts))
+        console.print(_table("Other differences", compared.facts))
     for pair in compared.timings:
         console.print(_table(f"Speed on {setup_label(pair.first.setup)}", timing_rows(pair)))
     for name in FILES:
@@ -38,10 +38,10 @@ def _differences(compared: ComparedPair) -> Table:
     table = _new_table("Finding")
     for heading in ("A", "B", "A - B", "95 % interval", "p, Holm", "analytic"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, one in rows(compared):
+    for name, difference in rows(compared):
         if name == MEANS[0]:
             table.add_section()
-        table.add_row(plain(name), *cells(one))
+        table.add_row(plain(name), *cells(difference))
     return table
 
 

@@ -1,4 +1,4 @@
-"""What else differs between two records: other possible causes of a difference in AUC."""
+"""List other differences between two records, which may cause a difference in AUC."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ class ContextFact(NamedTuple):
     """One fact in which two records differ.
 
     Attributes:
-        name: what it is.
-        first, second: its value in either record; None where a record does not have it.
+        name: name of the fact.
+        first, second: value in each record; None if a record does not have it.
     """
 
     name: str
@@ -31,16 +31,18 @@ class Timing(NamedTuple):
 
 
 def differing_context(first: Record, second: Record) -> list[ContextFact]:
-    """Return in what methods, data, recipes, seeds and machines of two records differ."""
-    one, other = _facts(first), _facts(second)
-    facts = (ContextFact(name, one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other]))
+    """Return the differences in method, data, recipe, seed and machine of two records."""
+    facts_a, facts_b = _facts(first), _facts(second)
+    facts = (ContextFact(name, facts_a.get(name), facts_b.get(name)) for name in dict.fromkeys([*facts_a, *facts_b]))
     return [fact for fact in facts if fact.first != fact.second]
 
 
 def paired_timings(first: Record, second: Record, speeds: Sequence[SpeedRecord]) -> list[Timing]:
-    """Return the speeds of both methods, with these options and crops, in each setup in which both were measured."""
-    mine, others = ({speed.setup: speed for speed in speeds if matches_run(speed, run)} for run in (first, second))
-    return [Timing(mine[setup], others[setup]) for setup in mine if setup in others]
+    """Return the speeds of both methods, with these options and crops, for each setup in which both were measured."""
+    speeds_a, speeds_b = (
+        {speed.setup: speed for speed in speeds if matches_run(speed, run)} for run in (first, second)
+    )
+    return [Timing(speeds_a[setup], speeds_b[setup]) for setup in speeds_a if setup in speeds_b]
 
 
 def _facts(record: Record) -> dict[str, str]:
@@ -61,7 +63,7 @@ def _facts(record: Record) -> dict[str, str]:
 
 
 def _training(record: Record) -> dict[str, Any]:
-    """Return how a run was trained; nothing for external predictions."""
+    """Return how a run was trained; empty for external predictions."""
     if record.recipe is None or record.weights is None:
         return {}
     table = recipe_table(record.recipe)
@@ -72,7 +74,7 @@ def _training(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "selected epoch": record.selection,
         "initial weights": record.weights.source or record.weights.init,
-        "training images seen": f"{sum(stage.examples * stage.epochs for stage in record.stages):,}",
+        "images seen in training": f"{sum(stage.examples * stage.epochs for stage in record.stages):,}",
     }
 
 

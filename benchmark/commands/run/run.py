@@ -52,8 +52,8 @@ def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, P
         return record, publish(experiment.workspace, record, experiment.work, on_record)
 
 
-def run_and_leave(config: RunConfig, on_record: OnRecord | None = None) -> None:
-    """Call `run`, then destroy the process group, after which this process cannot run again."""
+def run_and_destroy_group(config: RunConfig, on_record: OnRecord | None = None) -> None:
+    """Run, then destroy the process group; for a process that ends afterwards."""
     run(config, on_record)
     destroy_process_group()
 

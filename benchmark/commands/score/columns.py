@@ -1,7 +1,7 @@
-"""Matching of columns to findings in a table of external predictions, whatever the spelling.
+"""Match columns of external predictions to findings.
 
 A pattern is the text around the names of the findings, the same for all of them, written `prob_{finding}`. Case is
-ignored, as is whether the words of a finding are joined by spaces, underscores, hyphens or nothing.
+ignored, and the words of a finding may be joined by spaces, underscores, hyphens or nothing.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ...dataset import DataError
 from ...utils.errors import first_few
+from ...utils.text import count
 
 PLACEHOLDER = "{finding}"
 SYNONYMS = {"Infiltration": ("Infiltrate", "Infiltrates")}
@@ -24,7 +25,7 @@ class Columns(NamedTuple):
 
     Attributes:
         numbers: column numbers (C,), in the order of the findings.
-        pattern: of their names.
+        pattern: pattern of the column names.
     """
 
     numbers: list[int]
@@ -35,26 +36,28 @@ def find_columns(names: Sequence[str], findings: Sequence[str], pattern: str | N
     """Find the columns of scores.
 
     Args:
-        names: of all columns.
-        findings: each needs a column.
-        pattern: of the columns' names, as in `prob_{finding}`; None detects it.
+        names: names of all columns.
+        findings: findings to match, one column each.
+        pattern: pattern of the column names, as in `prob_{finding}`; None to detect it.
 
     Returns:
         One column per finding.
 
     Raises:
-        DataError: a finding has no column or two, or not exactly one pattern covers all findings.
+        DataError: if a finding has no column or several, or if no pattern or several cover all findings.
     """
     groups = _group(names, findings)
     chosen = _parse(pattern) if pattern is not None else _only_complete(groups, len(findings)) or _best(groups)
-    found = groups.get(chosen, {})
-    _check_missing(names, findings, found, chosen)
+    columns = groups.get(chosen, {})
+    _check_missing(names, findings, columns, chosen)
     duplicates = [
-        f"{finding}: {', '.join(names[k] for k in numbers)}" for finding, numbers in found.items() if numbers[1:]
+        f"{finding}: {', '.join(names[k] for k in numbers)}" for finding, numbers in columns.items() if numbers[1:]
     ]
     if duplicates:
-        raise DataError(f"{len(duplicates)} findings have two columns ({first_few(duplicates)}): keep one of each")
-    return Columns([found[finding][0] for finding in findings], PLACEHOLDER.join(chosen))
+        raise DataError(
+            f"several columns for {count(len(duplicates), 'finding')} ({first_few(duplicates)}): keep one column each"
+        )
+    return Columns([columns[finding][0] for finding in findings], PLACEHOLDER.join(chosen))
 
 
 Around = tuple[str, str]  # the text before and after a finding's name, in lower case
@@ -73,8 +76,8 @@ def _group(names: Sequence[str], findings: Sequence[str]) -> Groups:
 
 def _spellings(finding: str) -> list[re.Pattern[str]]:
     """Return a pattern per spelling of a finding; a lookahead, because matches may overlap."""
-    texts = (finding, *SYNONYMS.get(finding, ()))
-    words = ([re.escape(word) for word in re.split(r"[\W_]+", text.lower()) if word] for text in texts)
+    spellings = (finding, *SYNONYMS.get(finding, ()))
+    words = ([re.escape(word) for word in re.split(r"[\W_]+", text.lower()) if word] for text in spellings)
     return [re.compile("(?=(" + r"[\W_]*".join(parts) + "))") for parts in words]
 
 
@@ -94,27 +97,27 @@ def _parse(pattern: str) -> Around:
     return before, after
 
 
-def _only_complete(groups: Groups, findings: int) -> Around | None:
+def _only_complete(groups: Groups, num_findings: int) -> Around | None:
     """Return the pattern of scores that covers all findings, if any. Raises DataError for several, or only labels."""
-    complete = [around for around, found in groups.items() if len(found) == findings]
+    complete = [around for around, columns in groups.items() if len(columns) == num_findings]
     scores = [around for around in complete if not _are_labels(around)]
     if len(scores) > 1:
-        texts = [repr(PLACEHOLDER.join(around)) for around in scores]
+        patterns = [repr(PLACEHOLDER.join(around)) for around in scores]
         raise DataError(
-            f"{len(scores)} patterns of columns cover all findings ({first_few(texts)}): "
-            f"choose the one of the scores with --columns {texts[0]}"
+            f"{len(scores)} column patterns cover all findings ({first_few(patterns)}): "
+            f"choose the pattern of the scores, for example --columns {patterns[0]}"
         )
     if complete and not scores:
-        text = repr(PLACEHOLDER.join(complete[0]))
+        pattern = repr(PLACEHOLDER.join(complete[0]))
         raise DataError(
-            f"the only columns that cover all findings are named like labels ({text}): "
-            f"add the scores, or declare these as scores with --columns {text}"
+            f"the only columns that cover all findings are named like labels ({pattern}): "
+            f"add the scores, or declare these as scores with --columns {pattern}"
         )
     return scores[0] if scores else None
 
 
 def _best(groups: Groups) -> Around:
-    """Return the pattern that covers the most findings; of several the shortest."""
+    """Return the pattern that covers the most findings; if several do, the shortest."""
     scores = [around for around in groups if not _are_labels(around)]
     return max(scores, key=lambda around: (len(groups[around]), -len("".join(around))), default=("", ""))
 
@@ -124,16 +127,18 @@ def _are_labels(around: Around) -> bool:
     return bool(words & LABEL_WORDS) and not words & SCORE_WORDS
 
 
-def _check_missing(names: Sequence[str], findings: Sequence[str], found: dict[str, list[int]], chosen: Around) -> None:
-    missing = [finding for finding in findings if finding not in found]
+def _check_missing(
+    names: Sequence[str], findings: Sequence[str], columns: dict[str, list[int]], around: Around
+) -> None:
+    missing = [finding for finding in findings if finding not in columns]
     if not missing:
         return
-    used = {number for numbers in found.values() for number in numbers}
-    free = {name.lower(): name for number, name in enumerate(names) if number not in used}
-    matches = (get_close_matches(finding.lower().join(chosen), free, 1, cutoff=0.7) for finding in missing)
-    near = [free[name] for match in matches for name in match]
+    used = {number for numbers in columns.values() for number in numbers}
+    unused = {name.lower(): name for number, name in enumerate(names) if number not in used}
+    matches = (get_close_matches(finding.lower().join(around), unused, 1, cutoff=0.7) for finding in missing)
+    near = [unused[name] for match in matches for name in match]
     hint = f"similar: {first_few(near)}" if near else f"columns: {first_few(names, 5)}"
     raise DataError(
-        f"{len(missing)} of {len(findings)} findings have no column like {PLACEHOLDER.join(chosen)!r} "
-        f"({first_few(missing)}; {hint}): name one column per finding, all alike, or give their pattern with --columns"
+        f"{len(missing)} of {len(findings)} findings have no column like {PLACEHOLDER.join(around)!r} "
+        f"({first_few(missing)}; {hint}): name one column per finding, or pass the pattern with --columns"
     )

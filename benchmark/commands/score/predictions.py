@@ -1,7 +1,7 @@
-"""External predictions, read from a file: which image, which finding, on which scale.
+"""Read external predictions from a file: images, findings and scale of the scores.
 
-What the file does not state is detected from its content and reported; where two readings are possible, the file is
-rejected with the option that decides.
+Image column, score columns and scale are detected from the content and reported; an ambiguous file is rejected with the
+option that resolves the ambiguity.
 """
 
 import re
@@ -14,13 +14,13 @@ import pandas as pd
 
 from ...dataset import DataError, Index
 from ...utils.errors import first_few
-from ...utils.text import plain
+from ...utils.text import count, plain
 from .columns import find_columns
 from .table import PredictionTable, read_table
 
 FileScale = Literal["probability", "logit"]
 Scale = Literal["auto"] | FileScale
-MISTAKES = 0.05  # share of values outside 0..1 below which they are mistakes among probabilities, not log-odds
+MISTAKES = 0.05  # fraction of values outside 0..1 below which they are errors in probabilities, not log-odds
 # Log-odds of probabilities 0 and 1: beyond those of every other float64 (-744.4 and 36.7).
 LOWEST, HIGHEST = -750.0, 40.0
 EXTENSION = re.compile(r"\.(png|jpe?g|dcm|dicom|tiff?|bmp|npy|npz)$", re.IGNORECASE)
@@ -33,8 +33,8 @@ class Predictions(NamedTuple):
         rows: row numbers of the images in the index, int64 (n,), each once, in the order of the file.
         scores: log-odds, float64 (n, C), finite, in the order of the index's findings.
         image_column: name of the column of image names.
-        columns: pattern of the findings' columns, as in `prob_{finding}`.
-        scale: of the scores in the file.
+        columns: pattern of the score columns, as in `prob_{finding}`.
+        scale: scale of the scores in the file.
         reason: how the scale was determined.
         constant: findings whose scores are all equal.
     """
@@ -49,10 +49,10 @@ class Predictions(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was detected, one line each, for the user."""
+        """Detected columns and scale, one line each, for the user."""
         warning = f"check {first_few(self.constant)}: all scores are equal, so no image is ranked above another"
         return (
-            f"images: column {self.image_column or '(unnamed)'!r}, {len(self.rows):,} images",
+            f"images: column {self.image_column or '(unnamed)'!r}, {count(len(self.rows), 'image')}",
             f"scores: columns {self.columns!r}",
             f"scale: {self.scale} ({self.reason})",
             *([warning] if self.constant else []),
@@ -65,23 +65,24 @@ def read_predictions(path: Path, index: Index, scale: Scale = "auto", columns: s
     Args:
         path: a file with one row per image, one column per finding and one column of image names.
         index: the dataset's images and findings.
-        scale: of the scores; `auto` detects it.
-        columns: pattern of the findings' columns, as in `prob_{finding}`; None detects it.
+        scale: scale of the scores; "auto" to detect it.
+        columns: pattern of the score columns, as in `prob_{finding}`; None to detect it.
 
     Raises:
-        DataError: naming the file, and the rows and columns that are wrong.
+        DataError: if the file cannot be read or is ambiguous; the message has the rows and columns.
     """
     sheet = read_table(path)
     try:
-        found = find_columns(sheet.names, index.findings, columns)
+        score_columns = find_columns(sheet.names, index.findings, columns)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    image, rows = _find_images(sheet, index, [k for k in range(len(sheet.names)) if k not in found.numbers])
-    values = _numbers(sheet, found.numbers)
-    kind, reason = _find_scale(sheet, found.numbers, values, scale)
+    others = [k for k in range(len(sheet.names)) if k not in score_columns.numbers]
+    image, rows = _find_images(sheet, index, others)
+    values = _numbers(sheet, score_columns.numbers)
+    kind, reason = _find_scale(sheet, score_columns.numbers, values, scale)
     scores = log_odds(values) if kind == "probability" else values
     constant = tuple(finding for c, finding in enumerate(index.findings) if np.ptp(values[:, c]) == 0)
-    return Predictions(rows, scores, sheet.names[image], found.pattern, kind, reason, constant)
+    return Predictions(rows, scores, sheet.names[image], score_columns.pattern, kind, reason, constant)
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
@@ -89,7 +90,7 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     values, places = np.unique(probabilities, return_inverse=True)
     with np.errstate(divide="ignore"):
         odds = np.clip(np.log(values) - np.log1p(-values), LOWEST, HIGHEST)
-    # Neighboring small float64 differ by less than float64 can resolve in their logarithms.
+    # Logarithms of neighboring small float64 may be equal; raising them keeps the ranking.
     return _strictly_increasing(odds)[places].reshape(np.shape(probabilities))
 
 
@@ -105,27 +106,27 @@ def _strictly_increasing(values: np.ndarray) -> np.ndarray:
 def _find_images(sheet: PredictionTable, index: Index, candidates: Sequence[int]) -> tuple[int, np.ndarray]:
     """Return the column with the most images of the index, and each row's row number in the index (n,)."""
     names = _ImageNames(index.images["image_id"])
-    found = {k: names.rows(sheet.table[k]) for k in candidates if not pd.api.types.is_float_dtype(sheet.table[k])}
-    most = max(((rows >= 0).sum() for rows in found.values()), default=0)
+    matches = {k: names.rows(sheet.table[k]) for k in candidates if not pd.api.types.is_float_dtype(sheet.table[k])}
+    most = max(((rows >= 0).sum() for rows in matches.values()), default=0)
     if not most:
         raise DataError(
             f"{sheet.path} has no column with images of the dataset ({first_few(sheet.names)}): "
-            f"add one with names such as {names.example}"
+            f"add a column with names such as {names.example}"
         )
-    image, *others = [k for k, rows in found.items() if (rows >= 0).sum() == most]
+    image, *others = [k for k, rows in matches.items() if (rows >= 0).sum() == most]
     for other in others:
-        if (found[other] != found[image]).any():
+        if (matches[other] != matches[image]).any():
             raise DataError(
-                f"{sheet.path}: columns {sheet.names[image]!r} and {sheet.names[other]!r} name different images: "
-                "keep the one of the images that were scored"
+                f"{sheet.path}: columns {sheet.names[image]!r} and {sheet.names[other]!r} refer to different images: "
+                "keep the column of the scored images"
             )
-    _check_listed(sheet, image, found[image], names.example)
-    _check_repeated(sheet, image, found[image])
-    return image, found[image]
+    _check_listed(sheet, image, matches[image], names.example)
+    _check_repeated(sheet, image, matches[image])
+    return image, matches[image]
 
 
 class _ImageNames:
-    """Lookup of image names as others write them: after folders, and without or with another extension."""
+    """Lookup of image names with folders, and with a different extension or none."""
 
     def __init__(self, image_ids: pd.Series) -> None:
         self.example = str(image_ids.iloc[0])
@@ -156,12 +157,12 @@ def _check_listed(sheet: PredictionTable, image: int, rows: np.ndarray, example:
 
 
 def _check_repeated(sheet: PredictionTable, image: int, rows: np.ndarray) -> None:
-    again = pd.Series(rows, sheet.table.index).duplicated()
-    if again.any():
-        repeated = sheet.table.loc[again.to_numpy(), image]
+    is_repeated = pd.Series(rows, sheet.table.index).duplicated()
+    if is_repeated.any():
+        repeated = sheet.table.loc[is_repeated.to_numpy(), image]
         examples = [f"row {row} ({_shown(text)})" for row, text in repeated.head(3).items()]
         raise DataError(
-            f"{sheet.path}, {_of_many(examples, len(repeated))}: the image already has a row; "
+            f"{sheet.path}, {_of_many(examples, len(repeated))}: image listed more than once; "
             "keep one row per image, for example with the mean of its scores"
         )
 
@@ -173,21 +174,21 @@ def _numbers(sheet: PredictionTable, columns: Sequence[int]) -> np.ndarray:
     if len(bad):
         raise DataError(
             f"{sheet.path}, {_cells(sheet, columns, bad)}: {len(bad):,} of {values.size:,} scores are not finite "
-            "numbers; give every image a score for every finding"
+            "numbers; provide a score for every image and finding"
         )
     return values
 
 
 def _as_numbers(column: pd.Series) -> np.ndarray:
-    texts = column.to_numpy()
+    cells = column.to_numpy()
     try:
-        return texts.astype(np.float64)
+        return cells.astype(np.float64)
     except ValueError:
-        return np.array([_number(text) for text in texts])
+        return np.array([_number(cell) for cell in cells])
 
 
 def _number(text: str) -> float:
-    """Convert a text to a number, NaN if it is not one. A comma between digits is a decimal comma."""
+    """Convert a string to a number, NaN if it is not one. A comma between digits is a decimal comma."""
     try:
         return float(re.sub(r"^([-+]?[0-9]*),([0-9]+)", r"\1.\2", text.strip()))
     except ValueError:
@@ -197,7 +198,7 @@ def _number(text: str) -> float:
 def _find_scale(
     sheet: PredictionTable, columns: Sequence[int], values: np.ndarray, scale: Scale
 ) -> tuple[FileScale, str]:
-    """Return the scale and the reason for it. Raises DataError if it is ambiguous or not the requested one."""
+    """Return the scale and the reason for it. Raises DataError if it is ambiguous or contradicts `scale`."""
     outside = np.argwhere((values < 0) | (values > 1))
     if scale == "logit":
         return "logit", "by --scale"
@@ -209,8 +210,8 @@ def _find_scale(
     if not len(outside):
         if np.isin(values, (0, 1)).all():
             raise DataError(
-                f"{where} holds only 0 and 1 in {sheet.names[columns[0]]!r} and the others, like labels: "
-                "give scores, or declare these as scores with --scale probability"
+                f"{where} has only 0 and 1 in {sheet.names[columns[0]]!r} and the other columns, like labels: "
+                "provide scores, or declare these as scores with --scale probability"
             )
         return "probability", "all scores are from 0 to 1"
     if len(outside) < MISTAKES * values.size:
@@ -220,14 +221,14 @@ def _find_scale(
         )
     if values.min() >= 0:
         raise DataError(
-            f"{where}: scores from {values.min():.4g} to {values.max():.4g} are neither probabilities nor, without a "
-            "negative one, likely to be log-odds; divide percentages by 100, or pass --scale logit"
+            f"{where}: scores from {values.min():.4g} to {values.max():.4g} are neither probabilities nor, since "
+            "none is negative, likely to be log-odds; divide percentages by 100, or pass --scale logit"
         )
     return "logit", "some scores are below 0 or above 1"
 
 
 def _cells(sheet: PredictionTable, columns: Sequence[int], places: np.ndarray) -> str:
-    """Name the first few cells as an editor shows them; `places` (m, 2) are positions in the matrix of scores."""
+    """Format the first few cells; rows are those that an editor shows, `places` (m, 2) index the score matrix."""
     examples = []
     for row, c in places[:3].tolist():
         name, cell = sheet.names[columns[c]], sheet.table[columns[c]].iloc[row]
@@ -239,5 +240,5 @@ def _shown(cell: object) -> str:
     return repr(plain(cell)[:40])
 
 
-def _of_many(examples: Sequence[str], count: int) -> str:
-    return "; ".join(examples) + (f" and {count - len(examples):,} more" if count > len(examples) else "")
+def _of_many(examples: Sequence[str], total: int) -> str:
+    return "; ".join(examples) + (f" and {total - len(examples):,} more" if total > len(examples) else "")

@@ -1,4 +1,4 @@
-"""Choice of the images to evaluate: the dataset's test split, or all images of the file as a split of their own."""
+"""Choose the images to evaluate: the dataset's test split, or all images of the file as a custom split."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +11,7 @@ import pandas as pd
 from ...dataset import DataError, Index, Split, split_sha256
 from ...evaluation.artifacts import image_list_sha256
 from ...utils.errors import first_few
+from ...utils.text import count
 from .predictions import Predictions
 
 
@@ -18,10 +19,10 @@ class EvaluatedSplit(NamedTuple):
     """The images to evaluate, and their scores.
 
     Attributes:
-        index: only these images, in the order of the dataset: `test`, and `val` if all of it is in the file. The hash
-            of its split is that of the test images: the same test images are one board, whatever else is in the file.
+        index: only these images, in the order of the dataset: `test`, and `val` if the file has all of it. The hash of
+            its split is that of the test images, so that only they determine the board.
         scores: log-odds, float64 (n, C), one row per image of the index.
-        notes: what was chosen, one line each, for the user.
+        notes: description of the choice, one line each, for the user.
     """
 
     index: Index  # type: ignore[assignment]  # tuple.index is not used
@@ -30,49 +31,49 @@ class EvaluatedSplit(NamedTuple):
 
 
 def choose_split(
-    path: Path, read: Predictions, full: Index, tests: Mapping[str, str], name: str | None = None
+    path: Path, predictions: Predictions, full: Index, tests: Mapping[str, str], name: str | None = None
 ) -> EvaluatedSplit:
     """Choose the images to evaluate.
 
     Args:
-        path: the file of predictions, for messages.
-        read: its content.
+        path: file of predictions, for messages.
+        predictions: content of the file.
         full: all images of the dataset, with their splits.
         tests: published lists of test images: `image_list_sha256` to name.
-        name: evaluates all images of the file as a test split of this name; None takes the dataset's test split.
+        name: name of a custom test split with all images of the file; None to use the dataset's test split.
 
     Raises:
-        DataError: a test image has no scores, or the name is that of one of the dataset's lists.
+        DataError: if a test image has no scores, or the name is that of one of the dataset's lists.
     """
-    order = np.argsort(read.rows)
-    images = full.images.iloc[read.rows[order]].reset_index(drop=True)
+    order = np.argsort(predictions.rows)
+    images = full.images.iloc[predictions.rows[order]].reset_index(drop=True)
     if name is None:
-        _check_missing(path, full, read.rows)
-        notes, kept = _keep(full, images["split"].to_numpy(str))
+        _check_missing(path, full, predictions.rows)
+        notes, selected = _select(full, images["split"].to_numpy(str))
     else:
         _check_split_name(name, full, tests)
-        notes = (_own_split_note(images["split"]),)
-        images["split"], kept = "test", np.ones(len(images), bool)
-    images = images[kept].reset_index(drop=True)
+        notes = (_custom_split_note(images["split"]),)
+        images["split"], selected = "test", np.ones(len(images), bool)
+    images = images[selected].reset_index(drop=True)
     test = images[images["split"] == "test"]
     recognized = tests.get(image_list_sha256(test["image_id"]))
     split = Split(recognized or name or full.split.name, split_sha256(test))
-    note = f"test split: {split.name}, {len(test):,} images of {test['patient_id'].nunique():,} patients"
+    note = f"test split: {split.name}, {count(len(test), 'image')} of {count(test['patient_id'].nunique(), 'patient')}"
     index = replace(full, images=images, boxes=full.boxes.iloc[:0], split=split, absent={})
-    return EvaluatedSplit(index, read.scores[order][kept], (note, *notes))
+    return EvaluatedSplit(index, predictions.scores[order][selected], (note, *notes))
 
 
 def _check_split_name(name: str, full: Index, tests: Mapping[str, str]) -> None:
-    """Check that a split of the user's own cannot pass for one of the dataset's. Raises DataError."""
+    """Check that a custom split does not have the name of one of the dataset's. Raises DataError if it does."""
     taken = [*tests.values(), full.split.name]
-    if " ".join(name.split()).casefold() in [" ".join(one.split()).casefold() for one in taken]:
-        raise DataError(f"--split {name!r} is the name of one of the dataset's own lists: choose another")
+    if " ".join(name.split()).casefold() in [" ".join(other.split()).casefold() for other in taken]:
+        raise DataError(f"--split {name!r} is the name of one of the dataset's lists: choose a different name")
 
 
-def _own_split_note(splits: pd.Series) -> str:
-    """Report in which splits the dataset has the images of a split of the user's own."""
-    counts = ", ".join(f"{count:,} {split}" for split, count in splits.value_counts().items())
-    return f"a split of its own: the dataset has its {len(splits):,} images in {counts}"
+def _custom_split_note(splits: pd.Series) -> str:
+    """Report in which splits the dataset has the images of a custom split."""
+    counts = ", ".join(f"{number:,} {split}" for split, number in splits.value_counts().items())
+    return f"custom split: {count(len(splits), 'image')} (in the splits of the dataset: {counts})"
 
 
 def _check_missing(path: Path, full: Index, rows: np.ndarray) -> None:
@@ -81,21 +82,21 @@ def _check_missing(path: Path, full: Index, rows: np.ndarray) -> None:
     if missing:
         raise DataError(
             f"{path}: {len(missing):,} of the {len(test):,} test images have no row ({first_few(missing)}): add them; "
-            "or, to evaluate the images of this file as a split of their own, name it with --split NAME"
+            "or, to evaluate the images of this file as a custom split, pass --split NAME"
         )
 
 
-def _keep(full: Index, splits: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return notes on the images outside the test split, and which images are kept (n,)."""
-    kept, notes = splits == "test", []
+def _select(full: Index, splits: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return notes on the images outside the test split, and a mask of the images to evaluate (n,)."""
+    selected, notes = splits == "test", []
     val, complete = int((splits == "val").sum()), len(full.rows("val"))
-    # Thresholds that were fixed on a part of the validation split would not be comparable.
+    # Thresholds chosen on a part of the validation split would not be comparable.
     if val == complete:
-        kept |= splits == "val"
-        notes.append(f"validation split: all {val:,} images are present and fix the thresholds")
+        selected |= splits == "val"
+        notes.append(f"validation split: all {val:,} images are present and are used to choose the thresholds")
     elif val:
-        notes.append(f"left out: {val:,} of the {complete:,} validation images; thresholds need all of them")
+        notes.append(f"ignored: {val:,} of the {complete:,} validation images; thresholds need all of them")
     train = int((splits == "train").sum())
     if train:
-        notes.append(f"left out: {train:,} training images")
-    return tuple(notes), kept
+        notes.append(f"ignored: {count(train, 'training image')}")
+    return tuple(notes), selected

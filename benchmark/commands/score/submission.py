@@ -1,4 +1,4 @@
-"""The request of `chxbench score`, checked and read: names, the file, its images, and the record's description."""
+"""Check the request of `chxbench score`, read its file, choose its images, and describe it for the record."""
 
 import re
 import shlex
@@ -24,20 +24,20 @@ from .split import EvaluatedSplit, choose_split
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """What `chxbench score` is to evaluate.
+    """Request of `chxbench score`.
 
     Attributes:
-        predictions: the file of scores.
-        name: of the method that computed them: its folder in the results, its row on the leaderboard.
-        title: the row's label; None takes the name.
+        predictions: file of scores.
+        name: name of the method that computed them, for its folder in the results.
+        title: title on the leaderboard; None to use the name.
         dataset: name of a registered dataset, whose images were scored.
         data_dir: folder of its labels and lists; None if it needs none.
-        settings: the dataset's options, prefixed with `dataset.`.
-        split: evaluates all images of the file as a test split of this name; None takes the dataset's test split.
-        scale: of the scores.
-        columns: pattern of the findings' columns; None detects it.
-        results: the folder of published records.
-        plugins: files to import before the dataset is looked up.
+        settings: options of the dataset, prefixed with `dataset.`.
+        split: name of a custom test split with all images of the file; None to use the dataset's test split.
+        scale: scale of the scores; "auto" to detect it.
+        columns: pattern of the score columns; None to detect it.
+        results: folder of published records.
+        plugins: files to import first, if one of them defines the dataset.
     """
 
     predictions: Path
@@ -53,22 +53,22 @@ class ScoreConfig:
     plugins: Sequence[Path] = ()
 
     @property
-    def label(self) -> str:
-        """The row's label on the leaderboard."""
+    def display_title(self) -> str:
+        """Title on the leaderboard."""
         return self.name if self.title is None else self.title
 
     def command(self) -> str:
-        """Return the command that evaluates the same again, without the folders of this machine."""
-        words = ["chxbench", "score", self.predictions.name, "--name", self.name, "--dataset", self.dataset]
-        words += ["--data-dir", "DIR"] if self.data_dir else []
+        """Return the command that repeats the evaluation, without local paths."""
+        args = ["chxbench", "score", self.predictions.name, "--name", self.name, "--dataset", self.dataset]
+        args += ["--data-dir", "DIR"] if self.data_dir else []
         for flag, value in (("--title", self.title), ("--split", self.split), ("--columns", self.columns)):
-            words += [flag, value] if value is not None else []
-        words += ["--scale", self.scale] if self.scale != "auto" else []
+            args += [flag, value] if value is not None else []
+        args += ["--scale", self.scale] if self.scale != "auto" else []
         for key, value in self.settings.items():
-            words += ["--set", f"{key}={format_value(value)}"]
+            args += ["--set", f"{key}={format_value(value)}"]
         for path in self.plugins:
-            words += ["--plugin", path.name]
-        return shlex.join(words)
+            args += ["--plugin", path.name]
+        return shlex.join(args)
 
 
 class Submission(NamedTuple):
@@ -76,29 +76,30 @@ class Submission(NamedTuple):
 
     Attributes:
         config: the request.
-        dataset: built from it.
-        read: the content of the file.
-        file_sha256: of the file's bytes.
-        scored: the images to evaluate, and their scores.
+        dataset: dataset whose images were scored.
+        predictions: content of the file.
+        file_sha256: SHA-256 of the file.
+        evaluated: images to evaluate, and their scores.
     """
 
     config: ScoreConfig
     dataset: Dataset
-    read: Predictions
+    predictions: Predictions
     file_sha256: str
-    scored: EvaluatedSplit
+    evaluated: EvaluatedSplit
 
     @property
     def splits(self) -> list[str]:
-        """The splits that have images to evaluate."""
-        present = set(self.scored.index.images["split"])
+        """Splits that have images to evaluate."""
+        present = set(self.evaluated.index.images["split"])
         return [split for split in SPLITS if split in present]
 
     @property
     def run_id(self) -> str:
-        """An id that follows from the name, the file's bytes and how they were read, labels and split."""
-        index, read = self.scored.index, self.read
-        identity: list[object] = [self.config.name, self.file_sha256, read.image_column, read.columns, read.scale]
+        """Id determined by the name, the file and its columns and scale, the labels and the split."""
+        index, predictions = self.evaluated.index, self.predictions
+        identity: list[object] = [self.config.name, self.file_sha256]
+        identity += [predictions.image_column, predictions.columns, predictions.scale]
         identity += [self.dataset.name, *index.labels, *index.split, self.splits]
         digest = json_sha256(identity)
         stem = re.sub(r"[^A-Za-z0-9_]+", "-", self.config.predictions.name.partition(".")[0]).strip("-")
@@ -106,7 +107,7 @@ class Submission(NamedTuple):
 
     def describe(self) -> RunDescription:
         """Describe the submission for its record, before its scores are evaluated."""
-        config, read = self.config, self.read
+        config, predictions = self.config, self.predictions
         return RunDescription(
             created=now(),
             command=config.command(),
@@ -114,45 +115,45 @@ class Submission(NamedTuple):
             seed=None,
             selection="unknown: the predictions are external",
             method=_describe_method(config, self.file_sha256),
-            dataset=describe_dataset(self.dataset, self.scored.index, self.splits, None),
+            dataset=describe_dataset(self.dataset, self.evaluated.index, self.splits, None),
             recipe=None,
             weights=None,
             stages=[],
             submission=SubmissionPart(
                 file=config.predictions.name,
                 sha256=self.file_sha256,
-                image_column=read.image_column,
-                columns=read.columns,
-                scale=read.scale,
+                image_column=predictions.image_column,
+                columns=predictions.columns,
+                scale=predictions.scale,
             ),
             environment=EnvironmentPart(**dict(describe_software()), hardware={}, precision=None, layout=None),
         )
 
 
 def read_submission(config: ScoreConfig) -> Submission:
-    """Check the request and read its file. Raises UserError."""
+    """Check the request and read its file. Raises UserError if the request or the file is invalid."""
     _check_names(config)
     dataset = _build_dataset(config)
     full = load_listed_index(dataset, config.data_dir)
-    read = read_predictions(config.predictions, full, config.scale, config.columns)
-    scored = choose_split(config.predictions, read, full, dataset.known_tests, config.split)
-    return Submission(config, dataset, read, file_sha256(config.predictions), scored)
+    predictions = read_predictions(config.predictions, full, config.scale, config.columns)
+    evaluated = choose_split(config.predictions, predictions, full, dataset.known_tests, config.split)
+    return Submission(config, dataset, predictions, file_sha256(config.predictions), evaluated)
 
 
 def _check_names(config: ScoreConfig) -> None:
-    if not _fits(Name, config.name):
+    if not _is_valid(Name, config.name):
         raise UserError(
             f"--name {config.name!r} is not a valid folder name: use at most 100 letters, digits, _ . and -, "
             "starting with a letter, a digit or _"
         )
-    for flag, text in (("--title", config.label), ("--split", config.split)):
-        if text is not None and not (_fits(Title, text) and text.strip()):
+    for flag, text in (("--title", config.display_title), ("--split", config.split)):
+        if text is not None and not (_is_valid(Title, text) and text.strip()):
             raise UserError(f"{flag} {text!r} is not a valid title: use 1 to 100 characters, none of < > [ ] ` | \\")
     if (ROOT / "methods" / f"{config.name}.py").is_file():
-        raise UserError(f"{config.name} is a method of chxbench: choose another --name for external predictions")
+        raise UserError(f"{config.name} is a method of chxbench: choose a different --name for external predictions")
 
 
-def _fits(kind: Any, text: str) -> bool:
+def _is_valid(kind: Any, text: str) -> bool:
     try:
         TypeAdapter(kind).validate_python(text)
     except ValidationError:
@@ -161,21 +162,21 @@ def _fits(kind: Any, text: str) -> bool:
 
 
 def _build_dataset(config: ScoreConfig) -> Dataset:
-    """Build the dataset with its options. Raises UserError for other settings."""
+    """Build the dataset with its options. Raises UserError if a setting is not a dataset option."""
     others = [key for key in config.settings if not key.startswith(DATASET_PREFIX)]
     if others:
-        raise UserError(f"--set {others[0]} is not a dataset option: nothing is trained here, set dataset.KEY=VALUE")
+        raise UserError(f"--set {others[0]} is not a dataset option: use --set dataset.KEY=VALUE")
     if SKIP in config.settings:
-        raise UserError(f"--set {SKIP} has no effect here, where no image is opened: omit it")
+        raise UserError(f"--set {SKIP} has no effect because `chxbench score` opens no images: omit it")
     source = DataConfig(config.dataset, config.data_dir, settings=config.settings, plugins=config.plugins)
     return build_dataset(source)[0]
 
 
 def _describe_method(config: ScoreConfig, sha256: str) -> MethodPart:
-    """Describe the source of external predictions; the file (of this SHA-256) is all that is known of it."""
+    """Describe the method behind external predictions, of which only the SHA-256 of the file is known."""
     return MethodPart(
         name=config.name,
-        title=config.label,
+        title=config.display_title,
         paper="",
         reported=None,
         built_in=False,

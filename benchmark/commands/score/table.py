@@ -1,4 +1,4 @@
-"""Tables of external predictions: CSV or parquet files of bounded size; nothing is unpickled."""
+"""Read tables of external predictions: CSV or parquet files of bounded size; nothing is unpickled."""
 
 import csv
 import gzip
@@ -27,8 +27,8 @@ class PredictionTable(NamedTuple):
 
     Attributes:
         path: the file.
-        names: of its columns, without surrounding spaces; not necessarily unique.
-        table: columns 0, 1, ...: numbers if the file has types, else texts. The labels of its index are the rows that
+        names: column names, without surrounding spaces; not necessarily unique.
+        table: columns 0, 1, ...: numbers if the file has types, else strings. The labels of its index are the rows that
             an editor shows: lines of a CSV file, rows of a parquet file, from 1.
     """
 
@@ -38,14 +38,14 @@ class PredictionTable(NamedTuple):
 
 
 def read_table(path: Path) -> PredictionTable:
-    """Read a file. Raises DataError if it is missing, too large, or neither a CSV nor a parquet table."""
+    """Read a table. Raises DataError if the file is missing, too large, or neither CSV nor parquet."""
     if not path.is_file():
-        raise DataError(f"{path} is not a file: name the CSV or parquet file of the scores")
+        raise DataError(f"{path} is not a file: pass the CSV or parquet file of the scores")
     with path.open("rb") as file:
         parquet = file.read(4) == b"PAR1"
     sheet = _read_parquet(path) if parquet else _read_csv(path, _text(path))
     if sheet.table.empty:
-        raise DataError(f"{path} has no rows of scores: write one row per image below a line of column names")
+        raise DataError(f"{path} has no rows of scores: write a header row and one row per image")
     return sheet
 
 
@@ -60,7 +60,7 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} is a damaged gzip file ({error}): compress it again") from error
     if len(data) > MAX_BYTES:
         raise DataError(
-            f"{path} holds more than {MAX_BYTES >> 20} MiB of text: keep only image names and scores, one row per image"
+            f"{path} has more than {MAX_BYTES >> 20} MiB of text: keep only image names and scores, one row per image"
         )
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -75,7 +75,7 @@ def _read_csv(path: Path, text: str) -> PredictionTable:
     """Parse CSV, separated by whichever of comma, semicolon and tab gives the header the most names."""
     blank_lines, delimiter = _dialect(path, text)
     if text.count(delimiter) > MAX_CELLS:
-        raise DataError(f"{path} holds more than {MAX_CELLS:,} cells: keep only image names and scores")
+        raise DataError(f"{path} has more than {MAX_CELLS:,} cells: keep only image names and scores")
     try:
         table = pd.read_csv(
             io.StringIO(text),
@@ -100,7 +100,7 @@ def _dialect(path: Path, text: str) -> tuple[int, str]:
     body = re.sub(r"\A(?:[ \t]*\r?\n)*", "", text)
     header = re.split("[\r\n]", body, maxsplit=1)[0]
     if not header.strip():
-        raise DataError(f"{path} is empty: write one row per image below a line of column names")
+        raise DataError(f"{path} is empty: write a header row and one row per image")
     try:
         names = {delimiter: next(csv.reader([header], delimiter=delimiter)) for delimiter in DELIMITERS}
     except csv.Error as error:
@@ -109,7 +109,7 @@ def _dialect(path: Path, text: str) -> tuple[int, str]:
 
 
 def _read_parquet(path: Path) -> PredictionTable:
-    """Read the columns of numbers and texts; nested ones are ignored."""
+    """Read the columns of numbers and strings; nested columns are ignored."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -117,9 +117,9 @@ def _read_parquet(path: Path) -> PredictionTable:
         with pq.ParquetFile(path) as file:
             names = list(dict.fromkeys(field.name for field in file.schema_arrow if _is_plain(field.type)))
             if file.metadata.num_rows * len(names) > MAX_CELLS:
-                raise DataError(f"{path} holds more than {MAX_CELLS:,} cells: keep only image names and scores")
+                raise DataError(f"{path} has more than {MAX_CELLS:,} cells: keep only image names and scores")
             if sum(file.metadata.row_group(k).total_byte_size for k in range(file.num_row_groups)) > MAX_BYTES:
-                raise DataError(f"{path} holds more than {MAX_BYTES >> 20} MiB: keep only image names and scores")
+                raise DataError(f"{path} has more than {MAX_BYTES >> 20} MiB: keep only image names and scores")
             columns = file.read(columns=names)
         table = pd.DataFrame({number: _as_pandas(column) for number, column in enumerate(columns.itercolumns())})
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -140,7 +140,7 @@ def _is_plain(kind: "pa.DataType") -> bool:
 
 
 def _as_pandas(column: "pa.ChunkedArray") -> pd.Series:
-    """Convert floats and decimals to float64, the rest to text; missing numbers become NaN, missing texts empty."""
+    """Convert floats and decimals to float64, the rest to strings; missing values become NaN or empty strings."""
     import pyarrow as pa
     from pyarrow import types
 

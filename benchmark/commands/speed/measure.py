@@ -1,8 +1,8 @@
-"""Measurements of a method's speed on one device; nothing is written or printed.
+"""Measure a method's speed on one device, without writing or printing.
 
-Each one warms up, synchronizes with the device after each repetition, and takes the median of as many repetitions as
-fit its time (as in karpathy/nanochat `scripts/infer_bench.py` and timm's `benchmark.py`). Images are random bytes on
-the device, weights are random: neither changes the speed.
+Each measurement warms up, synchronizes with the device after each repetition, and takes the median of as many
+repetitions as fit its time (as in karpathy/nanochat `scripts/infer_bench.py` and timm's `benchmark.py`). Images are
+random bytes on the device and weights are random; neither changes the speed.
 """
 
 import time
@@ -30,18 +30,18 @@ from ...utils.errors import UserError
 WARM_UP = 3  # repetitions that are not timed: they choose kernels, compile, and fill caches
 MIN_REPETITIONS, MAX_REPETITIONS = 5, 1000  # repetitions that are timed
 TOO_LONG = 30.0  # seconds; a batch that would take longer is not measured
-MIN_BATCHES, MAX_BATCHES = 4, 2000  # of an end-to-end measurement
-QUANTILES = {"p50": (0.5, 2), "p95": (0.95, 20), "p99": (0.99, 100)}  # and repetitions needed for one to be above it
+MIN_BATCHES, MAX_BATCHES = 4, 2000  # batches of an end-to-end measurement
+QUANTILES = {"p50": (0.5, 2), "p95": (0.95, 20), "p99": (0.99, 100)}  # with the repetitions each one needs
 Result = TypeVar("Result")
 
 
 class Latency(NamedTuple):
-    """Time from one image on the device to its scores there, in milliseconds.
+    """Latency from an image on the device to its scores on the device, in milliseconds.
 
     Attributes:
-        p50, p95, p99: percentiles over the repetitions; None if these are too few (p95: 20, p99: 100).
-        repetitions: how many were timed.
-        peak_memory: bytes; None where the system does not tell.
+        p50, p95, p99: percentiles over the repetitions; None with too few repetitions (p95: 20, p99: 100).
+        repetitions: number of timed repetitions.
+        peak_memory: peak memory in bytes; None if the system does not report it.
     """
 
     p50: float | None
@@ -52,14 +52,14 @@ class Latency(NamedTuple):
 
 
 class Throughput(NamedTuple):
-    """Images per second, batch after batch of one size.
+    """Throughput with batches of one size.
 
     Attributes:
-        requested: the requested batch size.
-        batch_size: the one measured, halved until it fitted the memory; None if it was not measured.
-        images_per_second: by the median repetition; None if one batch would have taken longer than TOO_LONG.
-        repetitions: how many were timed.
-        peak_memory: bytes; None where the system does not tell.
+        requested: requested batch size.
+        batch_size: measured batch size, halved until it fits in memory; None if it was not measured.
+        images_per_second: throughput of the median repetition; None if a batch would take longer than TOO_LONG.
+        repetitions: number of timed repetitions.
+        peak_memory: peak memory in bytes; None if the system does not report it.
     """
 
     requested: int
@@ -70,7 +70,7 @@ class Throughput(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Images per second over many different batches, and the number of images."""
+    """Throughput over many different batches, and the number of images."""
 
     images_per_second: float
     images: int
@@ -81,11 +81,11 @@ class MeasuredMethod:
     """A method and the conditions it is measured under.
 
     Attributes:
-        device: where networks run.
-        method: builds the network and computes the loss.
-        recipe: gives the crop, the training batch, the optimizer, and whether networks are compiled.
+        device: device of the networks.
+        method: method that builds the network and computes the loss.
+        recipe: recipe with crop, training batch size, optimizer, and whether networks are compiled.
         findings: names of the C findings.
-        seconds: approximate time of each measurement, without its warm-up.
+        seconds: approximate duration of each measurement, without its warm-up.
     """
 
     device: Device
@@ -104,18 +104,18 @@ class MeasuredMethod:
         return self.device.place(self.method.build(self.findings, "none"))
 
     def images(self, number: int) -> Tensor:
-        """Make random gray bytes on the device: uint8 (number, crop, crop)."""
+        """Create random gray images on the device: uint8 (number, crop, crop)."""
         side = self.recipe.pixels.crop
         return torch.randint(256, (number, side, side), dtype=torch.uint8, device=self.device.torch_device)
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Count the parameters that training changes."""
+    """Count the trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def count_operations(subject: MeasuredMethod, network: nn.Module) -> int:
-    """Count the operations of one image's forward pass: convolutions and matrix products, a multiply-add being two."""
+    """Count the operations of one image's forward pass; a multiply-add of a convolution or matrix product is two."""
     network.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         subject.device.forward(network, subject.images(1))
@@ -129,7 +129,7 @@ def measure_latency(subject: MeasuredMethod, network: nn.Module) -> Latency:
 
 
 def percentiles(seconds: np.ndarray) -> dict[str, float | None]:
-    """Compute p50, p95 and p99 of times (n,), in milliseconds; None where n is too small."""
+    """Compute p50, p95 and p99 of times (n,), in milliseconds; None if n is too small."""
     return {
         name: float(np.quantile(seconds, quantile)) * 1e3 if len(seconds) >= needed else None
         for name, (quantile, needed) in QUANTILES.items()
@@ -142,13 +142,13 @@ def measure_inference(
     """Measure the throughput of inference.
 
     Args:
-        subject: what is measured.
-        network: its network, placed on the device.
-        requested: images per batch; halved until a batch fits the memory.
-        seconds_per_image: measured in smaller batches, to skip a batch that would take longer than TOO_LONG.
+        subject: method to measure.
+        network: network of the method, on the device.
+        requested: images per batch; halved until a batch fits in memory.
+        seconds_per_image: time per image in smaller batches, to skip a batch that would take longer than TOO_LONG.
 
     Raises:
-        UserError: not even one image fits the memory.
+        UserError: if not even one image fits in memory.
     """
     if requested * seconds_per_image > TOO_LONG:
         return Throughput(requested, None, None, 0, None)
@@ -160,25 +160,25 @@ def measure_training(subject: MeasuredMethod, network: nn.Module) -> tuple[Throu
     """Measure the throughput of optimization steps on one batch on the device.
 
     Args:
-        subject: what is measured.
-        network: its network.
+        subject: method to measure.
+        network: network of the method, on the device.
 
     Returns:
         The throughput, and the learner, warmed up.
 
     Raises:
-        UserError: not even two images fit the memory.
+        UserError: if not even two images fit in memory.
     """
     requested = subject.recipe.train.batch_size
-    learner = make_learner(subject.device, network, subject.recipe, steps_per_epoch=10**6)  # no schedule ends
+    learner = make_learner(subject.device, network, subject.recipe, steps_per_epoch=10**6)  # never reached
     learner.train()
-    # At least two images: BatchNorm has no variance of one where features are 1x1.
+    # At least two images: with 1x1 features, BatchNorm cannot compute the variance of a single image.
     size, (seconds, peak) = halve_until_it_fits(lambda size: _time_steps(subject, learner, size), requested, least=2)
     return Throughput(requested, size, size / float(np.median(seconds)), len(seconds), peak), learner
 
 
 def measure_loader(context: TrainContext, rows: np.ndarray, seconds: float) -> Flow:
-    """Measure the throughput of reading batches from the pixel map as training does, without computing."""
+    """Measure the throughput of reading batches from the pixel cache as in training, without optimization steps."""
     batches = chain.from_iterable(Epoch(context, (0, epoch), rows).batches() for epoch in count())
     images, start, elapsed = 0, time.perf_counter(), 0.0
     while elapsed < seconds:
@@ -188,53 +188,51 @@ def measure_loader(context: TrainContext, rows: np.ndarray, seconds: float) -> F
 
 
 def measure_end_to_end(context: TrainContext, learner: Learner, rows: np.ndarray, images: float, title: str) -> Flow:
-    """Measure the throughput of training as a run trains: batches are read, moved to the device and trained on.
+    """Measure the throughput of training end to end: batches are read, moved to the device and trained on.
 
     Args:
-        context: what a stage of training has.
-        learner: warmed up.
+        context: context of a training stage.
+        learner: learner, warmed up.
         rows: row numbers of training images; repeated or cut to fill complete batches.
         images: approximate number of images to train on.
         title: text of the progress bar.
     """
     size = context.recipe.train.batch_size
     batches = int(np.clip(round(images / size), MIN_BATCHES, MAX_BATCHES))
-    chosen = np.resize(rows, batches * size)
+    examples = np.resize(rows, batches * size)
     start = time.perf_counter()
-    train_epoch(Epoch(context, (0, 0), chosen, title), learner)
-    return Flow(len(chosen) / (time.perf_counter() - start), len(chosen))
+    train_epoch(Epoch(context, (0, 0), examples, title), learner)
+    return Flow(len(examples) / (time.perf_counter() - start), len(examples))
 
 
 def halve_until_it_fits(measure: Callable[[int], Result], size: int, least: int = 1) -> tuple[int, Result]:
-    """Measure with `size`, or with half of it, and so on, until the memory suffices.
+    """Measure with batch size `size`, halved until a batch fits in memory.
 
     Args:
-        measure: takes a batch size.
-        size: the largest one.
-        least: the smallest one.
+        measure: function of a batch size.
+        size: largest batch size.
+        least: smallest batch size.
 
     Returns:
-        The batch size that fits, and what `measure` returned for it.
+        The batch size that fits, and the result of `measure` for it.
 
     Raises:
-        UserError: not even `least` images fit.
+        UserError: if not even `least` images fit in memory.
     """
     while size >= least:
         try:
             return size, measure(size)
         except torch.OutOfMemoryError:
             size //= 2
-    raise UserError(
-        f"a batch of {least} does not fit the memory of the device: use smaller images with --set pixels.crop=..."
-    )
+    raise UserError(f"a batch of {least} does not fit in device memory: use smaller images with --set pixels.crop=...")
 
 
 def repeat(call: Callable[[], object], device: torch.device, seconds: float) -> np.ndarray:
-    """Time as many calls as fit the time, within MIN_REPETITIONS and MAX_REPETITIONS, after a warm-up.
+    """Time repeated calls for about `seconds`, from MIN_REPETITIONS to MAX_REPETITIONS of them, after a warm-up.
 
     Args:
-        call: what to time.
-        device: synchronized with after every call.
+        call: function to time.
+        device: device to synchronize with after every call.
         seconds: time for all calls.
 
     Returns:
@@ -265,7 +263,7 @@ def _time_inference(subject: MeasuredMethod, network: nn.Module, size: int) -> t
     peak, images = PeakMemory(subject.device.torch_device), subject.images(size)
     network = network.eval()
     if subject.recipe.compute.compile:
-        torch.compiler.reset()  # each batch size gets code of its own, as in a service with one batch size
+        torch.compiler.reset()  # each batch size is compiled separately, as in a service with one batch size
         network = cast("nn.Module", torch.compile(network, dynamic=False))
     with torch.inference_mode():
         seconds = repeat(lambda: subject.device.forward(network, images), subject.device.torch_device, subject.seconds)

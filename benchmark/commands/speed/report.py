@@ -1,4 +1,4 @@
-"""What `chxbench speed` prints."""
+"""Print the result of `chxbench speed`."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ...leaderboard.speed import inference_cells, training_cells
 from ...records.speed_record import SpeedRecord, place
-from ...utils.text import plain
+from ...utils.text import count, plain
 from ...utils.workspace import Workspace
 
 
@@ -15,7 +15,7 @@ def report_speed(records: Sequence[SpeedRecord], workspace: Workspace) -> None:
     """Print the measurements of inference and of training, and the files of the records."""
     console = Console(highlight=False)
     setup = records[0].setup
-    where = f"{setup.device}, {setup.cores} cores, {setup.precision}, {setup.crop}x{setup.crop} pixels"
+    where = f"{setup.device}, {count(setup.cores, 'core')}, {setup.precision}, {setup.crop}x{setup.crop} pixels"
     console.print(plain(where), markup=False, soft_wrap=True)
     inference = _number_table("Inference", "Params", "GFLOPs", "p50", "p95", "p99", "img/s", "batch", "GB")
     training = _number_table("Training", "steps alone", "reading alone", "end to end", "batch", "GB")
@@ -34,7 +34,7 @@ def report_speed(records: Sequence[SpeedRecord], workspace: Workspace) -> None:
 
 
 def _number_table(first: str, *headings: str) -> Table:
-    """Return a table whose numbers are never cut: on a narrow screen, names are folded."""
+    """Return a table that never truncates numbers: on a narrow screen, names are folded."""
     table = Table()
     table.add_column(first, overflow="fold")
     for heading in headings:

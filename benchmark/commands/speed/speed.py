@@ -1,4 +1,4 @@
-"""`chxbench speed`: from names on the command line to published speed records."""
+"""`chxbench speed`: measure methods and publish their speed records."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -35,21 +35,21 @@ from . import measure as speed
 from .measure import MeasuredMethod, Throughput
 
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 8, 32, 128, 512)}
-BUSY = 0.5  # load average per core from which measurements are doubtful
+BUSY = 0.5  # load average per core above which measurements are unreliable
 OnRecords = Callable[[list[SpeedRecord]], None]
 
 
 @dataclass(frozen=True)
 class SpeedConfig(DataConfig):
-    """What `chxbench speed` is to measure.
+    """Request of `chxbench speed`.
 
     Attributes:
         methods: names of registered methods.
         options: options that differ from their defaults, the same for all methods.
         device: "cpu", "cuda", or "auto" for a GPU if one is available.
-        batch_sizes: of inference; empty for the device's defaults.
+        batch_sizes: batch sizes of inference; empty for the device's defaults.
         seconds: approximate duration of each measurement.
-        results: the folder of published records.
+        results: folder of published records.
     """
 
     methods: Sequence[str] = ()
@@ -60,24 +60,25 @@ class SpeedConfig(DataConfig):
     results: Path = Path("results")
 
     def command(self, method: str, recipe: str) -> str:
-        """Return the command that measures a method again, without the folders of this machine."""
-        words = ["chxbench", "speed", "--method", method, "--dataset", self.dataset, "--recipe", recipe]
-        words += ["--data-dir", "DIR"] if self.data_dir else []
-        words += ["--device", self.device, "--seconds", f"{self.seconds:g}"]
+        """Return the command that repeats the measurement of a method, without local paths."""
+        args = ["chxbench", "speed", "--method", method, "--dataset", self.dataset, "--recipe", recipe]
+        args += ["--data-dir", "DIR"] if self.data_dir else []
+        args += ["--device", self.device, "--seconds", f"{self.seconds:g}"]
         for size in self.batch_sizes:
-            words += ["--batch-size", str(size)]
-        return shlex.join(words + self.changes(self.options))
+            args += ["--batch-size", str(size)]
+        return shlex.join(args + self.changes(self.options))
 
 
 @dataclass(frozen=True)
 class SpeedExperiment:
-    """A checked `SpeedConfig`: what all its methods are measured on.
+    """A checked `SpeedConfig`, with the objects built from it.
 
     Attributes:
         config: the request.
-        methods: each method's registry entry, and the method with its options.
-        dataset, recipe, index: whose images are read and whose settings apply.
-        device: where to compute.
+        methods: registry entry of each method, and the method with its options.
+        dataset, index: dataset whose images are read, and its index.
+        recipe: recipe whose settings apply.
+        device: device to measure on.
     """
 
     config: SpeedConfig
@@ -89,27 +90,27 @@ class SpeedExperiment:
 
     @property
     def batch_sizes(self) -> list[int]:
-        """The batch sizes of inference, ascending."""
-        usual = BATCH_SIZES.get(self.device.torch_device.type, BATCH_SIZES["cpu"])
-        return sorted(set(self.config.batch_sizes or usual))
+        """Batch sizes of inference, ascending."""
+        defaults = BATCH_SIZES.get(self.device.torch_device.type, BATCH_SIZES["cpu"])
+        return sorted(set(self.config.batch_sizes or defaults))
 
 
 def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[SpeedRecord]:
     """Measure methods, publish each record as soon as it is complete, regenerate the leaderboard.
 
-    With the recipe's `compute.compile`, networks are measured both as they are and compiled, which gives two records.
+    With the recipe's `compute.compile`, networks are measured with and without compilation, which gives two records.
 
     Args:
         config: the requested measurements.
         on_records: called with the records before the leaderboard is regenerated.
 
     Raises:
-        UserError: for everything that the user can fix. Records that were measured before stay published.
+        UserError: if the request is invalid or a measurement fails. Records of completed measurements stay published.
     """
     bench = build_speed_experiment(config)
     workspace = Workspace(config.results)
     workspace.check()
-    environment = describe_environment()  # before measuring: the code may be edited meanwhile
+    environment = describe_environment()  # before measuring, during which the code may be edited
     pixels = prepare_pixels(bench.dataset, bench.index, bench.recipe.pixels.size, config.cache).pixels
     records: list[SpeedRecord] = []
     try:
@@ -128,7 +129,7 @@ def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[
 
 
 def build_speed_experiment(config: SpeedConfig) -> SpeedExperiment:
-    """Check the request before anything costs time. Raises UserError."""
+    """Check the request before anything takes time. Raises UserError if it is invalid."""
     dataset, recipe = build_dataset(config)
     entries = [METHODS.get(name) for name in dict.fromkeys(config.methods)]
     methods = [(entry, build_method(entry.cls, recipe, config.options)) for entry in entries]
@@ -140,7 +141,7 @@ def build_speed_experiment(config: SpeedConfig) -> SpeedExperiment:
 
 
 def build_measured(bench: SpeedExperiment, method: Method, compiled: bool) -> MeasuredMethod:
-    """Return what is measured of a method, as it is or compiled."""
+    """Return a method to measure, compiled or not."""
     recipe = replace(bench.recipe, compute=replace(bench.recipe.compute, compile=compiled))
     return MeasuredMethod(bench.device, method, recipe, bench.index.findings, bench.config.seconds)
 
@@ -153,14 +154,14 @@ def build_speed_context(bench: SpeedExperiment, subject: MeasuredMethod, pixels:
 
 
 def measure(subject: MeasuredMethod, context: TrainContext, bench: SpeedExperiment) -> SpeedMeasurements:
-    """Measure inference and training. Raises UserError: out of memory, or no compiler."""
+    """Measure inference and training. Raises UserError if memory or a compiler is missing."""
     try:
         return SpeedMeasurements.model_validate(
             {**inference_fields(subject, bench.batch_sizes), **training_fields(subject, context, bench.index)}
         )
     except torch._dynamo.exc.TorchDynamoException as error:
         cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"method {subject.method.name} cannot be compiled here ({cause}): omit --compile") from error
+        raise UserError(f"method {subject.method.name} cannot be compiled ({cause}): omit --compile") from error
 
 
 def inference_fields(subject: MeasuredMethod, batch_sizes: Sequence[int]) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def inference_fields(subject: MeasuredMethod, batch_sizes: Sequence[int]) -> dic
     _say(subject, "latency of one image")
     latency = speed.measure_latency(subject, network)
     assert latency.p50 is not None  # every measurement has enough repetitions for a median
-    # Seconds per image decide whether a larger batch would take too long.
+    # The time per image predicts whether the next larger batch would take too long.
     seconds, inference = latency.p50 / 1e3, []
     for size in batch_sizes:
         _say(subject, f"inference in batches of {size:,}")
@@ -189,9 +190,9 @@ def training_fields(subject: MeasuredMethod, context: TrainContext, index: Index
     training, learner = speed.measure_training(subject, subject.network())
     _say_size(subject, training)
     assert training.batch_size is not None and training.images_per_second is not None  # training is never skipped
-    # Reading and training together use the batch size that fits the memory.
-    fitting = replace(subject.recipe, train=replace(train, batch_size=training.batch_size))
-    context = replace(context, recipe=fitting)
+    # Reading and end-to-end training use the batch size that fits in memory.
+    feasible = replace(subject.recipe, train=replace(train, batch_size=training.batch_size))
+    context = replace(context, recipe=feasible)
     _say(subject, "reading batches")
     loader = speed.measure_loader(context, rows, subject.seconds)
     images = training.images_per_second * subject.seconds
@@ -210,11 +211,11 @@ def describe_speed(
     """Describe what was requested and measured, for the record.
 
     Args:
-        bench: what was requested.
-        entry: where the method is defined.
-        subject: the method, as it was measured.
-        measured: what came of it.
-        environment: software and load of the machine, as they were when measuring started.
+        bench: the request.
+        entry: registry entry of the method.
+        subject: method as it was measured.
+        measured: the measurements.
+        environment: software and load of the machine when measuring started.
     """
     return SpeedDescription(
         created=now(),
@@ -254,10 +255,10 @@ def describe_setup(bench: SpeedExperiment, recipe: Recipe) -> SetupPart:
 
 
 def describe_environment() -> SpeedEnvironment:
-    """Describe software and load of the machine, as they are now; warn the user of a busy machine."""
+    """Describe the current software and load of the machine; warn the user if the machine is busy."""
     busy = load_average()
     if busy is not None and busy > BUSY * cores():
-        say(f"this machine was busy in the last minute (load {busy:.1f}): if it still is, it measures as too slow")
+        say(f"this machine was busy in the last minute (load {busy:.1f}): if it still is, measured speeds are too low")
     return SpeedEnvironment(**dict(describe_software()), load_average=busy)
 
 
@@ -267,12 +268,12 @@ def _publish(speed: SpeedDescription, results: Path) -> SpeedRecord:
     return record
 
 
-def _say(subject: MeasuredMethod, text: str) -> None:
-    say(f"{subject.name}: {text}")
+def _say(subject: MeasuredMethod, message: str) -> None:
+    say(f"{subject.name}: {message}")
 
 
 def _say_size(subject: MeasuredMethod, throughput: Throughput) -> None:
     if throughput.batch_size is None:
-        _say(subject, f"batches of {throughput.requested:,} would take too long each and are skipped")
+        _say(subject, f"batches of {throughput.requested:,} would take too long and are skipped")
     elif throughput.batch_size < throughput.requested:
         _say(subject, f"batches of {throughput.requested:,} do not fit in memory: measured {throughput.batch_size:,}")
