@@ -13,15 +13,15 @@ Names are imported on first use, so that `import chxbench` and `chxbench --help`
 """
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-ROOT = Path(__file__).resolve().parent  # every path within the package follows from it
+from .benchmark.utils.package import ROOT, __version__
+
 __all__ = [
     "DATASETS",
     "FINDINGS",
     "METHODS",
+    "ROOT",
     "DataError",
     "Dataset",
     "Index",
@@ -31,6 +31,7 @@ __all__ = [
     "Selection",
     "Stage",
     "UserError",
+    "__version__",
     "evaluate_scores",
     "load_results",
     "predict",

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from .utils.errors import UserError
+from .utils.package import __version__
 from .utils.text import plain
 
 PATH = click.Path(path_type=Path)

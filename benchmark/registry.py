@@ -22,8 +22,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
-from .. import ROOT
 from .utils.errors import UserError, did_you_mean
+from .utils.package import ROOT
 from .utils.text import title_problem
 
 if TYPE_CHECKING:  # method.py imports torch, which `chxbench list` and `chxbench score` must not

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from ... import ROOT
 from ..evaluation import artifacts
 from ..records import record as records
 from ..records.provenance import Origin, origin
@@ -24,6 +23,7 @@ from ..records.recompute import verify_record
 from ..records.schema import Part, Record, SecondaryMetrics, Sha256
 from ..utils.errors import UserError
 from ..utils.files import file_sha256, write_atomic
+from ..utils.package import ROOT
 
 NUMERIC = ("numpy", "scipy", "pandas", "pyarrow")  # a different version may change the last digit of a result
 

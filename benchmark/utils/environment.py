@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ... import ROOT
+from .package import ROOT
 
 PACKAGES = (
     "torch",

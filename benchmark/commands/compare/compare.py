@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .... import __version__
 from ...metrics.paired import compare
 from ...records import speed_record
 from ...utils.files import write_atomic
+from ...utils.package import __version__
 from .figure import draw_comparison
 from .pair import ALPHA, ComparedPair, ComparedRun, check_same_test_set, read_compared_run
 from .run_differences import differing_context, paired_timings

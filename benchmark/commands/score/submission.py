@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from .... import ROOT
 from ...data.source import DATASET_PREFIX, SKIP, DataConfig, build_dataset, load_listed_index
 from ...dataset import SPLITS, Dataset
 from ...evaluation.results import Name
@@ -18,6 +17,7 @@ from ...records.schema import EnvironmentPart, MethodPart, RunDescription, Submi
 from ...utils.errors import UserError
 from ...utils.files import file_sha256, json_sha256
 from ...utils.options import format_value
+from ...utils.package import ROOT
 from .predictions import Predictions, Scale, read_predictions
 from .split import EvaluatedSplit, choose_split
 
