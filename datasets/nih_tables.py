@@ -1,7 +1,8 @@
 """Read the text files of the NIH ChestX-ray14 release: the lists, the label file, the box file.
 
-Each file is read completely or rejected with one sentence that names the file and the rows. Unambiguous variants are
-accepted: other line ends, a byte order mark, blank lines, additional columns, a different order of columns.
+Each file is read completely or rejected with one sentence that names the file and, for bad rows, the first few.
+Accepted variants: in all files other line endings, a byte order mark and blank lines after the header; in the label
+file also additional columns and a different order of columns.
 """
 
 import hashlib
@@ -44,7 +45,7 @@ SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thicke
 
 
 def patient_of(image_id: str) -> str:
-    """Return the patient, the first 8 digits of the file name; the patient columns of some releases have errors."""
+    """Return the patient, the first 8 digits of the file name; some label files state another, and are rejected."""
     return image_id[:8]
 
 
@@ -99,7 +100,7 @@ def read_labels(file: Path) -> tuple[Labels, pd.DataFrame]:
     missing = [column for column in NEEDED if column not in table]
     if missing:
         raise DataError(
-            f"{file} is not the table of the NIH release (no column {missing[0]!r} between commas): download it again"
+            f"{file} is not the table of the NIH release (no comma-separated column {missing[0]!r}): download it again"
         )
     names, stated = table["Image Index"], table["Patient ID"]
     disagree = pd.to_numeric(stated, errors="coerce") != pd.to_numeric(names.map(patient_of), errors="coerce")
@@ -132,7 +133,7 @@ def _view(text: str) -> str | None:
 
 
 def _years(text: str) -> float:
-    """Convert `58`, `058Y` or `006M` to years; NaN for the ages of 155 years and more in the first release."""
+    """Convert `58`, `058Y` or `006M` to years; NaN if it is no age, or above `MAX_AGE`."""
     match = re.fullmatch(r"([0-9]{1,3})([YMD]?)", text)
     years = int(match[1]) / UNITS_PER_YEAR[match[2]] if match else math.nan
     return years if years <= MAX_AGE else math.nan
@@ -152,7 +153,7 @@ def _parse_findings(file: Path, texts: pd.Series) -> np.ndarray:
 
 
 def _version(name: str, digest: str) -> str:
-    """Identify the version of a label file by its hash, or by its file name, marked as modified or unverified."""
+    """Identify the version of a label file by its hash, or by its name, marked as modified or unverified; else unknown."""
     if digest in LABEL_VERSIONS:
         return LABEL_VERSIONS[digest]
     if name not in LABEL_FILES:
@@ -162,7 +163,7 @@ def _version(name: str, digest: str) -> str:
 
 
 def read_boxes(file: Path, listed: set[str]) -> pd.DataFrame:
-    """Read the table of `Index.boxes`; empty without a box file.
+    """Read the boxes as a table in the form of `Index.boxes`, empty if there is no box file.
 
     Raises:
         DataError: the file is not the box table, or has invalid rows, which the message names.

@@ -24,8 +24,9 @@ class FeatureAttention(Method):
     Options:
         backbone: a ResNet of timm, into which the blocks are inserted, or legacy_seresnet101.in1k, the only
             SE-ResNet-101 of timm with ImageNet weights for the blocks (its output_stride is 32).
-        gates: initialization of the attention blocks, not stated in the paper; "open" (0.982) preserves pretrained
-            features, "random" multiplies each residual branch by about 0.5. Loaded weights of the blocks replace both.
+        gates: initial values of the blocks' sigmoids, not stated in the paper; "open" (0.982) preserves pretrained
+            features, "random" multiplies each residual branch by about 0.5. Ignored if weights of the blocks are
+            loaded.
         output_stride: as in `bsl`; set from the recipe's model.output_stride unless given.
     """
 

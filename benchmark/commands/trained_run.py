@@ -55,7 +55,8 @@ def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
 
     Raises:
         UserError: the folder contains no record of a run, its method is not registered, an option was part of training,
-            or the weights are missing or differ from those in the record.
+            or the weights are missing, unreadable or differ from those in the record; a record of external predictions
+            has none.
     """
     records.require_record(folder, _hint(folder))
     record = records.read(folder)
@@ -94,7 +95,7 @@ def _build_method(record: Record, options: Mapping[str, Any]) -> Method:
     trained = sorted(set(options) - set(method.display_options) & set(record.method.options))
     if trained:
         changeable = ", ".join(method.display_options) or "none"
-        raise UserError(f"option {trained[0]} is part of what was trained and scored; options to change: {changeable}")
+        raise UserError(f"option {trained[0]} cannot be changed after training; changeable options: {changeable}")
     return method
 
 

@@ -247,7 +247,7 @@ def test_a_run_without_its_weights_or_with_others_is_refused(done, tmp_path):
 @pytest.mark.parametrize("options", [{"backbone": "resnet34"}, {"pool": "max"}])
 def test_options_that_were_trained_are_not_changed_afterwards(done, options):
     experiment, *_ = done
-    with pytest.raises(UserError, match="is part of what was trained and scored; options to change: heatmap"):
+    with pytest.raises(UserError, match="cannot be changed after training; changeable options: heatmap"):
         load_trained_run(experiment.work, options)
     with pytest.raises(UserError, match="did you mean heatmap"):
         load_trained_run(experiment.work, {"heatmapp": "cam"})

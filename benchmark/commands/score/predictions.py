@@ -1,7 +1,7 @@
 """Read external predictions from a file: images, findings and scale of the scores.
 
-Image column, score columns and scale are detected from the content and reported; an ambiguous file is rejected with the
-option that resolves the ambiguity.
+Score columns are detected from the header, image column and scale from the values, and all are reported; if a file is
+ambiguous, the error says how to resolve it.
 """
 
 import re
@@ -69,7 +69,7 @@ def read_predictions(path: Path, index: Index, scale: Scale = "auto", columns: s
         columns: pattern of the score columns, as in `prob_{finding}`; None to detect it.
 
     Raises:
-        DataError: if the file cannot be read or is ambiguous; the message has the rows and columns.
+        DataError: if the file cannot be read or is ambiguous; the message names the rows or columns where it can.
     """
     sheet = read_table(path)
     try:
@@ -86,16 +86,16 @@ def read_predictions(path: Path, index: Index, scale: Scale = "auto", columns: s
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
-    """Return log(p / (1 - p)) in float64: strictly increasing in p, finite also for 0 and 1; any shape."""
+    """Return log(p / (1 - p)) in float64: strictly increasing in p within the array, finite also for 0 and 1."""
     values, places = np.unique(probabilities, return_inverse=True)
     with np.errstate(divide="ignore"):
-        odds = np.clip(np.log(values) - np.log1p(-values), LOWEST, HIGHEST)
-    # Logarithms of neighboring small float64 may be equal; raising them keeps the ranking.
-    return _strictly_increasing(odds)[places].reshape(np.shape(probabilities))
+        logits = np.clip(np.log(values) - np.log1p(-values), LOWEST, HIGHEST)
+    # Logarithms of neighboring small float64 may be equal; the smallest increase that separates them keeps the ranking.
+    return _strictly_increasing(logits)[places].reshape(np.shape(probabilities))
 
 
 def _strictly_increasing(values: np.ndarray) -> np.ndarray:
-    """Raise each of some non-decreasing values (n,) that equals the one before it to the next float64."""
+    """Increase non-decreasing values (n,) by the fewest float64 steps that make them strictly increasing."""
     bits, lowest = values.view(np.int64), np.iinfo(np.int64).min
     number = np.where(bits < 0, lowest - bits, bits)  # position among all float64, 0 at zero
     steps = np.arange(len(values))
@@ -126,7 +126,7 @@ def _find_images(sheet: PredictionTable, index: Index, candidates: Sequence[int]
 
 
 class _ImageNames:
-    """Lookup of image names with folders, and with a different extension or none."""
+    """Lookup of images by name, ignoring folders and, if no two images differ in it alone, the extension."""
 
     def __init__(self, image_ids: pd.Series) -> None:
         self.example = str(image_ids.iloc[0])
@@ -188,7 +188,7 @@ def _as_numbers(column: pd.Series) -> np.ndarray:
 
 
 def _number(text: str) -> float:
-    """Convert a string to a number, NaN if it is not one. A comma between digits is a decimal comma."""
+    """Convert a string to a number, NaN if it is not one. A comma before the decimals is a decimal comma."""
     try:
         return float(re.sub(r"^([-+]?[0-9]*),([0-9]+)", r"\1.\2", text.strip()))
     except ValueError:
