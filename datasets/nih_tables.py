@@ -153,7 +153,7 @@ def _parse_findings(file: Path, texts: pd.Series) -> np.ndarray:
 
 
 def _version(name: str, digest: str) -> str:
-    """Identify a label file's version by its hash, else by its name, marked as modified or unverified, else "unknown"."""
+    """Identify a label file's version by its hash, else by its name (as modified or unverified), or as "unknown"."""
     if digest in LABEL_VERSIONS:
         return LABEL_VERSIONS[digest]
     if name not in LABEL_FILES:

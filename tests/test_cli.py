@@ -68,6 +68,7 @@ def test_a_mistake_is_one_sentence_and_status_2(words, message, tmp_path, monkey
 def test_list_has_one_line_per_plugin_and_recipe_within_80_columns():
     lines = invoke("list").output.splitlines()
     names = [line.split()[0] for line in lines if line.startswith("  ")]
+    names = [name for name in names if name not in METHODS or METHODS.get(name).built_in]  # other tests have theirs
     assert names == ["bsl", "fam", "ma", "ma_again", "ma_random", "sam", "wang2017", "chestxray14", "phantom", *RECIPES]
     assert max(map(len, lines)) <= 80
     assert "  phantom      Phantom (synthetic radiographs)" in lines

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,7 +12,8 @@ from small_runs import SMALL_DATA, SMALL_RECIPE
 
 import chxbench
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (chxbench.ROOT / "docs" / "python-api.md").read_text(), re.DOTALL)
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python-api.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +62,8 @@ def test_load_results_has_one_row_per_record(page):
 
 
 def test_load_results_reads_the_committed_records():
-    table = chxbench.load_results(chxbench.ROOT / "results")
-    assert len(table) == len(list((chxbench.ROOT / "results").glob("*/*/*/run.json")))
+    table = chxbench.load_results(ROOT / "results")
+    assert len(table) == len(list((ROOT / "results").glob("*/*/*/run.json")))
     assert table["mean_auc"].between(table["mean_auc_low"], table["mean_auc_high"]).all()
 
 

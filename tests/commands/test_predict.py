@@ -99,7 +99,7 @@ def test_a_folder_gives_the_runs_own_scores_as_table_json_and_pictures(done, fol
     assert content["run"] == record.run_id
     assert list(content["probabilities"]) == list(FINDINGS)
     assert content["trained_on"]["dataset"] == "phantom"
-    assert "drawn" in content["trained_on"]["caveat"]
+    assert "synthetic" in content["trained_on"]["caveat"]
     truth = experiment.index.images.set_index("image_id").loc[names[0], list(FINDINGS)]
     assert content["annotations"]["split"] == "test"
     assert content["annotations"]["labels"] == {finding: int(value) for finding, value in truth.items()}

@@ -79,7 +79,7 @@ def test_one_board_needs_no_contents(tmp_path):
 
 def test_anchors_are_those_of_github():
     headings = ["Phantom (synthetic radiographs), recipe quick", "A: b_c-d, x = 1.5", "A: b_c-d, x = 1.5"]
-    assert _anchors(headings) == ["phantom-drawn-radiographs-recipe-quick", "a-b_c-d-x--15", "a-b_c-d-x--15-1"]
+    assert _anchors(headings) == ["phantom-synthetic-radiographs-recipe-quick", "a-b_c-d-x--15", "a-b_c-d-x--15-1"]
 
 
 def test_more_methods_than_fit_are_rows_and_only_the_first_are_visible(tmp_path):

@@ -314,7 +314,7 @@ def test_a_full_disk_is_told_and_leaves_no_map(root, prepare, tmp_path, monkeypa
 def test_results_that_are_no_folder_are_one_sentence(tmp_path):
     (tmp_path / "results").write_text("a file")
     ran = CliRunner().invoke(main, ["leaderboard", "--results", str(tmp_path / "results")])
-    assert f"{tmp_path / 'results'} is a file, records need a folder" in sentence(ran)
+    assert f"{tmp_path / 'results'} is a file: choose a folder for the records" in sentence(ran)
     assert not (tmp_path / "leaderboard.md").exists()
 
 
