@@ -101,7 +101,7 @@ BAD_FILES = [
     pytest.param(text(V2020, lambda t: t.replace(",", ";")), f"{V2020} .*no column 'Image Index'", id="semicolons"),
     pytest.param(text(V2020, lambda t: t.replace(",", "\t")), f"{V2020} .*no column 'Image Index'", id="tabs"),
     pytest.param(
-        text(V2020, lambda t: t.replace("Finding Labels", "x")), f"{V2020} .*no column 'Finding Labels'", id="column"
+        text(V2020, lambda t: t.replace("Finding Labels", "x")), f"{V2020} .*no comma-separated column 'Finding Labels'", id="column"
     ),
     pytest.param(data(V2020, HEADER.encode() + b"\n\xe4\xf6\n"), f"{V2020} is not a text file", id="Latin-1"),
     pytest.param(data(V2020, HEADER.encode("utf-16")), f"{V2020} is not a text file", id="UTF-16"),
