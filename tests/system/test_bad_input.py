@@ -98,8 +98,8 @@ BAD_FILES = [
     pytest.param(text(LIST, lambda t: t + "\n00000077_000.png"), "00000077_000.png", id="no label"),
     pytest.param(data(V2020, b""), f"{V2020} is not the table", id="empty labels"),
     pytest.param(data(V2020, HEADER.encode()), f"7 listed images missing from .*{V2020}", id="header alone"),
-    pytest.param(text(V2020, lambda t: t.replace(",", ";")), f"{V2020} .*no column 'Image Index'", id="semicolons"),
-    pytest.param(text(V2020, lambda t: t.replace(",", "\t")), f"{V2020} .*no column 'Image Index'", id="tabs"),
+    pytest.param(text(V2020, lambda t: t.replace(",", ";")), f"{V2020} .*no comma-separated column 'Image Index'", id="semicolons"),
+    pytest.param(text(V2020, lambda t: t.replace(",", "\t")), f"{V2020} .*no comma-separated column 'Image Index'", id="tabs"),
     pytest.param(
         text(V2020, lambda t: t.replace("Finding Labels", "x")), f"{V2020} .*no comma-separated column 'Finding Labels'", id="column"
     ),
