@@ -18,6 +18,7 @@ from PIL import Image
 from chxbench.benchmark.cli import main
 from chxbench.datasets.chestxray14 import ChestXray14
 
+NO_COLUMN = "no comma-separated column"
 FIRST, SECOND = TRAIN_VAL[0], TEST[0]
 LIST, BOXES = "train_val_list.txt", "BBox_List_2017.csv"
 SMALL_PIXELS = {"size": 40, "crop": 32, "max_shift": 2}
@@ -98,10 +99,10 @@ BAD_FILES = [
     pytest.param(text(LIST, lambda t: t + "\n00000077_000.png"), "00000077_000.png", id="no label"),
     pytest.param(data(V2020, b""), f"{V2020} is not the table", id="empty labels"),
     pytest.param(data(V2020, HEADER.encode()), f"7 listed images missing from .*{V2020}", id="header alone"),
-    pytest.param(text(V2020, lambda t: t.replace(",", ";")), f"{V2020} .*no comma-separated column 'Image Index'", id="semicolons"),
-    pytest.param(text(V2020, lambda t: t.replace(",", "\t")), f"{V2020} .*no comma-separated column 'Image Index'", id="tabs"),
+    pytest.param(text(V2020, lambda t: t.replace(",", ";")), f"{V2020} .*{NO_COLUMN} 'Image Index'", id="semicolons"),
+    pytest.param(text(V2020, lambda t: t.replace(",", "\t")), f"{V2020} .*{NO_COLUMN} 'Image Index'", id="tabs"),
     pytest.param(
-        text(V2020, lambda t: t.replace("Finding Labels", "x")), f"{V2020} .*no comma-separated column 'Finding Labels'", id="column"
+        text(V2020, lambda t: t.replace("Finding Labels", "x")), f"{V2020} .*{NO_COLUMN} 'Finding Labels'", id="column"
     ),
     pytest.param(data(V2020, HEADER.encode() + b"\n\xe4\xf6\n"), f"{V2020} is not a text file", id="Latin-1"),
     pytest.param(data(V2020, HEADER.encode("utf-16")), f"{V2020} is not a text file", id="UTF-16"),
