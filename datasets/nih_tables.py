@@ -133,7 +133,7 @@ def _view(text: str) -> str | None:
 
 
 def _years(text: str) -> float:
-    """Convert `58`, `058Y` or `006M` to years; NaN if it is no age, or above `MAX_AGE`."""
+    """Convert `58`, `058Y` or `006M` to years; NaN if it is not an age or is above `MAX_AGE`."""
     match = re.fullmatch(r"([0-9]{1,3})([YMD]?)", text)
     years = int(match[1]) / UNITS_PER_YEAR[match[2]] if match else math.nan
     return years if years <= MAX_AGE else math.nan

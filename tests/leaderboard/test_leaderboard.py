@@ -344,22 +344,25 @@ def test_a_paired_difference_is_over_common_seeds(results):
 @pytest.mark.parametrize(
     ("skill", "examples", "told"),
     [
-        pytest.param(3.0, 10, "Significant gain at equal training budget (95 % CI excludes 0)", id="better"),
+        pytest.param(3.0, 10, "Gain at equal training budget (95 % CI over test patients excludes 0)", id="better"),
         pytest.param(
             0.5,
             10,
             "No significant difference at equal training budget (95 % CI of the difference includes 0)",
             id="alike",
         ),
-        pytest.param(-1.0, 10, "Significant loss at equal training budget (95 % CI excludes 0)", id="worse"),
+        pytest.param(-1.0, 10, "Loss at equal training budget (95 % CI over test patients excludes 0)", id="worse"),
         pytest.param(
             3.0,
             20,
-            "gain with 2.0x the images seen in training (95 % CI excludes 0), which may explain all of it",
+            "Gain with 2.0x the images seen in training (95 % CI over test patients excludes 0), which may explain all of it",
             id="better at more",
         ),
         pytest.param(
-            3.0, 5, "Significant gain with 0.5x the images seen in training (95 % CI excludes 0):", id="better at less"
+            3.0,
+            5,
+            "Gain with 0.5x the images seen in training (95 % CI over test patients excludes 0):",
+            id="better at less",
         ),
     ],
 )
