@@ -355,7 +355,8 @@ def test_a_paired_difference_is_over_common_seeds(results):
         pytest.param(
             3.0,
             20,
-            "Gain with 2.0x the images seen in training (95 % CI over test patients excludes 0), which may explain all of it",
+            "Gain with 2.0x the images seen in training (95 % CI over test patients excludes 0), which may explain all "
+            "of it",
             id="better at more",
         ),
         pytest.param(
