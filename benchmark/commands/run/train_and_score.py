@@ -37,7 +37,7 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
     maps = localize(experiment, device, network, decoded.pixels)
     weights = describe_weights(experiment, network, initial, stages[-1].trained.weights)
     trained = describe_stages(stages, experiment.index)
-    described = describe_run(experiment, environment, decoded.sha256, weights, trained)
+    described = describe_run(experiment, environment, decoded, weights, trained)
     records.write(experiment.work, described, score_table(experiment.index, rows, scores), maps)
 
 
