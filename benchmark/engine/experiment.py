@@ -17,6 +17,7 @@ from ..registry import DATASETS, METHODS, Entry, load_plugins
 from ..utils.files import json_sha256
 from ..utils.options import build, field_names, to_dict
 from ..utils.workspace import Workspace
+from .train_context import check_training
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def build_experiment(config: RunConfig) -> Experiment:
     dataset, recipe = build_dataset(config)
     method = build_method(method_entry.cls, recipe, config.options)
     index = load_readable_index(config, dataset, recipe)
+    check_training(recipe, method, config.options, index, config.seed)
     plugins = [entry.source_sha256 for entry in (method_entry, dataset_entry) if not entry.built_in]
     run_id = _run_id(config.seed, method, dataset, recipe, index, plugins)
     return Experiment(config, method, dataset, recipe, index, run_id, method_entry, Workspace(config.results))

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...dataset import SPLITS, Index
 from ...engine.device import Device
 from ...engine.experiment import Experiment
+from ...engine.initial_weights import InitialWeights
 from ...engine.stages import StageResult
-from ...engine.weights import loaded_weights, weights_sha256
+from ...engine.weights import weights_sha256
 from ...records.describe import describe_dataset, describe_software, now
 from ...records.schema import EnvironmentPart, MethodPart, RunDescription, StagePart, WeightsPart
 from ...utils.options import to_dict
@@ -72,16 +73,13 @@ def describe_method(experiment: Experiment) -> MethodPart:
     )
 
 
-def describe_weights(
-    experiment: Experiment, network: nn.Module, initial: dict[str, Tensor], final: dict[str, Tensor]
-) -> WeightsPart:
+def describe_weights(experiment: Experiment, initial: InitialWeights, final: dict[str, Tensor]) -> WeightsPart:
     """Describe the weights before and after training, and what the network loaded."""
-    source, not_loaded = loaded_weights(network)
     return WeightsPart(
         init=Path(experiment.recipe.model.weights).name,
-        source=source,
-        not_loaded=list(not_loaded) if source else None,
-        sha256=weights_sha256(initial),
+        source=initial.source,
+        not_loaded=initial.not_loaded if initial.source else None,
+        sha256=weights_sha256(initial.tensors),
         final_sha256=weights_sha256(final),
     )
 
