@@ -135,7 +135,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _timm_weights(name: str) -> tuple[dict[str, Tensor], str]:
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    try:
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # an unknown tag
+        config = None
     if config is None or not (config.hf_hub_id or config.has_weights):
         raise MethodError(
             f"timm has no ImageNet weights of {name!r}: choose a different backbone, or model.weights=none"

@@ -22,6 +22,7 @@ from .weights import NAMED, copy_weights, read_weights
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 MAX_WRAPPERS = 4  # modules around a network in a file: module.model.backbone.conv1.weight has 3
+MIN_SHARE = 1 / 3  # of a file's tensors that must fit; the others may be a classifier or a second network
 
 
 class InitialWeights(NamedTuple):
@@ -197,20 +198,20 @@ def _best_fit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], modules:
             "names and shapes of its tensors"
         )
     best = max(fits, key=lambda fit: (len(fit.names), fit.module.count("."), fit.wrapper.count(".")))
-    targets = {key: id(own[name]) for key, name in best.names.items()}
-    for fit in fits:
-        if len(fit.names) == len(best.names) and {key: id(own[name]) for key, name in fit.names.items()} != targets:
-            places = [f"{f.wrapper or 'all'} of the file in {f.module or 'all'} of the network" for f in (best, fit)]
-            raise MethodError(
-                f"weights {source} fit equally well as {' and as '.join(places)}: save only the tensors to load, with "
-                "the network's names"
-            )
-    counted = [key for key in tensors if not _is_counter(key)]
-    if 2 * len([key for key in best.names if not _is_counter(key)]) < len(counted):
-        others = [key for key in counted if key not in best.names]
+    equal = [fit for fit in fits if len(fit.names) == len(best.names)]
+    nowhere = [key for key in tensors if key not in best.names and not _is_counter(key)]
+    if len(best.names) < MIN_SHARE * len(tensors):
         raise MethodError(
-            f"weights {source} do not match the network: {len(others)} of {count(len(counted), 'tensor')} fit nowhere "
-            f"({first_few(others)}): they belong to a different architecture"
+            f"weights {source} do not match the network: {count(len(nowhere), 'tensor')} fit nowhere "
+            f"({first_few(nowhere)}): they belong to a different architecture"
+        )
+    targets = [{key: id(own[name]) for key, name in fit.names.items()} for fit in (best, *equal)]
+    different = [fit for fit, target in zip(equal, targets[1:], strict=True) if target != targets[0]]
+    if different:
+        places = [f"{f.wrapper or 'all'} of the file in {f.module or 'all'} of the network" for f in (best, *different)]
+        raise MethodError(
+            f"weights {source} fit equally well as {' and as '.join(places[:2])}: save only the tensors to load, with "
+            "the network's names"
         )
     return best
 

@@ -97,8 +97,9 @@ def _tensor_sets(content: Any, name: str = "") -> Iterator[tuple[str, dict[str, 
     if not isinstance(content, Mapping):
         return
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if tensors:
+    if any(tensor.ndim for tensor in tensors.values()):  # not the scalars of a training loop
         yield name, tensors
         return
     for key, value in content.items():
-        yield from _tensor_sets(value, f"{name}.{key}".lstrip("."))
+        if isinstance(key, str):  # an optimizer numbers its states
+            yield from _tensor_sets(value, f"{name}.{key}".lstrip("."))
