@@ -131,7 +131,7 @@ def _imagenet(name: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__
 
 
 def _timm_weights(name: str) -> tuple[dict[str, Tensor], str]:

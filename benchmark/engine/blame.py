@@ -42,7 +42,7 @@ def blame(method: Method, action: str, advice: str = "") -> Iterator[None]:
 def describe_error(error: BaseException) -> str:
     """Return the class of an error and the first line of its message."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:MAX_MESSAGE]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0][:MAX_MESSAGE].rstrip(' .:')}" if lines else type(error).__name__
 
 
 def _place(error: Exception, cls: type) -> str:
