@@ -45,21 +45,6 @@ class Output(NamedTuple):
     maps: Tensor | None = None
 
 
-class LoadedWeights(NamedTuple):
-    """Pretrained weights that were loaded into a module.
-
-    A module that loads weights stores this as its attribute `loaded_weights`; the record then states the source, and
-    which tensors of the network kept their random initial values.
-
-    Attributes:
-        source: the pinned name of pretrained weights ("timm/resnet101.tv_in1k"), or the name of a file.
-        tensors: names of the loaded tensors in the module's state_dict.
-    """
-
-    source: str
-    tensors: tuple[str, ...]
-
-
 class Selection(NamedTuple):
     """Examples of a training stage.
 
@@ -117,7 +102,12 @@ class Method:
 
         Args:
             findings: names of the C findings, in the order of the scores.
-            weights: initial weights: "imagenet", "none" (random), or the path of a .safetensors file.
+            weights: initial weights: "imagenet", or "none" for random ones from torch's generator. A file is loaded by
+                the harness afterwards, into the module whose tensors have the names and shapes of the file's.
+
+        Returns:
+            The network. The record names its pretrained weights by the attribute `weights_source` (str) of the module
+            that has them, or as timm does.
 
         Raises:
             MethodError: the weights cannot be loaded.

@@ -46,7 +46,7 @@ class Model:
     """Initial weights and resolution of networks, independent of the method.
 
     Options:
-        weights: initial weights: "imagenet", "none" (random), or the path of a .safetensors file.
+        weights: initial weights: "imagenet", "none" (random), or the path of a file, .safetensors or torch's (.pt).
         output_stride: pixels of the image per location of the maps; passed to methods that have an option of this
             name, unless the user sets that option.
     """
@@ -68,7 +68,7 @@ class Train:
         weight_decay: weight decay of the optimizer.
         schedule: "step" multiplies the rate by drop_factor after each epoch in drop_after; "one_cycle" raises it to lr
             over the first three tenths of the steps and lowers it to almost 0 (Smith and Topin 2018).
-        drop_after: epoch numbers, from 1, after which "step" lowers the rate.
+        drop_after: epoch numbers, from 1, ascending, after which "step" lowers the rate.
         drop_factor: factor by which "step" multiplies the rate.
         select: which epoch's weights to use, "best_validation_auc" or "last".
         shuffle_labels: label-permutation control: every training and validation patient gets the labels of a randomly
@@ -93,6 +93,10 @@ class Train:
     shuffle_labels: bool = False
     micro_batch: NonNegativeInt = 0
     batch_norm: Literal["auto", "own", "frozen"] = "auto"
+
+    def __post_init__(self) -> None:
+        if list(self.drop_after) != sorted(set(self.drop_after)):
+            raise ValueError(f"train.drop_after {list(self.drop_after)} must be ascending, without repeated epochs")
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,41 @@ def load_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
     table = recipe_table(recipe)
     changed = {key: table[section][field] for key in sorted(settings) for section, field in [key.split(".")]}
     return replace(recipe, changed=changed)
+
+
+def without_effect(recipe: Recipe) -> dict[str, str]:
+    """Find settings that cannot have an effect because of other settings, with the reason of each."""
+    train, reasons = recipe.train, {}
+    late = [epoch for epoch in train.drop_after if epoch >= train.epochs]
+    if train.optimizer == "adamw" and train.momentum:
+        reasons["train.momentum"] = "train.optimizer=adamw has no momentum"
+    if train.schedule == "one_cycle" and train.drop_after:
+        reasons["train.drop_after"] = "train.schedule=one_cycle has no drops"
+    elif late:
+        rate = "never drops" if len(late) == len(train.drop_after) else f"does not drop after epoch {late[0]}"
+        reasons["train.drop_after"] = f"training ends after epoch {train.epochs}, so that the learning rate {rate}"
+    elif train.drop_after and train.drop_factor == 1:
+        reasons["train.drop_after"] = "train.drop_factor is 1"
+    if train.drop_factor != 1 and (train.schedule == "one_cycle" or not train.drop_after):
+        reasons["train.drop_factor"] = "the learning rate has no drops"
+    if train.micro_batch >= train.batch_size:
+        reasons["train.micro_batch"] = f"a batch has {train.batch_size} images"
+    return reasons
+
+
+def refuse_without_effect(recipe: Recipe, reasons: Mapping[str, str]) -> None:
+    """Refuse settings that the user changed although they cannot have an effect.
+
+    Args:
+        recipe: recipe of the run.
+        reasons: settings without effect, with the reason of each.
+
+    Raises:
+        UserError: one of them was set with `--set`.
+    """
+    for key in recipe.changed:
+        if key in reasons:
+            raise UserError(f"--set {key} has no effect: {reasons[key]}; leave it out")
 
 
 def setting_keys() -> list[str]:

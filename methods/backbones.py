@@ -1,17 +1,15 @@
 """Backbones by name: networks of timm without their classifier, with attention blocks and initial weights."""
 
-from pathlib import Path
 from typing import Literal, cast
 
 import timm
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
-from safetensors.torch import load_file
 from timm.layers import SEModule
 from timm.models.senet import SEModule as LegacySEModule
 from torch import Tensor, nn
 
-from ..benchmark.method import LoadedWeights, MethodError
+from ..benchmark.method import MethodError
 from .torchvision_trunks import TRUNKS, imagenet_weights
 
 GATE_BIAS = 4.0  # sigmoid(4) = 0.982: an open gate
@@ -26,11 +24,11 @@ class Backbone(nn.Module):
 
     Attributes:
         num_features: D, channels of the features.
-        loaded_weights: source of the initial weights; missing if they are random.
+        weights_source: full name of the pretrained weights; missing if the weights are random.
     """
 
     num_features: int
-    loaded_weights: LoadedWeights
+    weights_source: str
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Convert images (B, 3, H, W) to features (B, D, h, w)."""
@@ -49,10 +47,10 @@ def build_backbone(
     Args:
         name: timm's name of the architecture, with the tag of its weights ("resnet101.tv_in1k"); or
             "torchvision/alexnet" or "torchvision/googlenet", which timm lacks.
-        weights: "imagenet" (downloaded by timm), "none", or the path of a .safetensors file.
+        weights: "imagenet" (downloaded by timm) or "none".
         attention: whether every residual block has a squeeze-and-excitation block before the addition; they are
             inserted, unless the architecture has them ("legacy_seresnet101.in1k").
-        gates: initialization of these blocks, see `open_gates`; loaded weights of the blocks replace it.
+        gates: initialization of these blocks, see `open_gates`; pretrained weights of the blocks replace it.
         output_stride: pixels of the image per location of the features; below 32 the last stages keep their resolution
             and dilate their convolutions instead.
 
@@ -64,8 +62,8 @@ def build_backbone(
     backbone = _create(name, attention, output_stride)
     if attention and gates == "open":
         open_gates(backbone)
-    if weights != "none":  # after the gates, so that trained gates in a file replace them
-        _load(backbone, *(pretrained or _from_file(weights)))
+    if pretrained is not None:  # after the gates, which pretrained ones replace
+        _load(backbone, *pretrained)
     return backbone
 
 
@@ -108,10 +106,10 @@ def _try(name: str, **extra: object) -> nn.Module | None:
     try:
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **extra)
         return network
-    except RuntimeError as error:
-        raise MethodError(f"backbone {name!r} cannot be built: {error}") from error
     except (TypeError, AssertionError, NotImplementedError):
         return None
+    except Exception as error:  # an unknown name or tag, and of libraries that look names up on a host (hf_hub:...)
+        raise MethodError(f"backbone {name!r} cannot be built ({_first_line(error)}): choose a name of timm") from error
 
 
 def _imagenet(name: str) -> tuple[dict[str, Tensor], str]:
@@ -125,16 +123,22 @@ def _imagenet(name: str) -> tuple[dict[str, Tensor], str]:
     except MethodError:
         raise
     except Exception as error:  # of several libraries that download
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MethodError(
-            f"the ImageNet weights of {name} cannot be loaded ({cause}): "
+            f"the ImageNet weights of {name} cannot be loaded ({_first_line(error)}): "
             "without network, copy the cache of Hugging Face here (HF_HOME) or pass a copy of them with "
             "--set model.weights=FILE.safetensors; --set model.weights=none is a different experiment"
         ) from error
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__
+
+
 def _timm_weights(name: str) -> tuple[dict[str, Tensor], str]:
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    try:
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # an unknown tag
+        config = None
     if config is None or not (config.hf_hub_id or config.has_weights):
         raise MethodError(
             f"timm has no ImageNet weights of {name!r}: choose a different backbone, or model.weights=none"
@@ -155,42 +159,17 @@ def _check_host(repository: str) -> None:
         return  # the weights have an older format, but the host answered
 
 
-def _from_file(path: str) -> tuple[dict[str, Tensor], str]:
-    """Load weights from a .safetensors file; returns them and the file's name.
-
-    Raises:
-        MethodError: the file has a different format or cannot be read.
-    """
-    if not path.endswith(".safetensors"):
-        raise MethodError(f"model.weights = {path!r} is neither imagenet, none nor a .safetensors file")
-    try:
-        return load_file(Path(path)), Path(path).name
-    except Exception as error:
-        raise MethodError(f"weights {path} cannot be read: {error}") from error
-
-
 def _load(backbone: Backbone, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights into a backbone: only attention blocks may be missing, only a classifier may be left over.
+    """Load pretrained weights into a backbone: only attention blocks may be missing, a classifier may be left over.
 
     Raises:
-        MethodError: other tensors are missing or left over, or have an unexpected shape.
+        MethodError: other tensors are missing.
     """
-    stages = {name for name, module in backbone.named_children() if not isinstance(module, nn.Identity)}
     expected = backbone.state_dict()
+    # Older weights lack BatchNorm's count of batches, which nothing here uses.
     optional = tuple(f"{name}." for name, module in backbone.named_modules() if isinstance(module, GATES))
-    missing = [key for key in expected if key not in weights and not key.startswith(optional) and not _is_counter(key)]
-    reshaped = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
-    left_over = [key for key in weights if key not in expected and key.split(".")[0] in stages and not _is_counter(key)]
-    if missing or reshaped or left_over:
-        raise MethodError(
-            f"weights {source} do not match the backbone: {len(missing)} of its tensors are missing, {len(reshaped)} "
-            f"have a different shape, {len(left_over)} do not belong to it; {(missing + reshaped + left_over)[0]} first"
-        )
-    loaded = {key: value for key, value in weights.items() if key in expected}
-    backbone.load_state_dict(loaded, strict=False)
-    backbone.loaded_weights = LoadedWeights(source, tuple(loaded))
-
-
-def _is_counter(key: str) -> bool:
-    """Return whether this is BatchNorm's count of batches, which older files lack and nothing here uses."""
-    return key.endswith("num_batches_tracked")
+    missing = [key for key in expected if key not in weights and not key.startswith(optional)]
+    if missing := [key for key in missing if not key.endswith("num_batches_tracked")]:
+        raise MethodError(f"weights {source} lack {len(missing)} tensors of the backbone; {missing[0]} first")
+    backbone.load_state_dict({key: value for key, value in weights.items() if key in expected}, strict=False)
+    backbone.weights_source = source

@@ -51,7 +51,7 @@ def test_help_imports_nothing_heavy():
         pytest.param(
             ["--method", "ma", "--dataset", "chestxray14", "--data-dir", "."], "has no label file", id="no labels"
         ),
-        pytest.param(["--method", "ma", "--set", "model.weights=x.pth"], "neither imagenet, none nor", id="weights"),
+        pytest.param(["--method", "ma", "--set", "model.weights=x.h5"], "neither imagenet, none nor", id="weights"),
         pytest.param(["--method", "ma", "--data-dir", "."], "phantom reads no files", id="folder of no use"),
         pytest.param(["--method", "ma", "--plugin", "nowhere.py"], "does not exist", id="plugin"),
     ],

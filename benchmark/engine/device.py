@@ -5,8 +5,9 @@ Only the main process (rank 0) prints and writes files.
 """
 
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from ..data.loader import Shard
 from ..method import ContractError, Output
 from ..utils.environment import cache_folder, cores, processor
-from ..utils.errors import UserError
+from ..utils.errors import UserError, first_few
 from ..utils.files import write_atomic
 from .memory import keep_freed_memory
 
@@ -35,10 +36,72 @@ TIMING_ROUNDS = 10  # steps timed in each precision
 BatchNorm = Literal["auto", "own", "frozen"]
 T = TypeVar("T")
 
+FALSE, TRUE = ("0", "false", "no", "off", "n", "f"), ("1", "true", "yes", "on", "y", "t")
+OTHER_STRATEGY = "chxbench trains copies of the network, one per process"
+STRICT_FLOAT = "or choose --set compute.precision=bfloat16"
+# Environment variables that change what is computed, with their neutral values in lower case and what to do instead.
+# Some are set by `accelerate launch` always. Others only change rounding (threads, kernels).
+CHANGES_RESULTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (("1",), "and accumulate gradients with --set train.micro_batch"),
+    "ACCELERATE_MIXED_PRECISION": (("no",), "and choose --set compute.precision"),
+    "ACCELERATE_DYNAMO_BACKEND": (("no",), "and compile with --set compute.compile=true"),
+    "ACCELERATE_TORCH_DEVICE": ((), "and choose GPUs with CUDA_VISIBLE_DEVICES"),
+    "ACCELERATE_USE_CPU": (FALSE + TRUE, "or set it to true or false"),
+    "ACCELERATE_USE_DEEPSPEED": (FALSE, OTHER_STRATEGY),
+    "ACCELERATE_USE_FSDP": (FALSE, OTHER_STRATEGY),
+    "ACCELERATE_USE_MEGATRON_LM": (FALSE, OTHER_STRATEGY),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (FALSE, OTHER_STRATEGY),
+    "ACCELERATE_USE_SAGEMAKER": (FALSE, OTHER_STRATEGY),
+    "NVIDIA_TF32_OVERRIDE": (("0",), STRICT_FLOAT),
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (("0",), STRICT_FLOAT),
+    "ONEDNN_DEFAULT_FPMATH_MODE": (("strict",), STRICT_FLOAT),
+    "DNNL_DEFAULT_FPMATH_MODE": (("strict",), STRICT_FLOAT),
+    "TIMM_USE_NAFLEXVIT": (FALSE, "and choose timm's name of the network that it stands for"),
+    "TIMM_USE_NAFLEX": (FALSE, "and choose timm's name of the network that it stands for"),
+}
+# What torchrun and `accelerate launch` set for each of several processes; and what a scheduler sets for one alone.
+PROCESS_GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+ALONE = {"WORLD_SIZE": "1", "PMI_SIZE": "1", "OMPI_COMM_WORLD_SIZE": "1", "MV2_COMM_WORLD_SIZE": "1"}
+ALONE |= {"RANK": "0", "LOCAL_RANK": "-1"}
+
 
 def init_distributed(on_cpu: bool = False) -> PartialState:
-    """Join the processes that were started together; a single process is the main process."""
+    """Join the processes that were started together; a single process is the main process.
+
+    Raises:
+        UserError: the environment contains variables that would change the training, see `check_environment`.
+    """
+    check_environment(os.environ)
+    on_cpu = on_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE  # of `accelerate launch --cpu`
     return PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=TIMEOUT)
+
+
+def check_environment(variables: Mapping[str, str]) -> None:
+    """Check the environment variables with which launchers and libraries would change what is computed.
+
+    None of them is part of the run id, so that two different experiments would have the same one.
+
+    Raises:
+        UserError: a variable is neither unset nor neutral, or says that there are other processes without saying where.
+    """
+    for name, (neutral, advice) in CHANGES_RESULTS.items():
+        value = variables.get(name)
+        if value is not None and value.strip().lower() not in neutral:
+            raise UserError(f"the environment variable {name}={value} would change the training: unset it, {advice}")
+    missing = [name for name in PROCESS_GROUP if not variables.get(name)]
+    # A single process may have a size and a rank, too.
+    expected = ALONE if missing else {name: None for name in PROCESS_GROUP if name != "MASTER_ADDR"}
+    wrong = [
+        f"{name}={variables[name]}"
+        for name, alone in expected.items()
+        if name in variables and not (variables[name].isdecimal() if alone is None else variables[name] == alone)
+    ]
+    if wrong:
+        without = f", without {first_few(missing)}" if missing else ""
+        raise UserError(
+            f"the environment describes a group of processes ({first_few(wrong)}{without}) that cannot be joined: "
+            "unset it for a single process, or start the processes with torchrun"
+        )
 
 
 def destroy_process_group() -> None:
@@ -63,7 +126,7 @@ class Device:
         is_main: whether this is the main process.
 
     Raises:
-        UserError: the device is not available.
+        UserError: the device is not available, or environment variables would change the training.
     """
 
     layout = "channels_last"

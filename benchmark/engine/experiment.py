@@ -15,6 +15,7 @@ from ..recipe import Recipe
 from ..registry import METHODS, Entry, load_plugins
 from ..utils.options import build, field_names, to_dict
 from ..utils.workspace import Workspace
+from .train_context import check_training
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def build_experiment(config: RunConfig) -> Experiment:
     dataset, recipe = build_dataset(config)
     method = build_method(entry.cls, recipe, config.options)
     index = load_readable_index(config, dataset, recipe)
+    check_training(recipe, method, config.options, index, config.seed)
     code = {"name": method.name, "source": entry.source_sha256, "options": to_dict(method)}
     identity = experiment_sha256(code, dataset, index, recipe)
     return Experiment(

@@ -1,16 +1,21 @@
-"""Settings and data shared by all stages of a run: device, method, recipe, pixels and labels."""
+"""Settings and data shared by all stages of a run: device, method, recipe, pixels and labels; and their checks."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
-from ..dataset import Index
+from ..dataset import DataError, Index
 from ..method import Method
-from ..recipe import Recipe
+from ..recipe import Recipe, refuse_without_effect, without_effect
+from ..utils.errors import UserError, first_few
+from ..utils.options import field_names
+from ..utils.progress import say
+from ..utils.text import count
 from .device import Device
 from .inference import Predictor
+from .weights import check_weights_setting
 
 # Last number of the label permutation's key: keys of the order of the examples begin with the same counts.
 PERMUTATION_KEY = 0x5EED
@@ -58,6 +63,20 @@ def build_train_context(
         pixels: pixel map, uint8 (N, size, size).
         seed: the run's seed.
     """
+    return TrainContext(
+        device=device,
+        method=method,
+        recipe=recipe,
+        seed=seed,
+        pixels=pixels,
+        targets=training_targets(recipe, index, seed),
+        validation=index.rows("val"),
+        image_ids=index.images["image_id"].to_numpy(),
+    )
+
+
+def training_targets(recipe: Recipe, index: Index, seed: int) -> np.ndarray:
+    """Return the labels to train, validate and test on (N, C), permuted if the recipe sets `shuffle_labels`."""
     targets = index.targets()
     if recipe.train.shuffle_labels:
         patients = index.images["patient_id"].to_numpy()
@@ -65,16 +84,62 @@ def build_train_context(
         for number, split in enumerate(("train", "val")):
             rows, key = index.rows(split), (seed, number, PERMUTATION_KEY)
             targets[rows] = permute_labels_by_patient(targets[rows], patients[rows], key)
-    return TrainContext(
-        device=device,
-        method=method,
-        recipe=recipe,
-        seed=seed,
-        pixels=pixels,
-        targets=targets,
-        validation=index.rows("val"),
-        image_ids=index.images["image_id"].to_numpy(),
-    )
+    return targets
+
+
+def check_training(recipe: Recipe, method: Method, options: Collection[str], index: Index, seed: int) -> None:
+    """Check before training that every rule of the recipe can be applied to this method and these images.
+
+    What the user set without any effect is refused; what a recipe sets without effect is said.
+
+    Args:
+        recipe: settings of training.
+        method: method to train.
+        options: names of the method's options that the user set.
+        index: images with their labels and splits.
+        seed: the run's seed.
+
+    Raises:
+        UserError: initial weights that do not exist, a setting without effect, a training split of one image, a split
+            without a defined AUC where one is needed.
+    """
+    check_weights_setting(recipe.model.weights)
+    inherited = without_effect(recipe)
+    refuse_without_effect(recipe, {**inherited, **_unused_stride(method, options)})
+    for key, reason in inherited.items():
+        say(f"{key} of recipe {recipe.name} has no effect: {reason}")
+    images, batch = len(index.rows("train")), recipe.train.batch_size
+    if images < 2:
+        raise UserError("the training split has 1 image: training needs at least 2")
+    if images < batch:
+        say(f"the training split has {images} images: each step has these, not train.batch_size={batch}")
+    targets = training_targets(recipe, index, seed)
+    if recipe.train.select == "best_validation_auc":
+        _check_defined(index, targets, "val", "choose the epoch with --set train.select=last")
+    _check_defined(index, targets, "test", "choose a test split with positive and negative images of a finding")
+
+
+def _unused_stride(method: Method, options: Collection[str]) -> dict[str, str]:
+    """Return the reason if the method does not follow the recipe's `output_stride`."""
+    if "output_stride" in options:
+        return {"model.output_stride": "--option output_stride replaces it"}
+    if "output_stride" not in field_names(type(method), ""):
+        return {"model.output_stride": f"method {method.name} has no option output_stride"}
+    return {}
+
+
+def _check_defined(index: Index, targets: np.ndarray, split: str, advice: str) -> None:
+    """Raise a DataError if no finding has an AUC in a split; say which ones have none if only some do."""
+    labels, name = targets[index.rows(split)], {"val": "validation"}.get(split, split)
+    lacking: list[str] = []
+    for finding, column in zip(index.findings, labels.T, strict=True):
+        missing = [kind for kind, value in (("positives", 1), ("negatives", 0)) if not (column == value).any()]
+        lacking += [f"{finding} has no {' and no '.join(missing)}"] if missing else []
+    if len(lacking) == len(index.findings):
+        raise DataError(f"no finding has an AUC on the {name} split ({first_few(lacking)}): {advice}")
+    if lacking and split == "val":
+        rest = count(len(index.findings) - len(lacking), "finding")
+        say(f"the epoch is selected by the mean validation AUC of {rest}: {first_few(lacking)}")
 
 
 def permute_labels_by_patient(targets: np.ndarray, patients: np.ndarray, key: Sequence[int]) -> np.ndarray:

@@ -266,6 +266,55 @@ def test_findings_of_which_one_ends_another_are_told_apart():
     assert find_columns(names, findings).numbers == [1, 3, 0, 2]
 
 
+@pytest.mark.parametrize(
+    ("column", "finding"),
+    [
+        ("Pleural Effusion", "Effusion"),
+        ("pleural_effusion", "Effusion"),
+        ("Pulmonary fibrosis", "Fibrosis"),
+        ("Oedema", "Edema"),
+        ("infiltrates", "Infiltration"),
+        ("pleural thickening", "Pleural_Thickening"),
+    ],
+)
+@pytest.mark.parametrize("pattern", ["{}", "prob_{}"])
+def test_other_datasets_names_of_a_finding_are_accepted(column, finding, pattern):
+    names = ["image", pattern.format(column), pattern.format("Cardiomegaly")]
+    assert find_columns(names, ("Cardiomegaly", finding)) == ([2, 1], pattern.format("{finding}"))
+    assert find_columns(names[:2], (finding,)) == ([1], pattern.format("{finding}"))
+
+
+@pytest.mark.parametrize(
+    ("column", "finding", "hint"),
+    [
+        ("Lung Opacity", "Infiltration", "columns: image"),
+        ("Enlarged Cardiomediastinum", "Cardiomegaly", "columns: image"),
+        ("Lung Lesion", "Mass", "columns: image"),
+        ("Pleural Other", "Pleural_Thickening", "columns: image"),
+        ("Nodule/Mass", "Mass", "similar: Nodule/Mass"),
+        ("Hiatal Hernia", "Hernia", "similar: Hiatal Hernia"),
+        ("Pericardial Effusion", "Effusion", "columns: image"),
+        ("Subcutaneous Emphysema", "Emphysema", "columns: image"),
+    ],
+)
+def test_names_of_another_finding_are_not_accepted(column, finding, hint):
+    with pytest.raises(DataError, match=rf"1 of 2 findings have no column .*{finding}; {hint}"):
+        find_columns(["image", column, "Edema"], (finding, "Edema"))
+
+
+@pytest.mark.parametrize("column", ["Pericardial Effusion", "No Effusion", "prob_no_Effusion"])
+def test_words_that_make_a_different_finding_are_no_pattern(column):
+    """A dataset of one finding: any text around its name would be a pattern."""
+    with pytest.raises(DataError, match="1 of 1 findings have no column"):
+        find_columns(["image", column], ("Effusion",))
+    assert find_columns([column, "prob_Effusion"], ("Effusion",)).numbers == [1]
+
+
+def test_a_finding_in_two_columns_by_two_of_its_names_is_refused():
+    with pytest.raises(DataError, match=r"several columns for 1 finding \(Effusion: Effusion, Pleural Effusion\)"):
+        find_columns(["Edema", "Effusion", "Pleural Effusion"], ("Edema", "Effusion"))
+
+
 def test_two_patterns_that_cover_all_findings_are_refused_and_the_user_decides(tmp_path):
     made = table().assign(**{f"Logit_{finding}": 2.0 - 4 * SCORES[:, k] for k, finding in enumerate(THREE)})
     path = write(tmp_path, made)

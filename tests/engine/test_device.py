@@ -12,9 +12,10 @@ import torch._inductor.config
 from torch import nn
 
 from chxbench import Method, Output, UserError
+from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.data.loader import Batch
 from chxbench.benchmark.engine import device as module
-from chxbench.benchmark.engine.device import MIN_SPEEDUP, Device, fastest_precision
+from chxbench.benchmark.engine.device import MIN_SPEEDUP, Device, check_environment, fastest_precision
 from chxbench.benchmark.engine.step import make_learner, train_step
 from chxbench.benchmark.recipe import load_recipe
 
@@ -106,3 +107,74 @@ print(given_back, kept, int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/st
     given_back, kept, released = map(float, done.stdout.split())
     assert kept - given_back > 150
     assert kept - released > 150
+
+
+LAUNCHED = {
+    "ACCELERATE_USE_CPU": "False",
+    "ACCELERATE_MIXED_PRECISION": "no",
+    "ACCELERATE_DYNAMO_BACKEND": "NO",
+    "ACCELERATE_DYNAMO_MODE": "default",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+    "OMP_NUM_THREADS": "4",
+}
+GROUP = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({}, id="none"),
+        pytest.param(LAUNCHED, id="accelerate launch"),
+        pytest.param({**GROUP, **LAUNCHED, "PMI_SIZE": "2"}, id="torchrun in an allocation"),
+        pytest.param(
+            {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "job-0", "MASTER_PORT": "29500"}, id="a job of one"
+        ),
+        pytest.param({"LOCAL_RANK": "-1", "SLURM_PROCID": "0", "CUDA_VISIBLE_DEVICES": "1"}, id="a scheduler"),
+        pytest.param({"NVIDIA_TF32_OVERRIDE": "0", "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT"}, id="strict precision"),
+    ],
+)
+def test_neutral_environment_variables_pass(variables):
+    check_environment(variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8", "train.micro_batch"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "", "unset it"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "compute.precision"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "compute.compile=true"),
+        ("ACCELERATE_TORCH_DEVICE", "meta", "CUDA_VISIBLE_DEVICES"),
+        ("ACCELERATE_USE_CPU", "perhaps", "true or false"),
+        ("ACCELERATE_USE_FSDP", "true", "copies of the network"),
+        ("ACCELERATE_USE_DEEPSPEED", "True", "copies of the network"),
+        ("ACCELERATE_USE_MEGATRON_LM", "1", "copies of the network"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "copies of the network"),
+        ("NVIDIA_TF32_OVERRIDE", "1", "compute.precision=bfloat16"),
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", "compute.precision=bfloat16"),
+        ("ONEDNN_DEFAULT_FPMATH_MODE", "BF16", "compute.precision=bfloat16"),
+        ("DNNL_DEFAULT_FPMATH_MODE", "any", "compute.precision=bfloat16"),
+        ("TIMM_USE_NAFLEXVIT", "true", "timm's name"),
+        ("WORLD_SIZE", "2", "without RANK.*torchrun"),
+        ("PMI_SIZE", "4", "torchrun"),
+        ("OMPI_COMM_WORLD_SIZE", "2", "torchrun"),
+        ("LOCAL_RANK", "0", "unset it for a single process"),
+        ("WORLD_SIZE", "two", "torchrun"),
+    ],
+)
+def test_environment_variables_that_change_the_training_are_refused(name, value, advice):
+    with pytest.raises(UserError, match=rf"{name}={value}.*{advice}"):
+        check_environment({name: value})
+
+
+def test_a_group_whose_numbers_are_none_is_refused():
+    with pytest.raises(UserError, match=r"\(MASTER_PORT=http\) that cannot be joined"):
+        check_environment({**GROUP, "MASTER_PORT": "http"})
+
+
+def test_a_run_and_a_device_check_the_environment_first(small_config, monkeypatch):
+    """The same run id, and different weights: accumulation over 8 steps divides each gradient by 8."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
+    for start in (lambda: Device("float32", "cpu"), lambda: run(small_config(method="no such method"))):
+        with pytest.raises(UserError, match="ACCELERATE_GRADIENT_ACCUMULATION_STEPS=8 would change the training"):
+            start()

@@ -101,7 +101,8 @@ def test_frozen_batch_norm_keeps_its_statistics(batch_norm, moves):
 
 
 def test_rate_drops_after_the_epochs_that_the_recipe_names(small_config):
-    settings = {"train.optimizer": "sgd", "train.schedule": "step", "train.drop_after": [2], "train.drop_factor": 0.1}
+    settings = {"train.optimizer": "sgd", "train.schedule": "step", "train.epochs": 3}
+    settings |= {"train.drop_after": [2], "train.drop_factor": 0.1}
     recipe = build_experiment(small_config(method="bsl", settings=settings)).recipe
     optimizer, scheduler = make_optimizer(torch.nn.Linear(1, 1), recipe.train, 3)
     rates = []

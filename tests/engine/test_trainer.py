@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from chxbench import Output, UserError
-from chxbench.benchmark.commands.run.train_and_score import build_network
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.engine import checkpoint, epoch, trainer
 from chxbench.benchmark.engine.device import Device
 from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.engine.initial_weights import build_network
 from chxbench.benchmark.engine.train_context import build_train_context, permute_labels_by_patient
 from chxbench.benchmark.engine.trainer import train_stage
 from chxbench.benchmark.utils.files import is_intact, previous_version
@@ -38,7 +38,7 @@ def stage(small_config, tmp_path):
         pixels, _ = prepare_pixels(
             experiment.dataset, experiment.index, experiment.recipe.pixels.size, experiment.config.cache
         )
-        network, initial = build_network(experiment)
+        network, (initial, *_) = build_network(experiment)
         context = context_of(experiment, pixels)
         rows = experiment.index.rows("train") if rows is None else rows
         (tmp_path / name).mkdir(exist_ok=True)

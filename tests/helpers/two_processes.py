@@ -12,11 +12,11 @@ from coarse_figures import make_coarse
 from matplotlib.figure import Figure
 
 from chxbench.benchmark.commands.run.run import run
-from chxbench.benchmark.commands.run.train_and_score import build_network
 from chxbench.benchmark.data.pixel_cache import prepare_pixels
 from chxbench.benchmark.engine.device import Device, destroy_process_group
 from chxbench.benchmark.engine.experiment import RunConfig, build_experiment
 from chxbench.benchmark.engine.inference import Predictor
+from chxbench.benchmark.engine.initial_weights import build_network
 
 
 def score_untrained(config: RunConfig) -> tuple[np.ndarray, int]:

@@ -6,11 +6,10 @@ from typing import get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from chxbench import METHODS, MethodError, Output
 from chxbench.benchmark.dataset import FINDINGS
-from chxbench.benchmark.engine.weights import loaded_weights
+from chxbench.benchmark.engine.initial_weights import load_tensors
 from chxbench.benchmark.utils.errors import UserError
 from chxbench.benchmark.utils.options import build, field_help
 from chxbench.methods import backbones, blocks
@@ -311,33 +310,29 @@ def test_open_gates_change_a_plain_network_by_a_few_percent_and_random_ones_dest
     assert change["random"] > 0.25
 
 
-def test_a_plain_networks_weights_fit_the_one_with_attention(tmp_path):
+def test_a_plain_networks_weights_fit_the_one_with_attention():
     plain = backbones.build_backbone("resnet18", "none")
-    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
-    loaded = backbones.build_backbone("resnet18", str(tmp_path / "plain.safetensors"), attention=True)
+    loaded = backbones.build_backbone("resnet18", "none", attention=True)
+    names = load_tensors(loaded, plain.state_dict(), "plain.safetensors", len(FINDINGS))
     torch.testing.assert_close(loaded.layer4[1].conv2.weight, plain.layer4[1].conv2.weight)
-    source, untouched = loaded_weights(loaded)
-    assert source == "plain.safetensors"
+    untouched = [name for name, _ in loaded.named_parameters() if name not in names]
     assert len(untouched) == 8 * 4  # two layers' weights and biases in each of the 8 blocks
     assert all(".se.fc" in name for name in untouched)
 
 
-def test_a_complete_method_reports_that_its_head_was_not_loaded(tmp_path):
-    save_file(backbones.build_backbone("resnet18", "none").state_dict(), tmp_path / "plain.safetensors")
-    network = small(METHODS.get("bsl").cls).build(FINDINGS, str(tmp_path / "plain.safetensors"))
-    assert loaded_weights(network) == ("plain.safetensors", ["head.weight", "head.bias"])
-    assert loaded_weights(small(METHODS.get("bsl").cls).build(FINDINGS, "none"))[0] is None
-
-
-def test_a_network_with_gates_of_its_own_takes_them_from_its_weights(tmp_path):
-    options = {"backbone": "legacy_seresnet18", "output_stride": 32}
-    trained = backbones.build_backbone("legacy_seresnet18", "none", attention=True, gates="random")
-    save_file(trained.state_dict(), tmp_path / "legacy.safetensors")
-    network = build(METHODS.get("fam").cls, options, "").build(FINDINGS, str(tmp_path / "legacy.safetensors"))
-    gate = network.backbone.layer1[0].se_module
-    torch.testing.assert_close(gate.fc2.weight, trained.layer1[0].se_module.fc2.weight)
-    opened = build(METHODS.get("fam").cls, options, "").build(FINDINGS, "none")
-    assert opened.backbone.layer1[0].se_module.fc2.bias.unique().tolist() == [backbones.GATE_BIAS]
+@pytest.mark.parametrize(
+    ("options", "gate"),
+    [
+        pytest.param({"backbone": "resnet18"}, "layer1.0.se.fc2", id="inserted"),
+        pytest.param({"backbone": "legacy_seresnet18", "output_stride": 32}, "layer1.0.se_module.fc2", id="its own"),
+    ],
+)
+def test_gates_come_from_a_file_that_has_them_and_are_open_otherwise(options, gate):
+    trained = backbones.build_backbone(options["backbone"], "none", attention=True, gates="random")
+    network = build(METHODS.get("fam").cls, options, "").build(FINDINGS, "none")
+    assert network.backbone.get_submodule(gate).bias.unique().tolist() == [backbones.GATE_BIAS]
+    load_tensors(network, trained.state_dict(), "trained.safetensors", len(FINDINGS))
+    assert torch.equal(network.backbone.get_submodule(gate).weight, trained.get_submodule(gate).weight)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet50", "torchvision/alexnet", "torchvision/googlenet", "densenet121"])
@@ -358,13 +353,7 @@ def test_googlenet_is_the_same_network_wherever_its_weights_came_from(monkeypatc
     loaded = backbones.build_backbone(name, "imagenet").eval()
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(loaded.forward_features(images), first.forward_features(images))
-    assert loaded_weights(loaded) == ("torchvision/GoogLeNet", [])
-
-
-def test_weights_with_attention_do_not_fit_a_network_without(tmp_path):
-    save_file(backbones.build_backbone("resnet18", "none", attention=True).state_dict(), tmp_path / "se.safetensors")
-    with pytest.raises(MethodError, match="32 do not belong to it"):
-        backbones.build_backbone("resnet18", str(tmp_path / "se.safetensors"))
+    assert loaded.weights_source == "torchvision/GoogLeNet"
 
 
 @pytest.mark.parametrize(("stride", "places"), [(32, 2), (16, 4), (8, 8)])
@@ -396,38 +385,31 @@ def test_the_full_name_of_imagenet_weights_is_pinned(monkeypatch):
     monkeypatch.setattr(
         backbones.timm, "create_model", lambda name, pretrained, **more: plain if pretrained else create(name, **more)
     )
-    source, untouched = loaded_weights(backbones.build_backbone("resnet18", "imagenet"))
-    assert source == "timm/resnet18.a1_in1k"
-    assert untouched == []
+    assert backbones.build_backbone("resnet18", "imagenet").weights_source == "timm/resnet18.a1_in1k"
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "attention", "message"),
+    ("name", "attention", "message"),
     [
-        pytest.param("resnet10000", "none", False, "cannot be built", id="unknown backbone"),
-        pytest.param(
-            "vgg11", "none", True, "does not support squeeze-and-excitation blocks", id="attention in another network"
-        ),
-        pytest.param("resnet18", "weights.pth", False, "neither imagenet, none nor", id="a pickle"),
-        pytest.param("resnet18", "gone.safetensors", False, "cannot be read", id="missing file"),
+        pytest.param("resnet10000", False, "cannot be built .*Unknown model", id="unknown backbone"),
+        pytest.param("resnet18.nowhere_in1k", False, "cannot be built .*Invalid pretrained tag", id="unknown tag"),
+        pytest.param("hf_hub:timm/resnet18.a1_in1k", False, "cannot be built .*choose a name of timm", id="hf_hub"),
+        pytest.param("hf-hub:timm/resnet18.a1_in1k", False, "cannot be built .*choose a name of timm", id="hf-hub"),
+        pytest.param("local-dir:/nowhere", False, "cannot be built .*choose a name of timm", id="local-dir"),
+        pytest.param("vgg11", True, "does not support squeeze-and-excitation blocks", id="attention in another"),
     ],
 )
-def test_a_backbone_that_cannot_be_built_is_reported(name, weights, attention, message):
+def test_a_backbone_that_cannot_be_built_is_reported(name, attention, message, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(MethodError, match=message):
-        backbones.build_backbone(name, weights, attention=attention)
+        backbones.build_backbone(name, "none", attention=attention)
 
 
-def test_weights_of_another_network_are_rejected(tmp_path):
-    save_file(backbones.build_backbone("resnet34", "none").state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(MethodError, match="do not match the backbone"):
-        backbones.build_backbone("resnet50", str(tmp_path / "other.safetensors"))
-
-
-def test_trained_gates_in_a_file_are_kept(tmp_path):
-    trained = backbones.build_backbone("resnet18", "none", attention=True, gates="random")
-    save_file(trained.state_dict(), tmp_path / "trained.safetensors")
-    loaded = backbones.build_backbone("resnet18", str(tmp_path / "trained.safetensors"), attention=True)
-    torch.testing.assert_close(loaded.layer1[0].se.fc2.weight, trained.layer1[0].se.fc2.weight)
+@pytest.mark.parametrize("name", ["resnet18.nowhere_in1k", "hf_hub:timm/resnet18.a1_in1k", "local-dir:/nowhere"])
+def test_imagenet_weights_that_timm_does_not_name_are_reported(name, monkeypatch):
+    monkeypatch.setattr(backbones, "_check_host", lambda repository: pytest.fail("asked a host"))
+    with pytest.raises(MethodError, match="timm has no ImageNet weights"):
+        backbones.build_backbone(name, "imagenet")
 
 
 @pytest.mark.parametrize("cls", ENTRIES)

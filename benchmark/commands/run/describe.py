@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...data.identity import pixel_sample
 from ...data.pixel_cache import Decoded
 from ...dataset import SPLITS, Index
 from ...engine.device import Device
 from ...engine.experiment import Experiment
+from ...engine.initial_weights import InitialWeights
 from ...engine.stages import StageResult
-from ...engine.weights import loaded_weights, weights_sha256
+from ...engine.weights import weights_sha256
 from ...recipe import Recipe
 from ...records.describe import describe_dataset, describe_software, now
 from ...records.schema import EnvironmentPart, MethodPart, PixelsPart, RunDescription, StagePart, WeightsPart
@@ -88,18 +89,15 @@ def describe_method(experiment: Experiment) -> MethodPart:
     )
 
 
-def describe_weights(
-    experiment: Experiment, network: nn.Module, initial: dict[str, Tensor], final: dict[str, Tensor]
-) -> WeightsPart:
+def describe_weights(experiment: Experiment, initial: InitialWeights, final: dict[str, Tensor]) -> WeightsPart:
     """Describe the weights before and after training, and what the network loaded."""
-    source, not_loaded = loaded_weights(network)
     file = Path(experiment.recipe.model.weights)  # or a word, such as imagenet
     return WeightsPart(
         init=file.name,
         file_sha256=file_sha256(file) if file.is_file() else None,
-        source=source,
-        not_loaded=list(not_loaded) if source else None,
-        sha256=weights_sha256(initial),
+        source=initial.source,
+        not_loaded=initial.not_loaded if initial.source else None,
+        sha256=weights_sha256(initial.tensors),
         final_sha256=weights_sha256(final),
     )
 

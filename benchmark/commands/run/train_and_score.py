@@ -1,21 +1,19 @@
 """Train and score a run: from initial weights to a record and its artifacts in the run's folder."""
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ...data.pixel_cache import prepare_pixels
 from ...engine.device import Device
 from ...engine.experiment import Experiment
 from ...engine.inference import Predictor
+from ...engine.initial_weights import build_network
 from ...engine.stages import train_stages
-from ...engine.weights import copy_weights, loaded_weights, save_weights
+from ...engine.weights import save_weights
 from ...evaluation.artifacts import score_table
 from ...records import record as records
-from ...utils.errors import first_few
 from ...utils.progress import say
 from ...utils.run_log import log_event
-from ...utils.text import count
 from .describe import describe_environment, describe_run, describe_stages, describe_weights
 from .localize import localize
 
@@ -30,25 +28,15 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
         decoded = prepare_pixels(
             experiment.dataset, experiment.index, experiment.recipe.pixels.size, experiment.config.cache
         )
-    stages = train_stages(experiment, device, network, initial, decoded.pixels)
+    stages = train_stages(experiment, device, network, initial.tensors, decoded.pixels)
     rows, scores = score(experiment, device, network, stages[-1].trained.weights, decoded.pixels)
     if not device.is_main:
         return
     maps = localize(experiment, device, network, decoded.pixels)
-    weights = describe_weights(experiment, network, initial, stages[-1].trained.weights)
+    weights = describe_weights(experiment, initial, stages[-1].trained.weights)
     trained = describe_stages(stages, experiment.index)
     described = describe_run(experiment, environment, decoded, weights, trained)
     records.write(experiment.work, described, score_table(experiment.index, rows, scores), maps)
-
-
-def build_network(experiment: Experiment) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return the method's network and a copy of its initial weights; random ones are determined by the run's seed."""
-    torch.manual_seed(experiment.config.seed)
-    network = experiment.method.build(experiment.index.findings, experiment.recipe.model.weights)
-    source, not_loaded = loaded_weights(network)
-    if source:
-        say(f"loaded {source}; {count(len(not_loaded), 'tensor')} not loaded: {first_few(not_loaded)}")
-    return network, copy_weights(network)
 
 
 def score(
