@@ -198,22 +198,29 @@ def _best_fit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], modules:
             "names and shapes of its tensors"
         )
     best = max(fits, key=lambda fit: (len(fit.names), fit.module.count("."), fit.wrapper.count(".")))
-    equal = [fit for fit in fits if len(fit.names) == len(best.names)]
-    nowhere = [key for key in tensors if key not in best.names and not _is_counter(key)]
     if len(best.names) < MIN_SHARE * len(tensors):
+        nowhere = [key for key in tensors if key not in best.names and not _is_counter(key)]
         raise MethodError(
             f"weights {source} do not match the network: {count(len(nowhere), 'tensor')} fit nowhere "
             f"({first_few(nowhere)}): they belong to a different architecture"
         )
-    targets = [{key: id(own[name]) for key, name in fit.names.items()} for fit in (best, *equal)]
-    different = [fit for fit, target in zip(equal, targets[1:], strict=True) if target != targets[0]]
+    _check_unique(best, fits, own, source)
+    return best
+
+
+def _check_unique(best: Fit, fits: Sequence[Fit], own: Mapping[str, Tensor], source: str) -> None:
+    """Raise a MethodError if as many tensors fit a different module, or a different part of the file."""
+
+    def targets(fit: Fit) -> dict[str, int]:  # a module may have several names
+        return {key: id(own[name]) for key, name in fit.names.items()}
+
+    different = [fit for fit in fits if len(fit.names) == len(best.names) and targets(fit) != targets(best)]
     if different:
         places = [f"{f.wrapper or 'all'} of the file in {f.module or 'all'} of the network" for f in (best, *different)]
         raise MethodError(
             f"weights {source} fit equally well as {' and as '.join(places[:2])}: save only the tensors to load, with "
             "the network's names"
         )
-    return best
 
 
 def _fits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], modules: Sequence[str]) -> Iterator[Fit]:
