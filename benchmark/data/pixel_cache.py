@@ -1,7 +1,7 @@
 """Decode and shrink each image once, into a uint8 memory map that loader.py reads from.
 
-Decoding can stop at any time and resume. A second call decodes only images whose file has changed. A cache is a folder
-of four files::
+Decoding can stop at any time and resume. A second call decodes only images whose file has changed. A complete cache is
+used without its lock, so another user's may be read-only. A cache is a folder of four files::
 
     pixels.u8      pixel map, uint8 (N, size, size)
     stamps.u64     per image, a digest of its file's size and modification time; 0 if not decoded yet
@@ -14,18 +14,18 @@ The public functions come first, then decoding and shrinking, then the files.
 import errno
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from monai.data import DataLoader
 from monai.transforms import Resize
 
@@ -33,11 +33,12 @@ from ..dataset import DataError, Dataset, Index
 from ..registry import PLUGIN_PREFIX
 from ..utils.environment import cores
 from ..utils.errors import first_few
-from ..utils.files import write_atomic
+from ..utils.files import hold_lock, write_atomic
 from ..utils.progress import progress, say
 from ..utils.text import count
 from .loader import identity_collate
 
+PIXELS, STAMPS, MANIFEST = "pixels.u8", "stamps.u64", "manifest.json"
 CACHE_VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
 IMAGES_PER_TASK = 8  # images that a worker returns at a time: few, so that all workers finish at about the same time
 FLUSH_EVERY = 512  # images between two flushes to disk, the most that a crash loses
@@ -103,19 +104,21 @@ def decode_all(dataset: Dataset, index: Index, size: int, cache: Path) -> tuple[
     Raises:
         DataError: image files are missing, or the disk space is not enough.
     """
-    with open_cache(dataset, index, size, cache) as opened:
-        missing = np.flatnonzero(opened.stamps != opened.expected)
-        manifest = opened.folder / "manifest.json"
-        digest = read_manifest(manifest)
-        if len(missing) or digest is None:
-            manifest.unlink(missing_ok=True)
-            unreadable = _decode(dataset, index, opened, missing)
-            if unreadable:
-                return None, unreadable
-            digest = write_manifest(manifest, dataset, index, opened.pixels)
-        else:
-            say(f"pixels: all {len(opened.stamps):,} images are in {opened.folder}")
-        return Decoded(np.memmap(opened.folder / "pixels.u8", np.uint8, "r", shape=opened.pixels.shape), digest), []
+    place = _place(dataset, index, size, cache)
+    digest = place.digest()
+    if digest is None:
+        with _open(place) as opened:
+            digest = place.digest()  # another process may have completed it meanwhile
+            if digest is None:
+                manifest = place.folder / MANIFEST
+                manifest.unlink(missing_ok=True)
+                unreadable = _decode(dataset, index, opened, np.flatnonzero(opened.stamps != opened.expected))
+                if unreadable:
+                    return None, unreadable
+                digest = write_manifest(manifest, dataset, index, opened.pixels)
+                return Decoded(place.pixels(), digest), []
+    say(f"pixels: all {len(place.expected):,} images are in {place.folder}")
+    return Decoded(place.pixels(), digest), []
 
 
 def copy_cached(dataset: Dataset, full: Index, subset: Index, size: int, cache: Path) -> None:
@@ -145,6 +148,45 @@ def is_picklable(dataset: Dataset) -> bool:
     return not is_single_file_plugin or multiprocessing.get_start_method() == "fork"
 
 
+class _Place(NamedTuple):
+    """Where the cache of an index is, and what it contains once it is complete.
+
+    Attributes:
+        name: name of the dataset.
+        folder: folder of the cache's files.
+        expected: stamps of a complete cache, uint64 (N,).
+        size: side in pixels of each image.
+    """
+
+    name: str
+    folder: Path
+    expected: np.ndarray
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the pixel map."""
+        return len(self.expected), self.size, self.size
+
+    def digest(self) -> str | None:
+        """Return the SHA-256 of the pixels of a complete cache; None if it is incomplete, damaged or unreadable."""
+        try:
+            stamps = (self.folder / STAMPS).read_bytes()
+            is_complete = (self.folder / PIXELS).stat().st_size == math.prod(self.shape)
+        except OSError:
+            return None
+        return read_manifest(self.folder / MANIFEST) if is_complete and stamps == self.expected.tobytes() else None
+
+    def pixels(self) -> np.memmap:
+        """Map the pixels of a complete cache, read-only."""
+        return np.memmap(self.folder / PIXELS, np.uint8, "r", shape=self.shape)
+
+
+def _place(dataset: Dataset, index: Index, size: int, cache: Path) -> _Place:
+    folder = cache / f"{dataset.name}-{size}-{_key(dataset, index, size)}"
+    return _Place(dataset.name, folder, _stamps(dataset, index), size)
+
+
 class OpenCache(NamedTuple):
     """Cache of an index, open for writing and locked against other processes.
 
@@ -170,16 +212,13 @@ class OpenCache(NamedTuple):
 def _decode(dataset: Dataset, index: Index, opened: OpenCache, missing: np.ndarray) -> list[UnreadableImage]:
     """Decode the missing rows (n,) into the cache; return the images that cannot be used."""
     is_worth_workers = len(missing) > 4 * IMAGES_PER_TASK and is_picklable(dataset)
+    workers = cores() if is_worth_workers else 0
     images = _ShrunkImages(dataset, index, opened.pixels.shape[1], missing)
-    loader = DataLoader(
-        images,
-        batch_size=IMAGES_PER_TASK,
-        collate_fn=identity_collate,
-        num_workers=cores() if is_worth_workers else 0,
-    )
+    in_hand = InHand(images, images.ids[missing], workers)
+    loader = DataLoader(in_hand, batch_size=IMAGES_PER_TASK, collate_fn=identity_collate, num_workers=workers)
     decoded: list[int] = []  # since the last flush
     unreadable = []
-    with progress("decoding", len(missing)) as advance:
+    with progress("decoding", len(missing)) as advance, in_hand.named():
         try:
             for task in loader:
                 for row, image in task:
@@ -220,6 +259,48 @@ class _ShrunkImages(torch.utils.data.Dataset):
         return row, self.shrink(gray)
 
 
+class InHand(torch.utils.data.Dataset):
+    """Images that are read by worker processes, each of which notes the image that it has in hand.
+
+    Args:
+        images: dataset of N images for a loader.
+        ids: name of each image (N,).
+        workers: number of worker processes.
+    """
+
+    def __init__(self, images: torch.utils.data.Dataset, ids: Sequence[str], workers: int) -> None:
+        self.images, self.ids = images, ids
+        self.notes = torch.full((max(workers, 1), 2), -1).share_memory_()  # process id, and position or -1
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> Any:
+        worker = torch.utils.data.get_worker_info()
+        note = self.notes[worker.id if worker else 0]
+        note[0], note[1] = os.getpid(), position
+        image = self.images[position]
+        note[1] = -1
+        return image
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Turn the end of a worker inside the block, or its lack of memory, into a DataError that names its images."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            killed = [int(pid) for pid in re.findall(r"\d+", str(error).partition(")")[0])]
+            if not isinstance(error, MemoryError) and not str(error).startswith("DataLoader worker"):
+                raise
+            busy = [(pid, self.ids[position]) for pid, position in self.notes.tolist() if position >= 0]
+            names = [name for pid, name in busy if pid in killed] or [name for _, name in busy]
+            what = "too little memory" if isinstance(error, MemoryError) else "a reading process was killed"
+            raise DataError(
+                f"{what} while image {first_few(names) if names else 'unknown'} was read: free memory and check the "
+                "file, then rerun the same command to resume"
+            ) from error
+
+
 class Shrink:
     """Resizes gray bytes (H, W) to (size, size): by box averages, or bilinearly if an image is smaller than that."""
 
@@ -252,20 +333,31 @@ def _box_means(gray: np.ndarray, size: int) -> np.ndarray:
     return means.round().astype(np.uint8)
 
 
-@contextmanager
-def open_cache(dataset: Dataset, index: Index, size: int, cache: Path) -> Iterator[OpenCache]:
+def open_cache(dataset: Dataset, index: Index, size: int, cache: Path) -> AbstractContextManager[OpenCache]:
     """Open the cache of an index, which is created if it does not exist, and lock it against other processes."""
-    expected = _stamps(dataset, index)
-    folder = cache / f"{dataset.name}-{size}-{_key(dataset, index, size)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        pixels, stamps = _open_maps(folder, len(index.images), size)
-        yield OpenCache(folder, pixels, stamps, expected)
+    return _open(_place(dataset, index, size, cache))
+
+
+@contextmanager
+def _open(place: _Place) -> Iterator[OpenCache]:
+    with ExitStack() as stack:
+        try:
+            place.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(place.folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place.folder))
+            stack.enter_context(hold_lock(place.folder / "lock", f"the pixels in {place.folder}"))
+            pixels, stamps = _open_maps(place.folder, len(place.expected), place.size)
+        except OSError as error:
+            raise DataError(
+                f"the pixel cache {place.folder} is incomplete and cannot be written ({error.filename}: "
+                f"{error.strerror}): choose a different --cache, or have its owner run `chxbench prepare`"
+            ) from error
+        yield OpenCache(place.folder, pixels, stamps, place.expected)
 
 
 def _open_maps(folder: Path, images: int, size: int) -> tuple[np.memmap, np.memmap]:
     """Open pixels (images, size, size) and stamps (images,) for writing; recreate both if either is incomplete."""
-    lengths = {folder / "pixels.u8": images * size * size, folder / "stamps.u64": 8 * images}
+    lengths = {folder / PIXELS: images * size * size, folder / STAMPS: 8 * images}
     is_complete = all(path.exists() and path.stat().st_size == length for path, length in lengths.items())
     needed, free = sum(lengths.values()), shutil.disk_usage(folder).free
     if not is_complete and needed > free:
@@ -273,10 +365,10 @@ def _open_maps(folder: Path, images: int, size: int) -> tuple[np.memmap, np.memm
             f"the pixels need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: choose a different --cache"
         )
     mode: Literal["r+", "w+"] = "r+" if is_complete else "w+"
-    pixels = np.memmap(folder / "pixels.u8", np.uint8, mode, shape=(images, size, size))
+    pixels = np.memmap(folder / PIXELS, np.uint8, mode, shape=(images, size, size))
     if not is_complete:
-        _reserve(folder / "pixels.u8", images * size * size)
-    return pixels, np.memmap(folder / "stamps.u64", np.uint64, mode, shape=(images,))
+        _reserve(folder / PIXELS, images * size * size)
+    return pixels, np.memmap(folder / STAMPS, np.uint64, mode, shape=(images,))
 
 
 def _reserve(path: Path, length: int) -> None:
@@ -339,6 +431,6 @@ def read_manifest(path: Path) -> str | None:
     """Return the SHA-256 in a manifest; None if there is no intact manifest."""
     try:
         digest = json.loads(path.read_bytes())["sha256"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None

@@ -14,9 +14,12 @@ from ..dataset import Dataset, Index
 from ..method import Method
 from ..recipe import Recipe, recipe_identity, recipe_table
 from ..registry import DATASETS, METHODS, Entry, load_plugins
+from ..utils.errors import UserError
 from ..utils.files import json_sha256
 from ..utils.options import build, field_names, to_dict
 from ..utils.workspace import Workspace
+
+MAX_SEED = 2**32 - 1  # the largest that numpy and torch both accept
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def build_experiment(config: RunConfig) -> Experiment:
     Raises:
         UserError: an unknown name or setting, an invalid value, or invalid data.
     """
+    if type(config.seed) is not int or not 0 <= config.seed <= MAX_SEED:
+        raise UserError(f"seed {config.seed!r} is invalid: use an integer from 0 to {MAX_SEED}")
     load_plugins(config.plugins)
     method_entry, dataset_entry = METHODS.get(config.method), DATASETS.get(config.dataset)
     dataset, recipe = build_dataset(config)
