@@ -41,7 +41,8 @@ class _Commands(click.Group):
         except OSError as error:  # of --help, which is printed while parsing
             if error.filename is not None or not _output_fails():
                 raise
-            sys.exit(f"Error: standard output: {error.strerror}: fix it or choose another output")
+            click.echo(f"Error: standard output: {error.strerror}: fix it or choose another location", err=True)
+            sys.exit(2)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta["argv"] = tuple(args)

@@ -40,7 +40,7 @@ def test_a_good_index_passes_and_gives_rows_and_targets(index):
             id="no patient",
         ),
         pytest.param(
-            {"images": lambda t: t.assign(patient_id=[1, "1", "1", "3"])}, "1 patient in several splits", id="1 and '1'"
+            {"images": lambda t: t.assign(patient_id=[1, "1", "2", "3"])}, "1 patient_id not usable, 1 first", id="1"
         ),
         pytest.param({"split": lambda s: Split("x", "0" * 64)}, "split hash is not split_sha256", id="split hash"),
         pytest.param({"labels": lambda s: Labels("x", "none", "1")}, "is not a SHA-256", id="label hash"),

@@ -289,7 +289,7 @@ class InHand(torch.utils.data.Dataset):
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            killed = [int(pid) for pid in re.findall(r"\d+", str(error).partition(")")[0])]
+            killed = [int(pid) for pid in re.findall(r"\d+", str(error))]
             if not isinstance(error, MemoryError) and not str(error).startswith("DataLoader worker"):
                 raise
             busy = [(pid, self.ids[position]) for pid, position in self.notes.tolist() if position >= 0]
@@ -297,7 +297,7 @@ class InHand(torch.utils.data.Dataset):
             what = "too little memory" if isinstance(error, MemoryError) else "a reading process was killed"
             raise DataError(
                 f"{what} while image {first_few(names) if names else 'unknown'} was read: free memory and check the "
-                "file, then rerun the same command to resume"
+                "file, then rerun the same command"
             ) from error
 
 

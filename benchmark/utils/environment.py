@@ -37,10 +37,12 @@ def cache_folder() -> Path:
     Raises:
         UserError: the user has no home folder, as in a container that runs with an unknown user id.
     """
-    chosen = os.environ.get("CHXBENCH_CACHE") or platformdirs.user_cache_path("chxbench")
-    folder = Path(os.path.expanduser(chosen))  # noqa: PTH111  which leaves a ~ that it does not know
+    try:
+        folder = Path(os.environ.get("CHXBENCH_CACHE") or platformdirs.user_cache_path("chxbench")).expanduser()
+    except RuntimeError:
+        folder = Path("~")
     if str(folder).startswith("~"):
-        raise UserError(f"{folder} has no place: this user has no home folder, set CHXBENCH_CACHE to a folder")
+        raise UserError("there is no home folder for the cache: set CHXBENCH_CACHE to a folder")
     return folder
 
 

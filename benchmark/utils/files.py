@@ -124,8 +124,8 @@ def hold_lock(path: Path, work: str, wait: bool = True) -> Iterator[None]:
         except Timeout:
             holder = lock_holder(path)
             if not wait:
-                raise UserError(f"{holder} works on {work}: wait for it or stop it") from None
-            say(f"waiting for {work}, on which {holder} works; Ctrl-C stops waiting")
+                raise UserError(f"{holder} is working on {work}: wait for it or stop it") from None
+            say(f"waiting for {work}: {holder} is working on it (Ctrl-C stops waiting)")
             lock.acquire()
     note = _holder_note(path)
     try:

@@ -227,7 +227,7 @@ def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
     (tmp_path / "results").mkdir()
     write_leaderboard(Workspace(tmp_path / "results"))
     text = (tmp_path / "leaderboard.md").read_text()
-    assert text.startswith(Workspace(results).leaderboard_mark)
+    assert text.startswith(Workspace(Path("results")).leaderboard_mark)
     assert "| Hernia" in text
     assert "**0.7942**" in text
 
