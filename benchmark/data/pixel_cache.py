@@ -111,7 +111,8 @@ def decode_all(dataset: Dataset, index: Index, size: int, cache: Path) -> tuple[
             digest = place.digest()  # another process may have completed it meanwhile
             if digest is None:
                 manifest = place.folder / MANIFEST
-                manifest.unlink(missing_ok=True)
+                with _writing(place):
+                    manifest.unlink(missing_ok=True)
                 unreadable = _decode(dataset, index, opened, np.flatnonzero(opened.stamps != opened.expected))
                 if unreadable:
                     return None, unreadable
@@ -152,13 +153,11 @@ class _Place(NamedTuple):
     """Where the cache of an index is, and what it contains once it is complete.
 
     Attributes:
-        name: name of the dataset.
         folder: folder of the cache's files.
         expected: stamps of a complete cache, uint64 (N,).
         size: side in pixels of each image.
     """
 
-    name: str
     folder: Path
     expected: np.ndarray
     size: int
@@ -184,7 +183,7 @@ class _Place(NamedTuple):
 
 def _place(dataset: Dataset, index: Index, size: int, cache: Path) -> _Place:
     folder = cache / f"{dataset.name}-{size}-{_key(dataset, index, size)}"
-    return _Place(dataset.name, folder, _stamps(dataset, index), size)
+    return _Place(folder, _stamps(dataset, index), size)
 
 
 class OpenCache(NamedTuple):
@@ -270,7 +269,8 @@ class InHand(torch.utils.data.Dataset):
 
     def __init__(self, images: torch.utils.data.Dataset, ids: Sequence[str], workers: int) -> None:
         self.images, self.ids = images, ids
-        self.notes = torch.full((max(workers, 1), 2), -1).share_memory_()  # process id, and position or -1
+        # Process id, position in hand, and position for which memory was too little; -1 if none.
+        self.notes = torch.full((max(workers, 1), 3), -1).share_memory_()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -279,7 +279,11 @@ class InHand(torch.utils.data.Dataset):
         worker = torch.utils.data.get_worker_info()
         note = self.notes[worker.id if worker else 0]
         note[0], note[1] = os.getpid(), position
-        image = self.images[position]
+        try:
+            image = self.images[position]
+        except MemoryError:  # the process goes on with its next image
+            note[2] = position
+            raise
         note[1] = -1
         return image
 
@@ -289,12 +293,14 @@ class InHand(torch.utils.data.Dataset):
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            killed = [int(pid) for pid in re.findall(r"\d+", str(error))]
-            if not isinstance(error, MemoryError) and not str(error).startswith("DataLoader worker"):
+            no_memory = isinstance(error, MemoryError)
+            if not no_memory and not str(error).startswith("DataLoader worker"):
                 raise
-            busy = [(pid, self.ids[position]) for pid, position in self.notes.tolist() if position >= 0]
-            names = [name for pid, name in busy if pid in killed] or [name for _, name in busy]
-            what = "too little memory" if isinstance(error, MemoryError) else "a reading process was killed"
+            killed = [int(pid) for pid in re.findall(r"\d+", str(error))]
+            rows = [(pid, failed if no_memory else busy) for pid, busy, failed in self.notes.tolist()]
+            rows = [row for row in rows if row[1] >= 0]
+            names = [self.ids[row] for pid, row in rows if pid in killed] or [self.ids[row] for _, row in rows]
+            what = "too little memory" if no_memory else "a reading process was killed"
             raise DataError(
                 f"{what} while image {first_few(names) if names else 'unknown'} was read: free memory and check the "
                 "file, then rerun the same command"
@@ -341,18 +347,25 @@ def open_cache(dataset: Dataset, index: Index, size: int, cache: Path) -> Abstra
 @contextmanager
 def _open(place: _Place) -> Iterator[OpenCache]:
     with ExitStack() as stack:
-        try:
+        with _writing(place):
             place.folder.mkdir(parents=True, exist_ok=True)
             if not os.access(place.folder, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place.folder))
             stack.enter_context(hold_lock(place.folder / "lock", f"the pixels in {place.folder}"))
             pixels, stamps = _open_maps(place.folder, len(place.expected), place.size)
-        except OSError as error:
-            raise DataError(
-                f"the pixel cache {place.folder} is incomplete and cannot be written ({error.filename}: "
-                f"{error.strerror}): choose a different --cache, or have its owner run `chxbench prepare`"
-            ) from error
         yield OpenCache(place.folder, pixels, stamps, place.expected)
+
+
+@contextmanager
+def _writing(place: _Place) -> Iterator[None]:
+    """Turn an OSError inside the block into a DataError that names the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"the pixel cache {place.folder} is incomplete and cannot be written ({error.filename}: "
+            f"{error.strerror}): choose a different --cache, or have its owner run `chxbench prepare`"
+        ) from error
 
 
 def _open_maps(folder: Path, images: int, size: int) -> tuple[np.memmap, np.memmap]:

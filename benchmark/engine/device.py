@@ -247,9 +247,9 @@ def _read_speedups(file: Path, report: Callable[[str], None] = lambda text: None
         return {}
     except (OSError, ValueError, RecursionError):
         content = None
-    entries = content.items() if isinstance(content, dict) else ()
-    speedups = {key: value for key, value in entries if isinstance(value, float) and 0 < value < math.inf}
-    if content is None or len(speedups) < len(content):
+    entries = content if isinstance(content, dict) else {}
+    speedups = {key: value for key, value in entries.items() if isinstance(value, float) and 0 < value < math.inf}
+    if entries is not content or len(speedups) < len(entries):
         report(f"{file} is damaged: the precision is measured again")
     return speedups
 

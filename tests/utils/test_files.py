@@ -78,9 +78,9 @@ def test_what_a_killed_process_left_is_not_believed(lock, holder):
 def test_a_holder_that_is_unknown_is_another_process(lock, holder, damage):
     note = files._holder_note(lock)
     note.unlink() if damage is None else note.write_bytes(damage)
-    with pytest.raises(UserError, match=r"^another process is working on this run: wait for it or stop it$"):
-        with hold_lock(lock, "this run", wait=False):
-            pass
+    told = r"^another process is working on this run: wait for it or stop it$"
+    with pytest.raises(UserError, match=told), hold_lock(lock, "this run", wait=False):
+        pass
 
 
 def test_a_lock_that_cannot_be_opened_is_one_sentence(lock, tmp_path):
