@@ -222,7 +222,7 @@ def test_a_reader_that_closed_the_pipe_ends_the_command_in_silence(words):
 
 
 def test_a_terminal_without_a_character_shows_its_number(tmp_path):
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "ascii"}
     done = outside(["status", "--results", tmp_path / "é" / "results"], stdout=subprocess.PIPE, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "No runs in" in done.stdout and "\\xe9/runs" in done.stdout

@@ -270,13 +270,17 @@ def out_of_memory():
     raise MemoryError
 
 
-@pytest.mark.parametrize("name", ["0.png", "37.png"])
+def kill_itself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
-    ("fail", "told"),
+    ("name", "fail", "told"),
     [
-        pytest.param(lambda: os.kill(os.getpid(), signal.SIGKILL), "a reading process was killed", id="killed"),
-        pytest.param(lambda: os._exit(3), "a reading process was killed", id="exited"),
-        pytest.param(out_of_memory, "too little memory", id="memory"),
+        pytest.param("0.png", kill_itself, "a reading process was killed", id="first image"),
+        pytest.param("37.png", kill_itself, "a reading process was killed", id="killed"),
+        pytest.param("37.png", lambda: os._exit(3), "a reading process was killed", id="exited"),
+        pytest.param("37.png", out_of_memory, "too little memory", id="memory"),
     ],
 )
 def test_the_image_that_ended_a_reading_process_is_named(tmp_path, monkeypatch, name, fail, told):
