@@ -1,5 +1,7 @@
 """The command line: parse, call a command, print errors. Heavy packages are imported only when a command runs."""
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -29,6 +31,19 @@ class _CliError(click.ClickException):
 
 
 class _Commands(click.Group):
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse and run; output can be any terminal, file or pipe."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal without a character shows its number
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # of --help, which is printed while parsing
+            if error.filename is not None or not _output_fails():
+                raise
+            click.echo(f"Error: standard output: {error.strerror}: fix it or choose another location", err=True)
+            sys.exit(2)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta["argv"] = tuple(args)
         return super().parse_args(ctx, args)
@@ -42,10 +57,27 @@ class _Commands(click.Group):
             _report_interrupt(ctx, interrupt)
             ctx.exit(getattr(interrupt, "status", 130))
         except OSError as error:
-            if error.errno is None:  # not from the file system: a bug, shown with its traceback
+            # Click ends the command after a broken pipe; without a number it is a bug, shown with its traceback.
+            if error.errno in (None, errno.EPIPE):
                 raise
-            name = error.filename or "a file"
+            name = error.filename or ("standard output" if _output_fails() else "a file")
             raise _CliError(plain(f"{name}: {error.strerror}: fix it or choose another location")) from error
+        except MemoryError as error:
+            detail = f" ({error})" if str(error) else ""
+            raise _CliError(plain(f"too little memory{detail}: stop other programs or choose smaller data")) from error
+        except RecursionError as error:
+            raise _CliError("an option or a file is nested too deeply: simplify it") from error
+        except UnicodeError as error:
+            raise _CliError(plain(f"a name or a file is not valid text ({error}): use UTF-8")) from error
+
+
+def _output_fails() -> bool:
+    """Return whether standard output cannot be written to, by an attempt: the error of a write names no file."""
+    try:
+        click.echo()
+    except OSError:
+        return True
+    return False
 
 
 def _report_interrupt(ctx: click.Context, interrupt: KeyboardInterrupt) -> None:

@@ -13,7 +13,7 @@ The harness never changes an index; it decodes each image once (data/pixel_cache
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -23,7 +23,7 @@ import pandas as pd
 
 from .utils.errors import DataError, first_few
 from .utils.image_io import read_gray
-from .utils.text import count
+from .utils.text import count, plain
 
 # The 14 findings of NIH ChestX-ray14 in the order of the literature (Wang et al. 2017). Datasets may have others.
 FINDINGS = (
@@ -46,6 +46,7 @@ SPLITS = ("train", "val", "test")
 TRAITS = ("sex", "age", "view")  # the traits of the NIH release, in the order of its columns
 CONTRACT_COLUMNS = ("image_id", "patient_id", "path", "split")
 BOX_COLUMNS = ("image_id", "finding", "x", "y", "w", "h")
+FINDING_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # the names that records accept (evaluation/results.py)
 MAX_AGE = 120  # years; a higher age in the NIH release is an error
 BOX_SLACK = 1e-6  # fraction of the image by which rounding may move a box beyond its edge
 
@@ -70,15 +71,15 @@ class Index:
     """Images, labels, splits and boxes of a dataset; any number of findings.
 
     Attributes:
-        images: one row per image: `image_id` (unique), `patient_id`, `path` (None if it is not a file), `split` (train,
-            val or test), then one float column per finding: 1, 0 or NaN for unknown. Other columns are ignored, except
-            those in `traits`.
+        images: one row per image: `image_id` (unique) and `patient_id` (strings without line breaks; slashes are
+            allowed), `path` (None if it is not a file), `split` (train, val or test), then one float column per
+            finding: 1, 0 or NaN for unknown. Other columns are ignored, except those in `traits`.
         traits: names of additional columns that describe the patient or the image, such as sex, age or view. Their
             values are strings or numbers; None or NaN if unknown. They are included in the record's score table, and
             results are also reported per subgroup.
         boxes: one row per box: `image_id`, `finding`, and `x, y, w, h` as fractions of the image's width and height,
             (x, y) the upper left corner. May be empty.
-        findings: names of the finding columns, in the order of every score matrix.
+        findings: names of the finding columns, in the order of every score matrix; see FINDING_NAME.
         labels: identity of the labels; part of every result.
         split: identity of the split; part of every result.
         absent: per split, the number of listed images that are missing and excluded (only if the user opts in).
@@ -175,10 +176,12 @@ def check(index: Index) -> Index:
     """Check an index against this contract and return it.
 
     Raises:
-        DataError: missing columns, repeated images, unknown splits or labels, patients in two splits, empty splits,
-            misplaced boxes, or hashes that do not match the index.
+        DataError: missing or repeated columns, names that a record does not accept, repeated images, unknown splits or
+            labels, patients in two splits, empty splits, misplaced boxes, or hashes that do not match the index.
     """
+    _check_findings(index.findings)
     _check_columns(index)
+    _check_ids(index.images)
     _check_labels(index)
     _check_traits(index)
     _check_patients(index.images)
@@ -187,11 +190,30 @@ def check(index: Index) -> Index:
     return index
 
 
+def _check_findings(findings: Sequence[str]) -> None:
+    """Check the names of the findings, which are keys of every record."""
+    if not findings:
+        raise DataError("the index has no finding: name its label columns in `findings`")
+    for finding in findings:
+        if not isinstance(finding, str) or not FINDING_NAME.fullmatch(finding):
+            raise DataError(
+                f"the finding {finding!r} is not a valid name: use 1 to 100 letters A-Z and a-z, digits, _ . and -, "
+                "the first not . or -"
+            )
+    repeated = [finding for finding in findings if list(findings).count(finding) > 1]
+    if repeated or set(findings) & set(CONTRACT_COLUMNS):
+        name = (repeated or sorted(set(findings) & set(CONTRACT_COLUMNS)))[0]
+        raise DataError(f"the finding {name!r} is listed twice or has the name of another column: rename it")
+
+
 def _check_columns(index: Index) -> None:
     images, columns = index.images, [*CONTRACT_COLUMNS, *index.findings]
     missing = [column for column in columns if column not in images]
     if missing:
         raise DataError(f"the index has no column {missing[0]!r}: it needs {', '.join(columns)}")
+    twice = images.columns[images.columns.duplicated()].tolist()
+    if twice:
+        raise DataError(f"the index has two columns {twice[0]!r}: name each column once")
     incomplete = int(images[["image_id", "patient_id", "split"]].isna().any(axis=1).sum())
     if incomplete:
         raise DataError(f"{count(incomplete, 'image')} without image_id, patient_id or split: fill these columns")
@@ -203,8 +225,30 @@ def _check_columns(index: Index) -> None:
         raise DataError(f"unknown split {unknown[0]!r}: use {', '.join(SPLITS)}")
 
 
+def _check_ids(images: pd.DataFrame) -> None:
+    """Check that ids are text which can be written to a line of a file and to a path."""
+    for column in ("image_id", "patient_id"):
+        bad = [
+            value
+            for value in images[column]
+            if not isinstance(value, str) or not value.strip() or value != plain(value)
+        ]
+        if bad:
+            raise DataError(
+                f"{count(len(bad), column)} not usable, {bad[0]!r} first: use strings that are not empty and have no "
+                "line breaks or control characters"
+            )
+        try:
+            "".join(images[column]).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"an {column} has {error.object[error.start]!r}: use only Unicode characters") from error
+
+
 def _check_labels(index: Index) -> None:
-    values = index.targets()
+    try:
+        values = index.targets()
+    except (ValueError, TypeError) as error:
+        raise DataError(f"a label column is not numeric ({error}): use 0, 1 and NaN") from error
     valid = np.isnan(values) | (values == 0) | (values == 1)
     if not valid.all():
         bad, images = np.argwhere(~valid), index.images["image_id"]
@@ -214,7 +258,11 @@ def _check_labels(index: Index) -> None:
 
 def _check_traits(index: Index) -> None:
     for trait in index.traits:
-        if trait in (*CONTRACT_COLUMNS, *index.findings) or trait.startswith(("label ", "score ")):
+        if (
+            not isinstance(trait, str)
+            or trait in (*CONTRACT_COLUMNS, *index.findings)
+            or trait.startswith(("label ", "score "))
+        ):
             raise DataError(f"the index uses the reserved column name {trait!r} as a trait: rename the column")
         if trait not in index.images:
             raise DataError(f"the index has no column {trait!r}, which its traits include: add the column")
@@ -224,8 +272,7 @@ def _check_traits(index: Index) -> None:
 
 
 def _check_patients(images: pd.DataFrame) -> None:
-    # As strings: 1 and "1" are the same patient.
-    splits = images["split"].groupby(images["patient_id"].astype(str)).nunique()
+    splits = images["split"].groupby(images["patient_id"]).nunique()
     shared = splits.index[splits > 1].tolist()
     if shared:
         raise DataError(
@@ -242,7 +289,10 @@ def _check_boxes(index: Index) -> None:
     missing = [column for column in BOX_COLUMNS if column not in boxes]
     if missing:
         raise DataError(f"the box table has no column {missing[0]!r}: it needs {', '.join(BOX_COLUMNS)}")
-    x, y, w, h = boxes[["x", "y", "w", "h"]].to_numpy(float).T.reshape(4, -1)
+    try:
+        x, y, w, h = boxes[["x", "y", "w", "h"]].to_numpy(float).T.reshape(4, -1)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"a column of the box table is not numeric ({error}): use fractions of the image") from error
     inside = (x >= 0) & (y >= 0) & (w > 0) & (h > 0) & (x + w <= 1 + BOX_SLACK) & (y + h <= 1 + BOX_SLACK)
     listed = set(index.images["image_id"])  # Series.isin would be slow: boxes are few, images very many
     for valid, problem in (
@@ -266,5 +316,5 @@ def _check_identity(index: Index) -> None:
             raise DataError(f"the {split} split has no image: check the lists and the image folder")
     if index.split.sha256 != split_sha256(index.images):
         raise DataError("the index's split hash is not split_sha256(images): compute it with that function")
-    if not re.fullmatch("[0-9a-f]{64}", index.labels.sha256):
+    if not re.fullmatch("[0-9a-f]{64}", str(index.labels.sha256)):
         raise DataError(f"the label hash {index.labels.sha256!r} is not a SHA-256: use 64 hexadecimal digits")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # method.py imports torch, which `chxbench list` and `chxbenc
     from .dataset import Dataset
     from .method import Method
 
+PLUGIN_HINT = '(if a file registers it: pass --plugin FILE.py, in Python plugins=["FILE.py"])'
+
 
 class Plugin(Protocol):
     """Attributes of a plugin class that the registry uses; the contracts are in method.py and dataset.py."""
@@ -126,8 +128,8 @@ class Registry(Generic[T]):
     def get(self, name: str) -> Entry[T]:
         """Find the plugin called `name`. Raises UserError with similar names if it does not exist."""
         self._discover()
-        if name not in self._entries:
-            raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, self._entries)}")
+        if not isinstance(name, str) or name not in self._entries:  # from Python, it may be a class
+            raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(str(name), self._entries)} {PLUGIN_HINT}")
         return self._entries[name]
 
     def __contains__(self, name: str) -> bool:

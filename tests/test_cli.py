@@ -1,6 +1,8 @@
 """The commands as a user types them: help at once, one sentence and status 2 for a mistake."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -36,8 +38,14 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        pytest.param(["--method", "mma"], "unknown method 'mma': did you mean ma?", id="method"),
-        pytest.param(["--method", "ma", "--dataset", "phantm"], "did you mean phantom?", id="dataset"),
+        pytest.param(
+            ["--method", "mma"], "unknown method 'mma': did you mean ma? (if a file registers it", id="method"
+        ),
+        pytest.param(
+            ["--method", "ma", "--dataset", "phantm"], "phantom? (if a file registers it: pass --p", id="data"
+        ),
+        pytest.param(["--method", "ma", "--seed", "9" * 20], "use an integer from 0 to 4294967295", id="seed"),
+        pytest.param(["--method", "ma", "--set", f"train.epochs={'[' * 5000}"], "nested too deeply", id="deep"),
         pytest.param(["--method", "ma", "--recipe", "papre"], "did you mean paper?", id="recipe"),
         pytest.param(["--method", "ma", "--set", "train.epoch=3"], "did you mean train.epochs", id="setting"),
         pytest.param(["--method", "ma", "--set", "dataset.imags=3"], "did you mean dataset.images", id="data option"),
@@ -139,7 +147,7 @@ def test_show_takes_a_plugin_file(tmp_path):
 def test_show_suggests_the_name_that_was_meant():
     wrong = invoke("show", "phantm")
     assert wrong.exit_code == 2
-    assert "no method, dataset or recipe is called 'phantm': did you mean phantom?" in wrong.output
+    assert "no method, dataset or recipe is called 'phantm': did you mean phantom? (if a file" in wrong.output
 
 
 @pytest.mark.parametrize(
@@ -165,3 +173,56 @@ def test_prepare_fills_the_cache_once(tmp_path):
     assert first.exit_code == second.exit_code == 0, first.output
     assert "decoding: 60/60" in first.output
     assert "all 60 images are in" in second.output
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        pytest.param(MemoryError(), "Error: too little memory: stop other programs", id="memory"),
+        pytest.param(MemoryError("3 GiB for an array"), "Error: too little memory (3 GiB for an array): s", id="array"),
+        pytest.param(RecursionError("depth"), "Error: an option or a file is nested too deeply", id="recursion"),
+        pytest.param(
+            UnicodeEncodeError("utf-8", "\udcff", 0, 1, "no"), "is not valid text ('utf-8' codec", id="encode"
+        ),
+        pytest.param(OSError(errno.EIO, "I/O error"), "Error: a file: I/O error: fix it", id="file without a name"),
+    ],
+)
+def test_an_error_of_the_system_is_one_sentence(error, told, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("chxbench.benchmark.commands.run.run.run", fail)
+    ran = invoke("run", "--method", "ma")
+    assert (ran.exit_code, ran.exception.__class__) == (2, SystemExit)
+    assert told in ran.output
+
+
+def outside(words, **options):
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "chxbench", *words]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **options)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")  # noqa: PTH110
+@pytest.mark.parametrize("words", [["--help"], ["list"]])
+def test_output_to_a_full_disk_is_one_sentence(words):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = outside(words, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr == "Error: standard output: No space left on device: fix it or choose another location\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "--json"]])
+def test_a_reader_that_closed_the_pipe_ends_the_command_in_silence(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = outside(words, stdout=pipe)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_terminal_without_a_character_shows_its_number(tmp_path):
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "ascii"}
+    done = outside(["status", "--results", tmp_path / "é" / "results"], stdout=subprocess.PIPE, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "No runs in" in done.stdout and "\\xe9/runs" in done.stdout

@@ -40,7 +40,7 @@ def test_a_good_index_passes_and_gives_rows_and_targets(index):
             id="no patient",
         ),
         pytest.param(
-            {"images": lambda t: t.assign(patient_id=[1, "1", "1", "3"])}, "1 patient in several splits", id="1 and '1'"
+            {"images": lambda t: t.assign(patient_id=[1, "1", "2", "3"])}, "1 patient_id not usable, 1 first", id="1"
         ),
         pytest.param({"split": lambda s: Split("x", "0" * 64)}, "split hash is not split_sha256", id="split hash"),
         pytest.param({"labels": lambda s: Labels("x", "none", "1")}, "is not a SHA-256", id="label hash"),
@@ -129,3 +129,76 @@ def test_a_box_on_a_listed_image_passes(index):
 def test_boxes_that_no_heatmap_could_be_scored_against_are_rejected(index, boxes, message):
     with pytest.raises(DataError, match=message):
         check(replace(index, boxes=pd.DataFrame(boxes)))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        pytest.param("image_id", [0, 1, 2, 3], "4 image_ids not usable, 0 first: use strings", id="integers"),
+        pytest.param("patient_id", [1.0, 1.0, 2.0, 3.0], r"4 patient_ids not usable, 1\.0 first", id="floats"),
+        pytest.param("image_id", ["a", "", "c", "d"], "1 image_id not usable, '' first", id="empty"),
+        pytest.param("image_id", ["a", "b", " ", "d"], "1 image_id not usable, ' ' first", id="blank"),
+        pytest.param(
+            "image_id", ["a", "b\nval,c", "c", "d"], r"1 image_id not usable, 'b\\nval,c' first", id="newline"
+        ),
+        pytest.param("patient_id", ["1", "1", "2\x1b[2J", "3"], "1 patient_id not usable", id="control character"),
+        pytest.param(
+            "image_id",
+            pd.Series(["a", "b", "c", "\udcff"], dtype=object),
+            r"an image_id has '\\udcff'",
+            id="not Unicode",
+        ),
+        pytest.param("Mass", ["0", "yes", "", "1"], "a label column is not numeric .*'yes'", id="labels of text"),
+    ],
+)
+def test_values_that_no_file_could_keep_are_rejected(index, column, values, told):
+    with pytest.raises(DataError, match=told):
+        check(replace(index, images=index.images.assign(**{column: values})))
+
+
+def test_ids_may_be_relative_paths_and_any_letters(index):
+    names = ["p1/s1/view.jpg", "../b", "Röntgen 3", "d"]
+    images = index.images.assign(image_id=names)
+    check(replace(index, images=images, split=Split("x", split_sha256(images))))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Mass", "_a", "9.b-c", "A" * 100, "A" * 101, "Pleural Thickening", "a/b", ".a", "-a", "é", "", "a\n", 5, None],
+)
+def test_findings_have_the_names_that_records_accept(index, name):
+    from pydantic import TypeAdapter, ValidationError
+
+    from chxbench.benchmark.evaluation.results import Name
+
+    named = replace(index, images=index.images.rename(columns={"Mass": name}), findings=(name,))
+    try:
+        TypeAdapter(Name).validate_python(name, strict=True)
+    except ValidationError:
+        with pytest.raises(DataError, match="is not a valid name: use 1 to 100 letters"):
+            check(named)
+    else:
+        check(named)
+
+
+@pytest.mark.parametrize(
+    ("findings", "told"),
+    [
+        pytest.param((), "the index has no finding", id="none"),
+        pytest.param(("Mass", "Mass"), "'Mass' is listed twice", id="twice"),
+        pytest.param(("Mass", "split"), "'split' is listed twice or has the name of another column", id="reserved"),
+    ],
+)
+def test_findings_that_are_no_columns_of_their_own_are_rejected(index, findings, told):
+    with pytest.raises(DataError, match=told):
+        check(replace(index, findings=findings))
+
+
+def test_tables_and_hashes_of_other_types_are_rejected(index):
+    twice = pd.concat([index.images, index.images[["Mass"]]], axis=1)
+    with pytest.raises(DataError, match="the index has two columns 'Mass'"):
+        check(replace(index, images=twice))
+    with pytest.raises(DataError, match="a column of the box table is not numeric"):
+        check(replace(index, boxes=pd.DataFrame([{**BOX, "x": "left"}])))
+    with pytest.raises(DataError, match="label hash None is not a SHA-256"):
+        check(replace(index, labels=Labels("x", None, "1")))

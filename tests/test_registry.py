@@ -55,6 +55,14 @@ def test_a_near_name_is_suggested():
         METHODS.get("mma")
 
 
+@pytest.mark.parametrize("name", ["", None, 5, Registry, ["ma"]])
+def test_a_name_of_any_kind_is_answered_with_how_to_pass_a_file(name):
+    with pytest.raises(
+        UserError, match=r'unknown dataset .*: pass --plugin FILE\.py, in Python plugins=\["FILE\.py"\]'
+    ):
+        DATASETS.get(name)
+
+
 def test_a_name_taken_is_rejected_with_both_places():
     registry = Registry("method", "methods")
 

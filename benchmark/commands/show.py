@@ -17,7 +17,7 @@ from ..data.source import DATASET_PREFIX, SKIP
 from ..dataset import FINDINGS
 from ..leaderboard.literature import literature
 from ..recipe import RECIPES, SECTIONS, load_recipe, recipe_names, recipe_summary
-from ..registry import DATASETS, METHODS, Entry, load_plugins
+from ..registry import DATASETS, METHODS, PLUGIN_HINT, Entry, load_plugins
 from ..utils.errors import UserError, did_you_mean
 from ..utils.options import field_help, format_value, to_dict
 from ..utils.text import display_name, plain
@@ -66,7 +66,7 @@ def describe(name: str) -> list[Description]:
         descriptions.append(_describe_recipe(name))
     if not descriptions:
         names = [*(entry.name for registry in (METHODS, DATASETS) for entry in registry), *recipe_names()]
-        raise UserError(f"no method, dataset or recipe is called {name!r}: {did_you_mean(name, names)}")
+        raise UserError(f"no method, dataset or recipe is called {name!r}: {did_you_mean(name, names)} {PLUGIN_HINT}")
     return descriptions
 
 

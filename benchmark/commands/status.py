@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from filelock import FileLock, Timeout
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..utils.errors import UserError
-from ..utils.files import CHECKPOINT_FILE, is_intact, previous_version
+from ..utils.files import CHECKPOINT_FILE, is_intact, is_locked, previous_version
 from ..utils.run_log import LOG_FILE, Entry, read_log
 from ..utils.text import count, plain
 from ..utils.workspace import Workspace
@@ -107,24 +106,13 @@ def _is_run(workspace: Workspace, path: Path) -> bool:
 
 def _read_state(folder: Path, lock: Path, entries: Sequence[Entry]) -> tuple[State, str]:
     """Return state and detail. Raises UserError or OSError if the files of the run cannot be read."""
-    if _is_held(lock):
+    if is_locked(lock):
         return "running", _progress(entries)
     if (folder / "run.json").exists():
         return "finished", _result(folder)
     if entries and entries[-1]["event"] == "failed":
         return "failed", str(entries[-1].get("why")) + _damage(folder)
     return "interrupted", _progress(entries) + _damage(folder)
-
-
-def _is_held(lock: Path) -> bool:
-    """Return whether a process works on the run; the system releases the lock of a process that ended or was killed."""
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def _result(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """Decode and shrink each image once, into a uint8 memory map that loader.py reads from.
 
-Decoding can stop at any time and resume. A second call decodes only images whose file has changed. A cache is a folder
-of four files::
+Decoding can stop at any time and resume. A second call decodes only images whose file has changed. A complete cache is
+used without its lock, so another user's may be read-only. A cache is a folder of four files::
 
     pixels.u8      pixel map, uint8 (N, size, size)
     stamps.u64     per image, a digest of its file's size and modification time; 0 if not decoded yet
@@ -14,31 +14,32 @@ The public functions come first, then decoding and shrinking, then the files.
 import errno
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from monai.data import DataLoader
 from monai.transforms import Resize
 
 from ..dataset import DataError, Dataset, Index
 from ..utils.environment import cores
 from ..utils.errors import first_few
-from ..utils.files import write_atomic
+from ..utils.files import hold_lock, write_atomic
 from ..utils.progress import progress, say
 from ..utils.source_code import PLUGIN_PREFIX
 from ..utils.text import count
 from .identity import cache_key
 from .loader import identity_collate
 
+PIXELS, STAMPS, MANIFEST = "pixels.u8", "stamps.u64", "manifest.json"
 IMAGES_PER_TASK = 8  # images that a worker returns at a time: few, so that all workers finish at about the same time
 FLUSH_EVERY = 512  # images between two flushes to disk, the most that a crash loses
 
@@ -103,19 +104,22 @@ def decode_all(dataset: Dataset, index: Index, size: int, cache: Path) -> tuple[
     Raises:
         DataError: image files are missing, or the disk space is not enough.
     """
-    with open_cache(dataset, index, size, cache) as opened:
-        missing = np.flatnonzero(opened.stamps != opened.expected)
-        manifest = opened.folder / "manifest.json"
-        digest = read_manifest(manifest)
-        if len(missing) or digest is None:
-            manifest.unlink(missing_ok=True)
-            unreadable = _decode(dataset, index, opened, missing)
-            if unreadable:
-                return None, unreadable
-            digest = write_manifest(manifest, dataset, index, opened.pixels)
-        else:
-            say(f"pixels: all {len(opened.stamps):,} images are in {opened.folder}")
-        return Decoded(np.memmap(opened.folder / "pixels.u8", np.uint8, "r", shape=opened.pixels.shape), digest), []
+    place = _place(dataset, index, size, cache)
+    digest = place.digest()
+    if digest is None:
+        with _open(place) as opened:
+            digest = place.digest()  # another process may have completed it meanwhile
+            if digest is None:
+                manifest = place.folder / MANIFEST
+                with _writing(place):
+                    manifest.unlink(missing_ok=True)
+                unreadable = _decode(dataset, index, opened, np.flatnonzero(opened.stamps != opened.expected))
+                if unreadable:
+                    return None, unreadable
+                digest = write_manifest(manifest, dataset, index, opened.pixels)
+                return Decoded(place.pixels(), digest), []
+    say(f"pixels: all {len(place.expected):,} images are in {place.folder}")
+    return Decoded(place.pixels(), digest), []
 
 
 def copy_cached(dataset: Dataset, full: Index, subset: Index, size: int, cache: Path) -> None:
@@ -168,6 +172,43 @@ def is_picklable(dataset: Dataset) -> bool:
     return not is_single_file_plugin or multiprocessing.get_start_method() == "fork"
 
 
+class _Place(NamedTuple):
+    """Where the cache of an index is, and what it contains once it is complete.
+
+    Attributes:
+        folder: folder of the cache's files.
+        expected: stamps of a complete cache, uint64 (N,).
+        size: side in pixels of each image.
+    """
+
+    folder: Path
+    expected: np.ndarray
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the pixel map."""
+        return len(self.expected), self.size, self.size
+
+    def digest(self) -> str | None:
+        """Return the SHA-256 of the pixels of a complete cache; None if it is incomplete, damaged or unreadable."""
+        try:
+            stamps = (self.folder / STAMPS).read_bytes()
+            is_complete = (self.folder / PIXELS).stat().st_size == math.prod(self.shape)
+        except OSError:
+            return None
+        return read_manifest(self.folder / MANIFEST) if is_complete and stamps == self.expected.tobytes() else None
+
+    def pixels(self) -> np.memmap:
+        """Map the pixels of a complete cache, read-only."""
+        return np.memmap(self.folder / PIXELS, np.uint8, "r", shape=self.shape)
+
+
+def _place(dataset: Dataset, index: Index, size: int, cache: Path) -> _Place:
+    folder = cache / f"{dataset.name}-{size}-{cache_key(dataset, index, size)}"
+    return _Place(folder, _stamps(dataset, index), size)
+
+
 class OpenCache(NamedTuple):
     """Cache of an index, open for writing and locked against other processes.
 
@@ -193,16 +234,13 @@ class OpenCache(NamedTuple):
 def _decode(dataset: Dataset, index: Index, opened: OpenCache, missing: np.ndarray) -> list[UnreadableImage]:
     """Decode the missing rows (n,) into the cache; return the images that cannot be used."""
     is_worth_workers = len(missing) > 4 * IMAGES_PER_TASK and is_picklable(dataset)
+    workers = cores() if is_worth_workers else 0
     images = _ShrunkImages(dataset, index, opened.pixels.shape[1], missing)
-    loader = DataLoader(
-        images,
-        batch_size=IMAGES_PER_TASK,
-        collate_fn=identity_collate,
-        num_workers=cores() if is_worth_workers else 0,
-    )
+    in_hand = InHand(images, images.ids[missing], workers)
+    loader = DataLoader(in_hand, batch_size=IMAGES_PER_TASK, collate_fn=identity_collate, num_workers=workers)
     decoded: list[int] = []  # since the last flush
     unreadable = []
-    with progress("decoding", len(missing)) as advance:
+    with progress("decoding", len(missing)) as advance, in_hand.named():
         try:
             for task in loader:
                 for row, image in task:
@@ -243,6 +281,55 @@ class _ShrunkImages(torch.utils.data.Dataset):
         return row, self.shrink(gray)
 
 
+class InHand(torch.utils.data.Dataset):
+    """Images that are read by worker processes, each of which notes the image that it has in hand.
+
+    Args:
+        images: dataset of N images for a loader.
+        ids: name of each image (N,).
+        workers: number of worker processes.
+    """
+
+    def __init__(self, images: torch.utils.data.Dataset, ids: Sequence[str], workers: int) -> None:
+        self.images, self.ids = images, ids
+        # Process id, position in hand, and position for which memory was too little; -1 if none.
+        self.notes = torch.full((max(workers, 1), 3), -1).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> Any:
+        worker = torch.utils.data.get_worker_info()
+        note = self.notes[worker.id if worker else 0]
+        note[0], note[1] = os.getpid(), position
+        try:
+            image = self.images[position]
+        except MemoryError:  # the process goes on with its next image
+            note[2] = position
+            raise
+        note[1] = -1
+        return image
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Turn the end of a worker inside the block, or its lack of memory, into a DataError that names its images."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            no_memory = isinstance(error, MemoryError)
+            if not no_memory and not str(error).startswith("DataLoader worker"):
+                raise
+            killed = [int(pid) for pid in re.findall(r"\d+", str(error))]
+            rows = [(pid, failed if no_memory else busy) for pid, busy, failed in self.notes.tolist()]
+            rows = [row for row in rows if row[1] >= 0]
+            names = [self.ids[row] for pid, row in rows if pid in killed] or [self.ids[row] for _, row in rows]
+            what = "too little memory" if no_memory else "a reading process was killed"
+            raise DataError(
+                f"{what} while image {first_few(names) if names else 'unknown'} was read: free memory and check the "
+                "file, then rerun the same command"
+            ) from error
+
+
 class Shrink:
     """Resizes gray bytes (H, W) to (size, size): by box averages, or bilinearly if an image is smaller than that."""
 
@@ -275,20 +362,38 @@ def _box_means(gray: np.ndarray, size: int) -> np.ndarray:
     return means.round().astype(np.uint8)
 
 
-@contextmanager
-def open_cache(dataset: Dataset, index: Index, size: int, cache: Path) -> Iterator[OpenCache]:
+def open_cache(dataset: Dataset, index: Index, size: int, cache: Path) -> AbstractContextManager[OpenCache]:
     """Open the cache of an index, which is created if it does not exist, and lock it against other processes."""
-    expected = _stamps(dataset, index)
-    folder = cache / f"{dataset.name}-{size}-{cache_key(dataset, index, size)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        pixels, stamps = _open_maps(folder, len(index.images), size)
-        yield OpenCache(folder, pixels, stamps, expected)
+    return _open(_place(dataset, index, size, cache))
+
+
+@contextmanager
+def _open(place: _Place) -> Iterator[OpenCache]:
+    with ExitStack() as stack:
+        with _writing(place):
+            place.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(place.folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place.folder))
+            stack.enter_context(hold_lock(place.folder / "lock", f"the pixels in {place.folder}"))
+            pixels, stamps = _open_maps(place.folder, len(place.expected), place.size)
+        yield OpenCache(place.folder, pixels, stamps, place.expected)
+
+
+@contextmanager
+def _writing(place: _Place) -> Iterator[None]:
+    """Turn an OSError inside the block into a DataError that names the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"the pixel cache {place.folder} is incomplete and cannot be written ({error.filename}: "
+            f"{error.strerror}): choose a different --cache, or have its owner run `chxbench prepare`"
+        ) from error
 
 
 def _open_maps(folder: Path, images: int, size: int) -> tuple[np.memmap, np.memmap]:
     """Open pixels (images, size, size) and stamps (images,) for writing; recreate both if either is incomplete."""
-    lengths = {folder / "pixels.u8": images * size * size, folder / "stamps.u64": 8 * images}
+    lengths = {folder / PIXELS: images * size * size, folder / STAMPS: 8 * images}
     is_complete = all(path.exists() and path.stat().st_size == length for path, length in lengths.items())
     needed, free = sum(lengths.values()), shutil.disk_usage(folder).free
     if not is_complete and needed > free:
@@ -296,10 +401,10 @@ def _open_maps(folder: Path, images: int, size: int) -> tuple[np.memmap, np.memm
             f"the pixels need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: choose a different --cache"
         )
     mode: Literal["r+", "w+"] = "r+" if is_complete else "w+"
-    pixels = np.memmap(folder / "pixels.u8", np.uint8, mode, shape=(images, size, size))
+    pixels = np.memmap(folder / PIXELS, np.uint8, mode, shape=(images, size, size))
     if not is_complete:
-        _reserve(folder / "pixels.u8", images * size * size)
-    return pixels, np.memmap(folder / "stamps.u64", np.uint64, mode, shape=(images,))
+        _reserve(folder / PIXELS, images * size * size)
+    return pixels, np.memmap(folder / STAMPS, np.uint64, mode, shape=(images,))
 
 
 def _reserve(path: Path, length: int) -> None:
@@ -353,6 +458,6 @@ def read_manifest(path: Path) -> str | None:
     """Return the SHA-256 in a manifest; None if there is no intact manifest."""
     try:
         digest = json.loads(path.read_bytes())["sha256"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None

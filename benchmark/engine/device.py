@@ -5,9 +5,10 @@ Only the main process (rank 0) prints and writes files.
 """
 
 import json
+import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Literal, TypeVar, cast
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from filelock import FileLock
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
@@ -24,7 +24,8 @@ from ..data.loader import Shard
 from ..method import ContractError, Output
 from ..utils.environment import cache_folder, cores, processor
 from ..utils.errors import UserError, first_few
-from ..utils.files import write_atomic
+from ..utils.files import hold_lock, write_atomic
+from ..utils.progress import say
 from .memory import keep_freed_memory
 
 # Statistics of ImageNet's images: red, green, blue, as fractions of full brightness.
@@ -33,6 +34,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 TIMEOUT = timedelta(hours=6)  # the main process may decode images or compute heatmaps while the others wait
 MIN_SPEEDUP = 1.1  # bfloat16 rounds more, so it has to be this much faster
 TIMING_ROUNDS = 10  # steps timed in each precision
+SPEEDUPS = "precision.json"  # in the cache folder
 BatchNorm = Literal["auto", "own", "frozen"]
 T = TypeVar("T")
 
@@ -272,21 +274,46 @@ def fastest_precision(device: torch.device, cache: Path | None = None) -> tuple[
 
     Args:
         device: device to measure.
-        cache: folder where the measurement is saved; None for the user's cache folder.
+        cache: folder where the measurement is saved; None for the user's cache folder, which is also used if another
+            user's folder may only be read.
 
     Returns:
         "bfloat16" or "float32", and how many times as fast bfloat16 autocast trains.
+
+    Raises:
+        UserError: the measurement cannot be saved.
     """
     folder = cache or cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "precision.json"
     key = f"{_device_name(device)}, torch {torch.__version__}"
-    with FileLock(folder / "precision.lock"):
-        speedups: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    speedup = _read_speedups(folder / SPEEDUPS).get(key)
+    if speedup is None:
+        writable = os.access(folder, os.W_OK) or not folder.is_dir()
+        speedup = _measure_once(device, key, folder if writable else cache_folder())
+    return "bfloat16" if speedup >= MIN_SPEEDUP else "float32", speedup
+
+
+def _measure_once(device: torch.device, key: str, folder: Path) -> float:
+    with hold_lock(folder / "precision.lock", "the choice of the precision"):
+        speedups = _read_speedups(folder / SPEEDUPS, say)
         if key not in speedups:
             speedups[key] = round(bfloat16_speedup(device), 3)
-            write_atomic(file, (json.dumps(speedups, indent=1) + "\n").encode())
-    return "bfloat16" if speedups[key] >= MIN_SPEEDUP else "float32", speedups[key]
+            write_atomic(folder / SPEEDUPS, (json.dumps(speedups, indent=1) + "\n").encode())
+    return speedups[key]
+
+
+def _read_speedups(file: Path, report: Callable[[str], None] = lambda text: None) -> dict[str, float]:
+    """Read the measured ratios by device and version of torch; damaged ones are reported and left out."""
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        content = None
+    entries = content if isinstance(content, dict) else {}
+    speedups = {key: value for key, value in entries.items() if isinstance(value, float) and 0 < value < math.inf}
+    if entries is not content or len(speedups) < len(entries):
+        report(f"{file} is damaged: the precision is measured again")
+    return speedups
 
 
 def bfloat16_speedup(device: torch.device) -> float:

@@ -13,9 +13,12 @@ from ..dataset import Dataset, Index
 from ..method import Method
 from ..recipe import Recipe
 from ..registry import METHODS, Entry, load_plugins
+from ..utils.errors import UserError
 from ..utils.options import build, field_names, to_dict
 from ..utils.workspace import Workspace
 from .train_context import check_training
+
+MAX_SEED = 2**32 - 1  # the largest that numpy and torch both accept
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def build_experiment(config: RunConfig) -> Experiment:
     Raises:
         UserError: an unknown name or setting, an invalid value, or invalid data.
     """
+    if type(config.seed) is not int or not 0 <= config.seed <= MAX_SEED:
+        raise UserError(f"seed {config.seed!r} is invalid: use an integer from 0 to {MAX_SEED}")
     load_plugins(config.plugins)
     entry = METHODS.get(config.method)
     entry.check_source()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
+from .errors import UserError
 from .package import ROOT
 
 PACKAGES = (
@@ -31,8 +32,18 @@ def cores() -> int:
 
 
 def cache_folder() -> Path:
-    """Locate the caches: `$CHXBENCH_CACHE`, else the user's cache folder of the operating system."""
-    return Path(os.environ.get("CHXBENCH_CACHE") or platformdirs.user_cache_path("chxbench"))
+    """Locate the caches: `$CHXBENCH_CACHE`, else the user's cache folder of the operating system.
+
+    Raises:
+        UserError: the user has no home folder, as in a container that runs with an unknown user id.
+    """
+    try:
+        folder = Path(os.environ.get("CHXBENCH_CACHE") or platformdirs.user_cache_path("chxbench")).expanduser()
+    except RuntimeError:
+        folder = Path("~")
+    if str(folder).startswith("~"):
+        raise UserError("there is no home folder for the cache: set CHXBENCH_CACHE to a folder")
+    return folder
 
 
 def load_average() -> float | None:

@@ -1,23 +1,32 @@
-"""Atomic and sealed files, and hashes of files and values.
+"""Atomic and sealed files, locks, and hashes of files and values.
 
 An atomic write leaves the complete old or the complete new file, even if the program is killed, the power fails or the
 disk is full. A sealed file ends with the SHA-256 of the bytes before it, so that damage is detected when it is read.
+A lock is held by one process at a time, and released by the system if that process is killed.
 """
 
+import errno
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from .errors import UserError
+from .progress import say
 
 SEAL_MARK = b"chxbench sealed\n"  # between the content of a sealed file and its digest
 SEAL_BYTES = len(SEAL_MARK) + hashlib.sha256().digest_size
 CHUNK_BYTES = 1 << 22  # read at a time
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a write that more disk space avoids
+PATIENCE = 2.0  # seconds after which a process says what it waits for
 CHECKPOINT_FILE = "checkpoint.pt"  # in a stage's folder; written by training, checked without torch by `status`
 
 
@@ -83,14 +92,71 @@ def write_atomic(path: Path, content: Writer | bytes, previous: Path | None = No
 
 @contextmanager
 def as_user_error(path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into a UserError that names `path`."""
+    """Turn an OSError inside the block into a UserError that names the file of the error, or else `path`."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
+        advice = "free disk space" if error.errno in NO_ROOM else "correct this"
         raise UserError(
-            f"{path} cannot be written ({reason}): free disk space, then rerun the same command to resume"
+            f"{error.filename or path} cannot be written ({reason}): {advice}, then rerun the same command to resume"
         ) from error
+
+
+@contextmanager
+def hold_lock(path: Path, work: str, wait: bool = True) -> Iterator[None]:
+    """Hold a lock inside the block; the lock file is created if it does not exist, also its folder.
+
+    Args:
+        path: lock file.
+        work: what the lock protects, for messages, as "the pixels of phantom".
+        wait: whether to wait for another process that holds the lock, and to say so; False to refuse. Ctrl-C ends the
+            waiting.
+
+    Raises:
+        UserError: another process holds the lock and `wait` is False, or the file cannot be created or opened.
+    """
+    with as_user_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=PATIENCE)  # `is_locked` holds it for an instant
+        except Timeout:
+            holder = lock_holder(path)
+            if not wait:
+                raise UserError(f"{holder} is working on {work}: wait for it or stop it") from None
+            say(f"waiting for {work}: {holder} is working on it (Ctrl-C stops waiting)")
+            lock.acquire()
+    note = _holder_note(path)
+    try:
+        with suppress(OSError):  # it only informs others
+            note.write_text(_this_process(), encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            note.unlink()
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a lock. Raises OSError if the lock file cannot be opened."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except PermissionError:  # of another user: what its holder has left must do
+        return _holder_note(path).exists()
+
+
+def lock_holder(path: Path) -> str:
+    """Describe the process that holds a lock: host, process id, since when; "another process" if that is unknown."""
+    try:
+        return _holder_note(path).read_text(encoding="utf-8")[:200] or "another process"
+    except (OSError, ValueError):
+        return "another process"
 
 
 def check_seal(path: Path) -> None:
@@ -148,6 +214,16 @@ def json_sha256(value: Any) -> str:
 def json_bytes(value: Any) -> bytes:
     """Encode a value as JSON with sorted keys, so that equal values have equal bytes."""
     return json.dumps(value, sort_keys=True).encode()
+
+
+def _holder_note(lock: Path) -> Path:
+    """Return the file that says who holds a lock: opening the lock file itself may empty it."""
+    return lock.with_name(f".{lock.name}.holder")
+
+
+def _this_process() -> str:
+    now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+    return f"process {os.getpid()} on {platform.node()} (since {now} UTC)"
 
 
 def _write(part: Path, content: Writer | bytes, sealed: bool) -> None:

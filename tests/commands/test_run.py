@@ -408,3 +408,9 @@ def test_a_file_where_the_records_should_lie_is_refused_at_once(small_config, tm
     with pytest.raises(UserError, match="is a file: choose a folder for the records"):
         run(config)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20, 1.0, True, "1", None])
+def test_a_seed_that_no_library_takes_is_refused(small_config, seed):
+    with pytest.raises(UserError, match="is invalid: use an integer from 0 to 4294967295"):
+        run(small_config(seed=seed))

@@ -3,7 +3,10 @@
 import hashlib
 import os
 import shutil
+import signal
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -12,11 +15,13 @@ import pandas as pd
 import pytest
 import torch
 from monai.transforms import Resize
+from other_user import as_other_user, read_only, shared_folder
 from PIL import Image
 
 from chxbench.benchmark.data import pixel_cache
 from chxbench.benchmark.data.pixel_cache import Shrink, prepare_pixels
 from chxbench.benchmark.dataset import DataError, Dataset, Index, Labels, Split
+from chxbench.benchmark.utils.files import hold_lock
 
 
 @dataclass(frozen=True)
@@ -187,3 +192,114 @@ def test_too_little_space_is_reported_before_anything_is_written(paths, tmp_path
     with pytest.raises(DataError, match=r"GB free: choose a different --cache"):
         prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path / "cache")
     assert not list(tmp_path.glob("cache/*/pixels.u8"))
+
+
+def made_again(damage, paths, tmp_path):
+    """Damage a complete cache; return the pixels before and after."""
+    index, cache = index_of(paths[:3]), tmp_path / "cache"
+    before = np.array(prepare_pixels(Files(), index, 40, cache).pixels)
+    (folder,) = cache.iterdir()
+    damage(folder)
+    return before, prepare_pixels(Files(), index, 40, cache).pixels
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda folder: (folder / "stamps.u64").write_bytes(bytes(24)), id="stamps are zero"),
+        pytest.param(lambda folder: (folder / "stamps.u64").write_bytes(bytes(800)), id="stamps are longer"),
+        pytest.param(lambda folder: (folder / "pixels.u8").unlink(), id="no pixels"),
+        pytest.param(lambda folder: (folder / "manifest.json.part").write_text("{"), id="part left over"),
+        pytest.param(lambda folder: (folder / "lock").unlink(), id="no lock"),
+    ],
+)
+def test_a_damaged_file_of_the_cache_is_made_again(paths, tmp_path, damage):
+    np.testing.assert_array_equal(*made_again(damage, paths, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["pixels.u8", "stamps.u64", "manifest.json"])
+def test_a_folder_in_place_of_a_file_is_one_sentence(paths, tmp_path, name):
+    def damage(folder):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    with pytest.raises(DataError, match=f"cannot be written .*{name}: Is a directory"):
+        made_again(damage, paths, tmp_path)
+
+
+def test_a_complete_cache_is_used_while_another_process_holds_its_lock(paths, tmp_path):
+    def hold(folder):
+        stack.enter_context(hold_lock(folder / "lock", "x"))
+
+    with ExitStack() as stack:
+        np.testing.assert_array_equal(*made_again(hold, paths, tmp_path))
+
+
+def test_another_user_reads_a_complete_cache_and_is_told_that_an_incomplete_one_cannot_be_completed(paths):
+    with shared_folder() as folder:
+        here = [Path(shutil.copy(path, folder)) for path in paths[:3]]
+        index, cache = index_of(here), folder / "cache"
+        before = prepare_pixels(Files(), index, 40, cache).sha256
+        read_only(cache)
+        assert as_other_user(lambda: prepare_pixels(Files(), index, 40, cache).sha256) == before
+        (manifest,) = cache.glob("*/manifest.json")
+        os.utime(here[1], ns=(1, 1))
+        told = r"is incomplete and cannot be written \(.*Permission denied\): choose a different --cache, or have"
+        with pytest.raises(DataError, match=told):
+            as_other_user(lambda: prepare_pixels(Files(), index, 40, cache).sha256)
+        assert manifest.exists()  # its owner's cache is as it was
+
+
+def many(tmp_path):
+    picture = Image.fromarray(np.zeros((40, 40), np.uint8))
+    made = [tmp_path / f"{number}.png" for number in range(60)]
+    for path in made:
+        picture.save(path)
+    return made
+
+
+def fail_at(name, fail):
+    """Return a `read` that fails at one image."""
+
+    def read(self, image_id, path):
+        if image_id == name:
+            fail()
+        return np.zeros((40, 40), np.uint8)
+
+    return read
+
+
+def out_of_memory():
+    raise MemoryError
+
+
+def kill_itself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("name", "fail", "told"),
+    [
+        pytest.param("0.png", kill_itself, "a reading process was killed", id="first image"),
+        pytest.param("37.png", kill_itself, "a reading process was killed", id="killed"),
+        pytest.param("37.png", lambda: os._exit(3), "a reading process was killed", id="exited"),
+        pytest.param("37.png", out_of_memory, "too little memory", id="memory"),
+    ],
+)
+def test_the_image_that_ended_a_reading_process_is_named(tmp_path, monkeypatch, name, fail, told):
+    index, cache = index_of(many(tmp_path)), tmp_path / "cache"
+    monkeypatch.setattr(pixel_cache, "cores", lambda: 2)
+    with monkeypatch.context() as patch, pytest.raises(DataError) as error:
+        patch.setattr(Files, "read", fail_at(name, fail))
+        prepare_pixels(Files(), index, 40, cache)
+    wanted = f"{told} while image {name} was read: free memory and check the file, then rerun the same command"
+    assert str(error.value) == wanted
+    (stamps,) = cache.glob("*/stamps.u64")
+    assert (np.fromfile(stamps, np.uint64) != 0).sum() >= (0 if name == "0.png" else 8)  # nothing read is lost
+    prepare_pixels(Files(), index, 40, cache)
+
+
+def test_an_error_in_a_plugins_code_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(Files, "read", lambda self, image_id, path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare_pixels(Files(), index_of(many(tmp_path)[:3]), 40, tmp_path / "cache")

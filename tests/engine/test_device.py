@@ -5,10 +5,12 @@ import platform
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 import torch._inductor.config
+from other_user import as_other_user, read_only, shared_folder
 from torch import nn
 
 from chxbench import Method, Output, UserError
@@ -178,3 +180,46 @@ def test_a_run_and_a_device_check_the_environment_first(small_config, monkeypatc
     for start in (lambda: Device("float32", "cpu"), lambda: run(small_config(method="no such method"))):
         with pytest.raises(UserError, match="ACCELERATE_GRADIENT_ACCUMULATION_STEPS=8 would change the training"):
             start()
+
+
+JUNK = [b"", b"[1.5]", b"NaN", b"\xff\xfe", b"{", b"[" * 100_000]
+VALUES = ['"2.0"', "NaN", "Infinity", "-1.0", "0.0", "null", "true", "[]"]
+
+
+@pytest.mark.parametrize("junk", [*JUNK, *VALUES])
+def test_a_damaged_measurement_is_made_again_and_others_are_kept(tmp_path, monkeypatch, capsys, junk):
+    monkeypatch.setattr(module, "bfloat16_speedup", lambda device: 2.0)
+    fastest_precision(torch.device("cpu"), tmp_path)
+    file = tmp_path / "precision.json"
+    (key,) = json.loads(file.read_bytes())
+    whole = isinstance(junk, bytes)
+    file.write_bytes(junk if whole else json.dumps({"other": 1.5, key: "?"}).replace('"?"', junk).encode())
+    assert fastest_precision(torch.device("cpu"), tmp_path) == ("bfloat16", 2.0)
+    assert json.loads(file.read_bytes()) == {**({} if whole else {"other": 1.5}), key: 2.0}
+    assert f"{file} is damaged: the precision is measured again" in " ".join(capsys.readouterr().err.split("\n"))
+
+
+def test_a_measurement_that_cannot_be_saved_is_one_sentence(tmp_path):
+    (tmp_path / "precision.json").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"precision\.json\S* cannot be written"):
+        fastest_precision(torch.device("cpu"), tmp_path)
+    with pytest.raises(UserError, match=r"file cannot be written \(File exists\)"):
+        fastest_precision(torch.device("cpu"), tmp_path / "file")
+
+
+def test_a_measurement_of_another_user_is_read_and_a_missing_one_saved_in_the_own_folder(monkeypatch):
+    monkeypatch.setattr(module, "bfloat16_speedup", lambda device: 3.0)
+    with shared_folder() as folder:
+        (folder / "theirs").mkdir()
+        (folder / "mine").mkdir()
+        (folder / "mine").chmod(0o777)
+        monkeypatch.setenv("CHXBENCH_CACHE", str(folder / "mine"))
+        read_only(folder / "theirs")
+        ask = partial(fastest_precision, torch.device("cpu"), folder / "theirs")
+        assert as_other_user(ask) == ("bfloat16", 3.0)
+        (saved,) = (folder / "mine").glob("*.json")
+        shutil.copy(saved, folder / "theirs")
+        monkeypatch.setattr(module, "bfloat16_speedup", None)
+        saved.unlink()
+        assert as_other_user(ask) == ("bfloat16", 3.0)

@@ -18,7 +18,7 @@ from chxbench.benchmark.leaderboard.rows import make_rows
 from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records.record import RecordError
 from chxbench.benchmark.utils.files import file_sha256
-from chxbench.benchmark.utils.workspace import LEADERBOARD_MARK, Workspace
+from chxbench.benchmark.utils.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,7 +227,7 @@ def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
     (tmp_path / "results").mkdir()
     write_leaderboard(Workspace(tmp_path / "results"))
     text = (tmp_path / "leaderboard.md").read_text()
-    assert text.startswith(LEADERBOARD_MARK)
+    assert text.startswith(Workspace(Path("results")).leaderboard_mark)
     assert "| Hernia" in text
     assert "**0.7942**" in text
 

@@ -303,7 +303,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(root, prepare, tmp_path,
     assert f"{tmp_path / 'cache'}" in sentence(prepare())
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", failing(errno.EROFS))
-        assert "the cache: Read-only file system: fix it or choose another location" in sentence(prepare())
+        assert "cannot be written (the cache: Read-only file system): choose a different --cache" in sentence(prepare())
 
 
 def test_a_full_disk_is_told_and_leaves_no_map(root, prepare, tmp_path, monkeypatch):

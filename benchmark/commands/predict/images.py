@@ -11,7 +11,7 @@ from monai.data import DataLoader
 from PIL import Image
 
 from ...data.loader import identity_collate
-from ...data.pixel_cache import Shrink, is_picklable
+from ...data.pixel_cache import InHand, Shrink, is_picklable
 from ...dataset import DataError
 from ...utils.environment import cores
 from ...utils.image_io import find_images, read_image
@@ -99,10 +99,10 @@ def read_batches(
         size: side in pixels of the square that images are shrunk to for the network.
     """
     is_parallel = len(sources) > SERIAL_UP_TO and (index.dataset is None or is_picklable(index.dataset))
-    images = _Images(sources, index, size)
-    yield from DataLoader(
-        images, batch_size=BATCH, collate_fn=identity_collate, num_workers=cores() if is_parallel else 0
-    )
+    workers = cores() if is_parallel else 0
+    images = InHand(_Images(sources, index, size), [source.name for source in sources], workers)
+    with images.named():
+        yield from DataLoader(images, batch_size=BATCH, collate_fn=identity_collate, num_workers=workers)
 
 
 class _Images(torch.utils.data.Dataset):

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ...engine.device import Device, destroy_process_group, init_distributed
 from ...engine.experiment import Experiment, RunConfig, build_experiment
 from ...leaderboard.leaderboard import publish
@@ -15,7 +13,7 @@ from ...recipe import recipe_table
 from ...records import record as records
 from ...records.recompute import verify_record
 from ...records.schema import Record
-from ...utils.errors import UserError
+from ...utils.files import hold_lock
 from ...utils.progress import say
 from ...utils.run_log import LOG_FILE, read_log
 from ...utils.signals import handle_signals
@@ -96,23 +94,19 @@ def _lock_run(experiment: Experiment) -> Iterator[None]:
 
     The system releases the lock if the process is killed.
     """
-    work = experiment.work
-    work.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(experiment.workspace.run_lock(experiment.run_id))
+    work, lock = experiment.work, experiment.workspace.run_lock(experiment.run_id)
     try:
-        lock.acquire(timeout=1)  # `chxbench status` holds it for an instant
-    except Timeout:
-        raise UserError(f"another process is working on this run in {work}: wait for it or stop it") from None
-    try:
-        if experiment.config.fresh and work.exists():
-            (work / "run.json").unlink(missing_ok=True)  # first: a half-removed run must not count as complete
-            shutil.rmtree(work)
-        work.mkdir(exist_ok=True)
-        yield
+        with hold_lock(lock, f"this run in {work}", wait=False):
+            try:
+                if experiment.config.fresh and work.exists():
+                    (work / "run.json").unlink(missing_ok=True)  # first: a half-removed run must not count as complete
+                    shutil.rmtree(work)
+                work.mkdir(exist_ok=True)
+                yield
+            finally:
+                if _remove_if_empty(work):
+                    lock.unlink(missing_ok=True)
     finally:
-        if _remove_if_empty(work):
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
         with suppress(OSError):  # not empty: other runs are there
             work.parent.rmdir()
 
