@@ -1,5 +1,6 @@
 """The command line: parse, call a command, print errors. Heavy packages are imported only when a command runs."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -29,6 +30,12 @@ class _CliError(click.ClickException):
 
 
 class _Commands(click.Group):
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end a command
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta["argv"] = tuple(args)
         return super().parse_args(ctx, args)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from .utils.errors import DataError, first_few
-from .utils.image_io import read_gray
+from .utils.image_io import read_image
 from .utils.text import count
 
 # The 14 findings of NIH ChestX-ray14 in the order of the literature (Wang et al. 2017). Datasets may have others.
@@ -155,7 +155,7 @@ class Dataset:
         """Read one image: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
         if path is None:
             raise NotImplementedError(f"{type(self).__name__} has images without a path: it must define read()")
-        return read_gray(path)
+        return read_image(Path(path))
 
     def stamp(self, image_id: str, path: str | None) -> str:
         """Return a short string that changes when the image does: by default the file's size and modification time."""
