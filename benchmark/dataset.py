@@ -23,7 +23,7 @@ import pandas as pd
 
 from .utils.errors import DataError, first_few
 from .utils.image_io import read_image
-from .utils.text import count
+from .utils.text import count, encodable
 
 # The 14 findings of NIH ChestX-ray14 in the order of the literature (Wang et al. 2017). Datasets may have others.
 FINDINGS = (
@@ -168,15 +168,15 @@ class Dataset:
 def split_sha256(images: pd.DataFrame) -> str:
     """Hash the sorted lines `split,image_id`: equal if and only if the same images are in the same splits."""
     lines = sorted(f"{split},{image}\n" for split, image in zip(images["split"], images["image_id"], strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def check(index: Index) -> Index:
     """Check an index against this contract and return it.
 
     Raises:
-        DataError: missing columns, repeated images, unknown splits or labels, patients in two splits, empty splits,
-            misplaced boxes, or hashes that do not match the index.
+        DataError: missing columns, names that are not text, repeated images, unknown splits or labels, patients in two
+            splits, empty splits, misplaced boxes, or hashes that do not match the index.
     """
     _check_columns(index)
     _check_labels(index)
@@ -195,6 +195,9 @@ def _check_columns(index: Index) -> None:
     incomplete = int(images[["image_id", "patient_id", "split"]].isna().any(axis=1).sum())
     if incomplete:
         raise DataError(f"{count(incomplete, 'image')} without image_id, patient_id or split: fill these columns")
+    not_text = [name for name in images["image_id"].astype(str) if encodable(name) != name]
+    if not_text:
+        raise DataError(f"{count(len(not_text), 'image_id')} not text ({first_few(not_text)}): rename these files")
     repeated = images.loc[images["image_id"].duplicated(), "image_id"].tolist()
     if repeated:
         raise DataError(f"{count(len(repeated), 'repeated image')}, {repeated[0]} first: list each image once")

@@ -145,7 +145,8 @@ class ChestXray14(Dataset):
                 "unpack the NIH image archives there (images_001 to images_012)"
             )
         images = listed.copy()
-        images["path"] = images["image_id"].map(paths)
+        # As objects: pandas' text cannot hold the name of every folder.
+        images["path"] = np.array([paths.get(name) for name in images["image_id"]], object)
         is_missing = images["path"].isna()
         if is_missing.any() and not self.allow_missing:
             names = images.loc[is_missing, "image_id"].tolist()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from ..dataset import Dataset
@@ -121,7 +121,7 @@ def _load_weights(folder: Path, record: Record, sha256: str) -> dict[str, Tensor
     if path is None:
         raise UserError(f"the weights of this run are missing ({' or '.join(map(str, paths))}): run {record.command}")
     try:
-        weights = load_file(path)
+        weights = load(path.read_bytes())  # not every name can be passed to load_file
     except (SafetensorError, OSError) as error:
         raise UserError(f"weights {path} cannot be read ({error}): run again with --fresh") from error
     if weights_sha256(weights) != sha256:

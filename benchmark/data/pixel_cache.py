@@ -300,7 +300,7 @@ def _key(dataset: Dataset, index: Index, size: int) -> str:
     paths, first = index.images["path"], index.images["image_id"].iloc[0]
     origin = dataset.stamp(first, None) if paths.isna().any() else os.path.commonpath(paths.tolist())
     names = "\n".join([str(CACHE_VERSION), str(size), origin, *index.images["image_id"]])
-    return hashlib.sha256(names.encode()).hexdigest()[:16]
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _stamps(dataset: Dataset, index: Index) -> np.ndarray:

@@ -33,7 +33,9 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         if not path.is_file():  # a pipe would be waited for
-            raise ValueError("it is a folder, not a file" if path.is_dir() else "there is no such file")
+            raise ValueError(
+                "it is not a file" if path.exists() else "there is no such file, or its link leads nowhere"
+            )
         return _read_dicom(path) if _is_dicom(path) else _read_picture(path)
     except Exception as error:  # decoders raise exceptions of many kinds
         problem = f"image {path} cannot be read ({_reason(error)})"
