@@ -146,7 +146,7 @@ class ChestXray14(Dataset):
             )
         images = listed.copy()
         # As objects: pandas' text cannot hold the name of every folder.
-        images["path"] = np.array([paths.get(name) for name in images["image_id"]], object)
+        images["path"] = pd.Series([paths.get(name) for name in images["image_id"]], images.index, dtype=object)
         is_missing = images["path"].isna()
         if is_missing.any() and not self.allow_missing:
             names = images.loc[is_missing, "image_id"].tolist()
