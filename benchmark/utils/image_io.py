@@ -36,7 +36,10 @@ def read_image(path: Path) -> np.ndarray:
             raise ValueError(
                 "it is not a file" if path.exists() else "there is no such file, or its link leads nowhere"
             )
-        return _read_dicom(path) if _is_dicom(path) else _read_picture(path)
+        with warnings.catch_warnings():  # Pillow and pydicom warn of elements that are not used here
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _read_dicom(path) if _is_dicom(path) else _read_picture(path)
     except Exception as error:  # decoders raise exceptions of many kinds
         problem = f"image {path} cannot be read ({_reason(error)})"
         raise DataError(f"{problem}: convert it to an 8-bit PNG, or replace it") from error
@@ -73,9 +76,7 @@ def _reason(error: Exception) -> str:
 
 
 def _read_picture(path: Path) -> np.ndarray:
-    with warnings.catch_warnings(), path.open("rb") as file:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with path.open("rb") as file:
         # From a path, Pillow maps uncompressed TIFF files into memory, and then confuses the sides of a turned one.
         pixels, _ = _gray_reader().get_data(_gray_reader().read([file]))
     return np.asarray(pixels)
