@@ -107,7 +107,8 @@ def predict(  # noqa: PLR0913 - the flags of `chxbench predict`
         plugins=tuple(map(Path, plugins)),
     )
     predict_images(config)
-    return pd.read_csv(config.out / "predictions.csv")
+    table = config.out / "predictions.csv"  # an image may be called 0012 or NA
+    return pd.read_csv(table, dtype={"image": str, "path": str}, keep_default_na=False)
 
 
 def _path(path: PathLike | None) -> Path | None:

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from .utils.errors import DataError, first_few
-from .utils.image_io import read_gray
+from .utils.image_io import read_image
 from .utils.text import count, plain
 
 # The 14 findings of NIH ChestX-ray14 in the order of the literature (Wang et al. 2017). Datasets may have others.
@@ -156,7 +156,7 @@ class Dataset:
         """Read one image: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
         if path is None:
             raise NotImplementedError(f"{type(self).__name__} has images without a path: it must define read()")
-        return read_gray(path)
+        return read_image(Path(path))
 
     def stamp(self, image_id: str, path: str | None) -> str:
         """Return a short string that changes when the image does: by default the file's size and modification time."""
@@ -169,15 +169,16 @@ class Dataset:
 def split_sha256(images: pd.DataFrame) -> str:
     """Hash the sorted lines `split,image_id`: equal if and only if the same images are in the same splits."""
     lines = sorted(f"{split},{image}\n" for split, image in zip(images["split"], images["image_id"], strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def check(index: Index) -> Index:
     """Check an index against this contract and return it.
 
     Raises:
-        DataError: missing or repeated columns, names that a record does not accept, repeated images, unknown splits or
-            labels, patients in two splits, empty splits, misplaced boxes, or hashes that do not match the index.
+        DataError: missing or repeated columns, names that are not text or that a record does not accept, repeated
+            images, unknown splits or labels, patients in two splits, empty splits, misplaced boxes, or hashes that do
+            not match the index.
     """
     _check_findings(index.findings)
     _check_columns(index)
@@ -236,12 +237,8 @@ def _check_ids(images: pd.DataFrame) -> None:
         if bad:
             raise DataError(
                 f"{count(len(bad), column)} not usable, {bad[0]!r} first: use strings that are not empty and have no "
-                "line breaks or control characters"
+                "line breaks, control characters or bytes that are not text"
             )
-        try:
-            "".join(images[column]).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"an {column} has {error.object[error.start]!r}: use only Unicode characters") from error
 
 
 def _check_labels(index: Index) -> None:

@@ -14,10 +14,11 @@ the lists, `split_seed` and `validation_share`, not on which images exist.
 import filecmp
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,8 @@ import pandas as pd
 from ..benchmark.dataset import FINDINGS, SPLITS, TRAITS, DataError, Dataset, Index, Split, split_sha256
 from ..benchmark.registry import DATASETS
 from ..benchmark.utils.errors import first_few
-from ..benchmark.utils.image_io import image_size
+from ..benchmark.utils.image_io import DICOM_SUFFIXES, PICTURE_SUFFIXES, image_size
+from ..benchmark.utils.progress import say
 from ..benchmark.utils.text import count
 from .nih_tables import (
     BOX_FILE,
@@ -40,6 +42,8 @@ from .nih_tables import (
     read_lists,
 )
 
+SUFFIXES = PICTURE_SUFFIXES + DICOM_SUFFIXES  # under which a listed image may have been stored
+
 
 @DATASETS.register("chestxray14")
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class ChestXray14(Dataset):
     """112,120 frontal chest X-rays of 30,805 patients, with 14 findings mined from the reports.
 
     Options:
-        allow_missing: use the listed images that exist instead of rejecting a partial download.
+        allow_missing: use the listed images that exist and can be read instead of rejecting a partial download.
         labels: name of the label file in the folder; empty selects v2020 if present, else v2017.
         validation_share: fraction of the train_val patients held out for validation; the default is about 10 % of all
             patients.
@@ -133,21 +137,26 @@ class ChestXray14(Dataset):
 
     def _present(self, root: Path, listed: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         """Find the files of the listed images: those that exist, with `path`, and how many of each split do not."""
-        paths = _find_images(root, set(listed["image_id"]))
+        paths, unused = _find_images(root, listed["image_id"].tolist(), self.allow_missing)
+        near = f"{count(len(unused), 'file')} with another ending or without readable content ({first_few(unused)})"
         if not paths:
             raise DataError(
-                f"{root} contains none of the {len(listed):,} listed images: "
+                f"{root} contains none of the {len(listed):,} listed images{f', but {near}' if unused else ''}: "
                 "unpack the NIH image archives there (images_001 to images_012)"
             )
         images = listed.copy()
-        images["path"] = images["image_id"].map(paths)
+        # As objects: pandas' text cannot hold the name of every folder.
+        images["path"] = pd.Series([paths.get(name) for name in images["image_id"]], images.index, dtype=object)
         is_missing = images["path"].isna()
         if is_missing.any() and not self.allow_missing:
             names = images.loc[is_missing, "image_id"].tolist()
             raise DataError(
-                f"{len(names):,} of the {len(images):,} listed images are not under {root} ({first_few(names)}): "
+                f"{len(names):,} of the {len(images):,} listed images are not under {root} ({first_few(names)})"
+                f"{f', but {near}' if unused else ''}: "
                 "download the rest, or use what is there with --set dataset.allow_missing=true"
             )
+        if unused:
+            say(f"left out in place of listed images: {near}; convert them to PNG or download them to use them")
         missing = {split: int((is_missing & (images["split"] == split)).sum()) for split in SPLITS}
         return images[~is_missing].reset_index(drop=True), missing if is_missing.any() else {}
 
@@ -170,27 +179,80 @@ def _is_in(names: pd.Series, listed: set[str]) -> np.ndarray:
     return np.array([name in listed for name in names], bool)
 
 
-def _find_images(root: Path, wanted: set[str]) -> dict[str, str]:
-    """Find images anywhere below a folder: base name to path. Raises DataError if files with the same name differ."""
-    paths_by_name: dict[str, list[str]] = {}
-    visited = set()
-    # Links are followed, because large image folders often are links; a link to a parent folder must not loop.
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise_unreadable):
-        real = Path(folder).resolve()
-        if real in visited:
-            folders.clear()
+def _find_images(root: Path, listed: Sequence[str], readable: bool) -> tuple[dict[str, str], list[str]]:
+    """Find images anywhere below a folder, by base name; its case matters only if two files differ in nothing else.
+
+    Args:
+        root: folder to search.
+        listed: base names of the images.
+        readable: whether empty files and those without permission do not count; else decoding reports them.
+
+    Returns:
+        Path of each image that is there, and the sorted paths of what is there in place of the others: files with
+        another ending, links to nothing, and others that are no readable file.
+
+    Raises:
+        DataError: files with the same name differ, or a folder cannot be read.
+    """
+    wanted, by_case, by_stem = (
+        set(listed),
+        _unique(listed),
+        _unique(listed, lambda name: name.rpartition(".")[0] or name),
+    )
+    exact: dict[str, list[str]] = {}
+    similar: dict[str, list[str]] = {}
+    unused: dict[str, list[str]] = {}
+    for entry in _walk(root, set()):
+        name = entry.name
+        other = name if name in wanted else by_case.get(name.casefold())
+        if other and _is_there(entry, readable):
+            (exact if name == other else similar).setdefault(other, []).append(entry.path)
             continue
-        visited.add(real)
-        for name in wanted.intersection(files):
-            paths_by_name.setdefault(name, []).append(f"{folder}{os.sep}{name}")
-    duplicates = [sorted(paths) for _, paths in sorted(paths_by_name.items()) if len(paths) > 1]
-    conflicts = [" and ".join(paths) for paths in duplicates if not _all_equal(paths)]
+        stem, _, ending = name.rpartition(".")
+        if other is None and f".{ending.lower()}" in SUFFIXES:
+            other = by_stem.get(stem.casefold())
+        if other:
+            unused.setdefault(other, []).append(entry.path)
+    found = similar | exact
+    conflicts = [" and ".join(sorted(paths)) for _, paths in sorted(found.items()) if not _all_equal(paths)]
     if conflicts:
         raise DataError(
             f"{count(len(conflicts), 'image')} with different files of the same name ({first_few(conflicts)}): "
             "keep one of each"
         )
-    return {name: min(paths) for name, paths in paths_by_name.items()}
+    rest = sorted(path for name, paths in unused.items() if name not in found for path in paths)
+    return {name: min(paths) for name, paths in found.items()}, rest
+
+
+def _unique(names: Sequence[str], part: Callable[[str], str] = str) -> dict[str, str]:
+    """Return names by a part of them, in any case; without those that share it."""
+    keys = [part(name).casefold() for name in names]
+    shared = {key for key, number in Counter(keys).items() if number > 1}
+    return {key: name for key, name in zip(keys, names, strict=True) if key not in shared}
+
+
+def _walk(folder: Path | str, visited: set[Path]) -> Iterator[os.DirEntry[str]]:
+    """Yield all files and folders below a folder, once each. Raises DataError if a folder cannot be read."""
+    real = Path(folder).resolve()
+    if real in visited:  # links are followed, because large image folders often are links, maybe to a parent
+        return
+    visited.add(real)
+    try:
+        with os.scandir(folder) as entries:
+            inside = list(entries)
+    except OSError as error:
+        raise DataError(f"folder {folder} cannot be read ({error.strerror}): check its permissions") from error
+    yield from inside
+    for entry in inside:
+        if entry.is_dir():
+            yield from _walk(entry.path, visited)
+
+
+def _is_there(entry: os.DirEntry[str], readable: bool) -> bool:
+    """Return whether an entry leads to a file and, if asked, to one with content that can be read."""
+    if not entry.is_file():  # also a link to nothing
+        return False
+    return not readable or (entry.stat().st_size > 0 and os.access(entry.path, os.R_OK))
 
 
 def _all_equal(paths: Sequence[str]) -> bool:
@@ -213,7 +275,3 @@ def _check_square(images: pd.DataFrame, boxes: pd.DataFrame) -> None:
             f"{count(len(non_square), 'image')} with boxes not square, unlike those of the release "
             f"({first_few(non_square)}): use the images of the release, or remove {BOX_FILE}"
         )
-
-
-def _raise_unreadable(error: OSError) -> NoReturn:
-    raise DataError(f"folder {error.filename} cannot be read ({error.strerror}): check its permissions") from error

@@ -72,7 +72,8 @@ def read_lists(root: Path) -> tuple[list[str], list[str], bool]:
 
 
 def _read_list(file: Path) -> list[str]:
-    lines = [line.strip() for line in _text(file, _bytes(file)).splitlines()]
+    # Not splitlines, which also splits at characters that a name may have.
+    lines = [line.strip() for line in re.split("\r\n|\r|\n", _text(file, _bytes(file)))]
     malformed = [
         f"row {row} ({name!r})" for row, name in enumerate(lines, 1) if name and not re.match("[0-9]{8}", name)
     ]

@@ -124,6 +124,8 @@ class Phantom(Dataset):
         return Index(images, _boxes(people), FINDINGS, labels, Split("phantom, by patient", split_sha256(images)))
 
     def read(self, image_id: str, path: str | None) -> np.ndarray:
+        if path is not None:  # a user's file
+            return super().read(image_id, path)
         people = _population(self.images, self.seed)
         if image_id not in people.row:
             raise DataError(f"{image_id} is not among the {self.images} images of phantom with seed {self.seed}")

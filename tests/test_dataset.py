@@ -145,7 +145,7 @@ def test_boxes_that_no_heatmap_could_be_scored_against_are_rejected(index, boxes
         pytest.param(
             "image_id",
             pd.Series(["a", "b", "c", "\udcff"], dtype=object),
-            r"an image_id has '\\udcff'",
+            r"1 image_id not usable, '\\udcff' first",
             id="not Unicode",
         ),
         pytest.param("Mass", ["0", "yes", "", "1"], "a label column is not numeric .*'yes'", id="labels of text"),

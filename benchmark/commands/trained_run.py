@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
+from ..dataset import Dataset
 from ..engine.device import Device
 from ..engine.weights import weights_sha256
 from ..method import Method
 from ..recipe import Pixels, Recipe
 from ..records import record as records
 from ..records.schema import Record
-from ..registry import METHODS
+from ..registry import DATASETS, METHODS
 from ..utils.errors import UserError, first_few
 from ..utils.options import build
 from ..utils.progress import say
@@ -30,6 +31,7 @@ class TrainedRun(NamedTuple):
         record: record of the run.
         recipe: recipe of the run.
         method: method with the recorded options, except for those that the user changed.
+        dataset: dataset with the recorded options, which reads any image as those of the run.
         network: network with the weights that were scored, on `device`.
         device: where the network runs, in the recorded precision.
     """
@@ -37,6 +39,7 @@ class TrainedRun(NamedTuple):
     record: Record
     recipe: Recipe
     method: Method
+    dataset: Dataset
     network: nn.Module
     device: Device
 
@@ -54,14 +57,15 @@ def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
         options: options of the method to change; only those that do not affect scores, such as which heatmap to show.
 
     Raises:
-        UserError: the folder contains no record of a run, its method is not registered, an option was part of training,
-            or the weights are missing, unreadable or differ from those in the record; a record of external predictions
-            has none.
+        UserError: the folder contains no record of a run, its method or dataset is not registered, an option was
+            part of training, or the weights are missing, unreadable or differ from those in the record; a record of
+            external predictions has none.
     """
     records.require_record(folder, _hint(folder))
     record = records.read(folder)
     if record.recipe is None or record.weights is None:
         raise UserError(f"{folder} is a record of external predictions: chxbench has no network for it")
+    dataset = _build_dataset(record)
     method = _build_method(record, options)
     weights = _load_weights(folder, record, record.weights.final_sha256)
     network = method.build(list(record.auc), "none")
@@ -72,7 +76,7 @@ def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
             f"the weights in {folder} do not match {record.method.name} with these options: {error}"
         ) from error
     device = Device(record.recipe.compute.precision)
-    return TrainedRun(record, record.recipe, method, device.place(network), device)
+    return TrainedRun(record, record.recipe, method, dataset, device.place(network), device)
 
 
 def _hint(folder: Path) -> str:
@@ -99,6 +103,17 @@ def _build_method(record: Record, options: Mapping[str, Any]) -> Method:
     return method
 
 
+def _build_dataset(record: Record) -> Dataset:
+    """Build the recorded dataset, whose `read` decides what the network sees of an image."""
+    name = record.dataset.name
+    if name not in DATASETS:
+        raise UserError(
+            f"the run's dataset {name!r} is a plugin, which reads the images: pass it with --plugin FILE.py"
+        )
+    dataset: Dataset = build(DATASETS.get(name).cls, record.dataset.options, "dataset.")
+    return dataset
+
+
 def _load_weights(folder: Path, record: Record, sha256: str) -> dict[str, Tensor]:
     """Load the weights that were scored, from the run's folder: next to its record, or in the record's workspace."""
     paths = [folder / WEIGHTS, Workspace.of_record(folder).run_folder(record.run_id) / WEIGHTS]
@@ -106,7 +121,7 @@ def _load_weights(folder: Path, record: Record, sha256: str) -> dict[str, Tensor
     if path is None:
         raise UserError(f"the weights of this run are missing ({' or '.join(map(str, paths))}): run {record.command}")
     try:
-        weights = load_file(path)
+        weights = load(path.read_bytes())  # not every name can be passed to load_file
     except (SafetensorError, OSError) as error:
         raise UserError(f"weights {path} cannot be read ({error}): run again with --fresh") from error
     if weights_sha256(weights) != sha256:

@@ -59,7 +59,7 @@ def index_sha256(index: Index) -> str:
     columns = [name for name in (*CONTRACT_COLUMNS, *index.traits) if name != "path"]
     digest = hashlib.sha256(json_sha256([*index.labels, *index.split, index.findings]).encode())
     for table in (index.images[columns], index.boxes):
-        digest.update(table.to_csv(index=False, lineterminator="\n").encode("utf-8", "surrogateescape"))
+        digest.update(table.to_csv(index=False, lineterminator="\n").encode("utf-8", "surrogatepass"))
     digest.update(index.targets().tobytes())
     return digest.hexdigest()
 

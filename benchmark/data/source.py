@@ -13,6 +13,7 @@ from ..registry import DATASETS, load_plugins
 from ..utils.environment import cache_folder
 from ..utils.errors import UserError, did_you_mean
 from ..utils.options import build, field_names, format_value
+from ..utils.text import encodable
 
 DATASET_PREFIX = "dataset."
 SKIP = "dataset.skip_unreadable"  # an option of every dataset, see unreadable.py
@@ -81,7 +82,10 @@ def build_dataset(config: DataConfig) -> tuple[Dataset, Recipe]:
 def load_index(dataset: Dataset, data_dir: Path | None) -> Index:
     """Read and check the dataset's index. Raises DataError if it is missing, damaged or inconsistent."""
     _check_folder(dataset, data_dir)
-    return datasets.check(dataset.index(data_dir))
+    try:
+        return datasets.check(dataset.index(data_dir))
+    except UnicodeEncodeError as error:  # from pandas, whose text columns cannot hold it
+        raise DataError(f"the name {encodable(error.object)} is not text: rename this file or folder") from error
 
 
 def load_listed_index(dataset: Dataset, data_dir: Path | None) -> Index:

@@ -15,7 +15,7 @@ from ..recipe import Recipe
 from ..utils.errors import UserError, first_few
 from ..utils.files import write_atomic
 from ..utils.progress import say
-from ..utils.text import count, plain
+from ..utils.text import count, encodable, plain
 from .pixel_cache import Decoded, UnreadableImage, copy_cached, decode_all, prepare_pixels
 from .source import DataConfig, load_index
 
@@ -89,9 +89,10 @@ def write_report(path: Path, unreadable: Collection[UnreadableImage]) -> None:
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image_id", "path", "problem"])
-    table.writerows((plain(image.image_id), image.path or "", plain(image.problem)) for image in unreadable)
-    # A path may contain bytes that are not UTF-8: they are written unchanged.
-    write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    table.writerows(
+        (encodable(image.image_id), encodable(image.path or ""), plain(image.problem)) for image in unreadable
+    )
+    write_atomic(path, text.getvalue().encode())
     say(f"{count(len(unreadable), 'unreadable image')}, see {path}")
 
 

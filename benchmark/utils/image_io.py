@@ -1,16 +1,16 @@
-"""Read image files (Pillow's formats and DICOM) as 8-bit grayscale; other or too large files are rejected."""
+"""Read image files (Pillow's formats and DICOM) as 8-bit grayscale, as their headers say to show them."""
 
 import math
+import re
 import warnings
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from .errors import DataError, first_few
+from .errors import DataError
 
 if TYPE_CHECKING:  # both packages take a moment to import, and most commands read no image
     from monai.data.image_reader import PILReader
@@ -21,48 +21,28 @@ MAX_DICOM_BYTES = 512 * 2**20  # per DICOM file
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # all that run no external program
 PICTURE_SUFFIXES, DICOM_SUFFIXES = (".png", ".jpg", ".jpeg"), (".dcm", ".dicom")
 TOO_LARGE = f"it has more than {MAX_PIXELS // 10**6} million pixels"
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """List the given files, and the image files directly in the given folders, sorted within each folder.
-
-    Raises:
-        DataError: a path does not exist, or a folder has no image.
-    """
-    images, missing = [], []
-    for path in paths:
-        files = sorted(file for file in path.iterdir() if _is_image(file)) if path.is_dir() else [path]
-        if not files or not path.exists():
-            missing.append(path)
-        images += files
-    if missing:
-        suffixes = ", ".join(PICTURE_SUFFIXES + DICOM_SUFFIXES)
-        raise DataError(
-            f"no image found: {first_few(missing)}; pass existing files, folders with images that end in {suffixes}, "
-            "or image ids of the run's dataset"
-        )
-    return images
+# Elements without which the pixels of a DICOM file have no meaning.
+NEEDED = ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored")
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read a picture or DICOM file: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return _read_dicom(path)
-    return read_gray(str(path))
+    """Read a picture or DICOM file: uint8 gray (H, W), row 0 at the top, padding and what is transparent black.
 
-
-def read_gray(path: str) -> np.ndarray:
-    """Read a file with Pillow: uint8 gray (H, W), row 0 at the top. Raises DataError if it cannot be decoded."""
+    Raises:
+        DataError: the file cannot be read, or is not one gray image of known depth.
+    """
     try:
-        with warnings.catch_warnings():
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError(
+                "it is not a file" if path.exists() else "there is no such file, or its link leads nowhere"
+            )
+        with warnings.catch_warnings():  # Pillow and pydicom warn of elements that are not used here
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            pixels, _ = _gray_reader().get_data(_gray_reader().read(path))
-        return np.asarray(pixels)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be read ({TOO_LARGE}): replace the file") from error
-    except Exception as error:  # Pillow's decoders raise exceptions of many kinds
-        raise DataError(f"image {path} cannot be read ({error}): replace the file") from error
+            return _read_dicom(path) if _is_dicom(path) else _read_picture(path)
+    except Exception as error:  # decoders raise exceptions of many kinds
+        problem = f"image {path} cannot be read ({_reason(error)})"
+        raise DataError(f"{problem}: convert it to an 8-bit PNG, or replace it") from error
 
 
 def image_size(path: str) -> tuple[int, int] | None:
@@ -76,11 +56,30 @@ def image_size(path: str) -> tuple[int, int] | None:
         return None
 
 
-def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES + DICOM_SUFFIXES
+def _reason(error: Exception) -> str:
+    """Explain an error in words: those of the decoder, but not the interpreter's on content that it cannot handle."""
+    from pydicom.errors import InvalidDicomError
+
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return TOO_LARGE
+    if isinstance(error, UnidentifiedImageError):
+        return "Pillow cannot identify its format"
+    if isinstance(error, InvalidDicomError):
+        return "it is not a DICOM file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # Pillow's and pydicom's own sentences; SyntaxError is Pillow's for a broken file.
+    return str(error) if isinstance(error, ValueError | OSError | RuntimeError | SyntaxError) else "it is damaged"
 
 
 # Pillow --------------------------------------------------------------------------------------------------------------
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        # From a path, Pillow maps uncompressed TIFF files into memory, and then confuses the sides of a turned one.
+        pixels, _ = _gray_reader().get_data(_gray_reader().read([file]))
+    return np.asarray(pixels)
 
 
 @cache
@@ -92,44 +91,66 @@ def _gray_reader() -> "PILReader":
 
 
 def _to_gray(image: Image.Image) -> Image.Image:
-    """Convert to 8-bit gray. Raises ValueError for deeper images, which Pillow would clip to white."""
+    """Convert to 8-bit gray, turned as EXIF or TIFF says, and composed with black.
+
+    Raises:
+        ValueError: the image is too large, deeper than 8 bits (Pillow would clip or cut it), or has several frames.
+    """
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(TOO_LARGE)
-        if image.mode.startswith(("I", "F")):
+        if image.mode.startswith(("I", "F")) or ";16" in _raw_mode(image):
             raise ValueError(f"it has more than 8 bits per pixel (mode {image.mode}): scale it to 8")
-        return image.convert("L")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # the other frames of an MPO are previews of the first
+            raise ValueError(f"it has {frames} frames: pass a single radiograph")
+        image.load()  # turns a TIFF
+        upright = ImageOps.exif_transpose(image)
+        gray = upright.convert("L")
+        if "transparency" in upright.info or upright.mode[-1] in "Aa":
+            gray = ImageChops.multiply(gray, upright.convert("RGBA").getchannel("A"))
+        return gray
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how Pillow reads the file's pixels: `RGB;16B` are 16 bits per color, of which it keeps 8."""
+    tiles = getattr(image, "tile", None)
+    arguments: Any = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 # DICOM ---------------------------------------------------------------------------------------------------------------
 
 
-def _read_dicom(path: Path) -> np.ndarray:
-    """Read one DICOM image, scaled to 8 bits by `_window` and inverted if it is MONOCHROME1 (low values are white)."""
-    from pydicom import dcmread
-    from pydicom.pixels import apply_modality_lut
+def _is_dicom(path: Path) -> bool:
+    """Return whether the content is DICOM, or neither DICOM nor a picture's in a file that is called DICOM."""
+    with path.open("rb") as file:
+        head = file.read(132)
+    is_picture = head.startswith((b"\x89PNG", b"\xff\xd8\xff"))
+    return head[128:] == b"DICM" or (path.suffix.lower() in DICOM_SUFFIXES and not is_picture)
 
-    try:
-        _check_size(path)
-        data = dcmread(path)
-        kind = data.PhotometricInterpretation
-        values = np.asarray(apply_modality_lut(data.pixel_array, data), np.float64)
-        low, high = _window(data, values)
-        if not np.isfinite([low, high]).all():
-            raise ValueError("its window is not finite")
-    except Exception as error:  # pydicom also raises the exceptions of its decoders
-        raise DataError(f"image {path} cannot be read ({error}): convert it to PNG, or replace it") from error
-    if values.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DataError(f"image {path} is {kind} {values.shape}, not one gray image: pass a single radiograph")
-    scaled = ((values - low) / max(high - low, 1e-9)).clip(0, 1)
-    return np.round(255 * (1 - scaled if kind == "MONOCHROME1" else scaled)).astype(np.uint8)
+
+def _read_dicom(path: Path) -> np.ndarray:
+    """Read one DICOM image: modality and VOI transformation, then polarity; padding is black whatever it is."""
+    from pydicom import dcmread
+
+    _check_size(path)
+    data = dcmread(path)
+    stored = _stored_values(data)
+    is_padding = _padding(data, stored)
+    shown = _displayed(data, stored, ~is_padding).clip(0, 1)
+    if data.PhotometricInterpretation == "MONOCHROME1" or data.get("PresentationLUTShape") == "INVERSE":
+        shown = 1 - shown
+    shown[is_padding] = 0
+    return np.round(255 * shown).astype(np.uint8)
 
 
 def _check_size(path: Path) -> None:
     """Check the size that the header claims, before any pixel is read or inflated.
 
     Raises:
-        ValueError: the image is too large, or its size is unknown.
+        ValueError: an element that gives the pixels their meaning is missing, empty or 0, the image is too large or of
+            unknown size, or it is not one gray image.
     """
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
@@ -137,17 +158,126 @@ def _check_size(path: Path) -> None:
 
     if path.stat().st_size > MAX_DICOM_BYTES:
         raise ValueError(f"it has more than {MAX_DICOM_BYTES >> 20} MiB")
-    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+    syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian:
         raise ValueError("all of it is deflated, so that its size is unknown")
     data = dcmread(path, stop_before_pixels=True)
-    sides = (data.Rows, data.Columns, data.get("NumberOfFrames") or 1, data.get("SamplesPerPixel") or 1)
-    if math.prod(map(int, sides)) > MAX_PIXELS:
+    missing = [name for name in NEEDED if not data.get(name)]
+    if missing or not syntax or data.get("PixelRepresentation") is None:
+        raise ValueError(f"its header has no {[*missing, 'PixelRepresentation' if syntax else 'TransferSyntaxUID'][0]}")
+    frames = int(data.get("NumberOfFrames") or 1)
+    if math.prod((data.Rows, data.Columns, frames, data.SamplesPerPixel)) > MAX_PIXELS:
         raise ValueError(TOO_LARGE)
+    if data.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2") or frames > 1:
+        raise ValueError(f"it is {data.PhotometricInterpretation} of {frames} frames: pass a single gray radiograph")
 
 
-def _window(data: "Dataset", values: np.ndarray) -> tuple[float, float]:
-    """Choose the values that become black and white: the stored window, else 0..255 of 8 bits, else the extremes."""
-    if "WindowCenter" in data and "WindowWidth" in data:
-        center, width = (np.atleast_1d(data[tag].value)[0] for tag in ("WindowCenter", "WindowWidth"))
-        return float(center) - float(width) / 2, float(center) + float(width) / 2
-    return (0.0, 255.0) if data.BitsStored == 8 else (float(values.min()), float(values.max()))
+def _stored_values(data: "Dataset") -> np.ndarray:
+    """Decode the pixels, integers (H, W), without the bits beyond those stored, in which old files keep overlays.
+
+    Raises:
+        ValueError: no installed package can decode them.
+    """
+    from pydicom.pixels import get_decoder
+
+    syntax = data.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        decoder = get_decoder(syntax)
+        if not decoder.is_available:
+            plugin = next(text for text in decoder.missing_dependencies if text.startswith("pylibjpeg"))
+            packages = " ".join(re.findall(r"[\w-]+(?=>=)", plugin))
+            raise ValueError(f"it is compressed by {syntax.name}, which needs a decoder: pip install {packages}")
+    unused = 0 if syntax.is_encapsulated else max((data.get("HighBit") or 0) + 1 - data.BitsStored, 0)
+    data.BitsStored += unused  # pydicom assumes that the stored bits are the lowest
+    values: np.ndarray = data.pixel_array >> unused
+    data.BitsStored -= unused
+    return values
+
+
+def _padding(data: "Dataset", stored: np.ndarray) -> np.ndarray:
+    """Return where the stored values (H, W) are padding: the padding value, or those from it to the range's limit."""
+    ends = _numbers(data, "PixelPaddingValue")[:1]
+    if not ends:
+        return np.zeros(stored.shape, bool)
+    ends += _numbers(data, "PixelPaddingRangeLimit")[:1]
+    # A value written with the wrong sign has the same bits.
+    low, *_, high = sorted(np.array(ends * 2, np.int64).astype(stored.dtype))
+    return np.asarray((stored >= low) & (stored <= high))
+
+
+def _displayed(data: "Dataset", stored: np.ndarray, is_image: np.ndarray) -> np.ndarray:
+    """Apply the modality and VOI transformations; 0 is black and 1 is white, before the polarity.
+
+    Without a VOI transformation, all values of 8 bits are shown from black to white, else those that occur in the
+    image.
+    """
+    values = _rescale(data, stored)
+    table = _first_table(data, "VOILUTSequence")
+    if table is not None:
+        levels, depth = _look_up(table, values)
+        return np.asarray(levels / max(2**depth - 1, 1))
+    window = _window(data)
+    if window is not None:
+        from pydicom.pixels import apply_windowing
+
+        return np.asarray(apply_windowing(values, window)) / 255
+    if data.BitsStored == 8:
+        lowest = -128 if data.PixelRepresentation else 0
+        ends = _rescale(data, np.array([lowest, lowest + 255]))
+    else:
+        ends = values[is_image] if is_image.any() else np.zeros(1)
+    return np.asarray((values - ends.min()) / max(ends.max() - ends.min(), 1e-9))
+
+
+def _rescale(data: "Dataset", stored: np.ndarray) -> np.ndarray:
+    """Apply the modality table, or slope and intercept; a slope that is missing, empty or 0 changes nothing."""
+    table = _first_table(data, "ModalityLUTSequence")
+    if table is not None:
+        return _look_up(table, stored)[0]
+    slope, intercept = (next(iter(_numbers(data, name)), 0) for name in ("RescaleSlope", "RescaleIntercept"))
+    return stored.astype(np.float64) * (slope or 1) + intercept
+
+
+def _window(data: "Dataset") -> "Dataset | None":
+    """Return the first window as a header for pydicom, which then maps to 0..255; None if none has a width."""
+    from pydicom import Dataset
+
+    pairs = zip(_numbers(data, "WindowCenter"), _numbers(data, "WindowWidth"), strict=False)
+    center, width = next(((center, width) for center, width in pairs if width), (0, 0))
+    if not width:
+        return None
+    window = Dataset()
+    window.WindowCenter, window.WindowWidth = center, width
+    window.VOILUTFunction = data.get("VOILUTFunction") or "LINEAR"
+    window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0
+    return window
+
+
+def _first_table(data: "Dataset", keyword: str) -> "Dataset | None":
+    """Return the first item of a sequence of lookup tables; None if there is none, or it is empty."""
+    items = data.get(keyword) or [{}]
+    return items[0] if items[0].get("LUTDescriptor") and items[0].get("LUTData") is not None else None
+
+
+def _look_up(table: "Dataset", values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Look values up in a table, as float64, and return how many bits its entries have.
+
+    pydicom's functions fail for entries of 12 bits, and wrap values around that do not fit into those of 8 bits.
+    """
+    entries, first, depth = (int(value) for value in table.LUTDescriptor)
+    content = table.LUTData
+    if isinstance(content, bytes):
+        content = np.frombuffer(content, "<u2" if len(content) >= 2 * (entries or 2**16) else np.uint8)
+    levels = np.atleast_1d(np.asarray(content, np.float64))[: entries or 2**16]
+    return levels[np.clip(np.round(values) - first, 0, len(levels) - 1).astype(np.int64)], depth
+
+
+def _numbers(data: "Dataset", keyword: str) -> list[float]:
+    """Return the numbers of an element; none if it is missing or empty. Raises ValueError if one is not a number."""
+    try:
+        numbers = [float(value) for value in np.atleast_1d(data.get(keyword)) if value not in (None, "")]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its {keyword} is not a number") from error
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"its {keyword} is not finite")
+    return numbers

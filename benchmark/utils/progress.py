@@ -23,7 +23,7 @@ def is_reporting() -> bool:
 
 def console() -> Console:
     """Open a console on the current standard error, which tests and notebooks replace."""
-    return Console(stderr=True, highlight=False, quiet=not is_reporting())
+    return Console(stderr=True, highlight=False, emoji=False, quiet=not is_reporting())
 
 
 def say(text: str) -> None:

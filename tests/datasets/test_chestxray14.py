@@ -417,6 +417,7 @@ def test_without_a_box_file_or_without_a_row_in_it_the_index_has_no_boxes(tmp_pa
 @pytest.mark.parametrize("mode", ["L", "RGBA", "RGB"])
 def test_pixels_are_gray_and_upright(tmp_path, mode):
     colours = np.random.default_rng(0).integers(0, 256, (4, 6, 4), np.uint8)  # taller than wide would hide a transpose
+    colours[..., 3] = 255  # as in the release
     image = Image.fromarray(colours).convert(mode)
     image.save(tmp_path / "image.png")
     pixels = ChestXray14().read("image.png", str(tmp_path / "image.png"))

@@ -22,6 +22,7 @@ from chxbench.benchmark.utils import image_io
 from chxbench.benchmark.utils.errors import UserError
 from chxbench.benchmark.utils.files import file_sha256
 from chxbench.benchmark.utils.image_io import read_image
+from chxbench.datasets.phantom import Phantom
 
 # --- images -------------------------------------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ def test_a_dicom_file_beyond_the_bound_is_not_read(dicom, monkeypatch):
 
 
 def test_a_window_that_is_no_number_is_refused(dicom):
-    assert "its window is not finite" in refusal(dicom(WindowCenter="9e999", WindowWidth="10"))
+    assert "its WindowCenter is not finite" in refusal(dicom(WindowCenter="9e999", WindowWidth="10"))
 
 
 def test_a_png_that_claims_too_many_pixels_is_refused_by_its_header(tmp_path):
@@ -96,7 +97,7 @@ def test_a_png_that_claims_too_many_pixels_is_refused_by_its_header(tmp_path):
 def test_control_characters_of_a_name_get_into_no_name_that_is_written(tmp_path):
     path = tmp_path / "a\x1b[2J\u202eb.png"
     path.write_bytes(b"")
-    (source,) = find_sources([str(path)], AnnotationIndex())
+    (source,) = find_sources([str(path)], AnnotationIndex(Phantom()))
     assert source.stem == "a [2J b"
 
 

@@ -28,7 +28,7 @@ from chxbench.benchmark.records import speed_record
 from chxbench.benchmark.records.recompute import check_arrays, check_rows
 from chxbench.benchmark.utils.errors import UserError
 from chxbench.benchmark.utils.files import file_sha256
-from chxbench.benchmark.utils.image_io import read_gray
+from chxbench.benchmark.utils.image_io import read_image
 from chxbench.datasets.chestxray14 import ChestXray14
 from chxbench.datasets.nih_tables import read_boxes, read_labels, read_lists
 
@@ -135,7 +135,7 @@ PICTURES = [picture(*kind) for kind in (("PNG", "L"), ("PNG", "P"), ("PNG", "RGB
 def test_images(root, data):
     (root / "image.png").write_bytes(data)
     with only_user_errors():
-        pixels = read_gray(str(root / "image.png"))
+        pixels = read_image(root / "image.png")
         assert pixels.ndim == 2 and pixels.dtype == np.uint8
 
 

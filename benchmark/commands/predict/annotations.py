@@ -11,9 +11,7 @@ from ...data.source import load_index
 from ...data.unreadable import without_images
 from ...dataset import DataError, Dataset, Index
 from ...records.schema import Record
-from ...registry import DATASETS
 from ...utils.errors import UserError
-from ...utils.options import build
 
 
 class Annotations(NamedTuple):
@@ -36,25 +34,38 @@ class Annotations(NamedTuple):
 
 
 class AnnotationIndex:
-    """Images of a dataset by their ids, with their annotations; empty without a dataset.
+    """Images of a run's dataset by their ids, with their annotations.
 
     Args:
         dataset: dataset that reads the images.
-        index: index that lists the images; None if and only if `dataset` is None.
+        index: index that lists the images; None if it is not available.
     """
 
-    def __init__(self, dataset: Dataset | None = None, index: Index | None = None) -> None:
+    def __init__(self, dataset: Dataset, index: Index | None = None) -> None:
         self.dataset, self._index = dataset, index
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._images.index
 
-    def read(self, image_id: str) -> np.ndarray:
-        """Read the pixels of an image in the index, uint8 (H, W). Raises DataError if it cannot be decoded."""
-        if self.dataset is None:
-            raise DataError(f"image {image_id} is in no available dataset: pass the dataset's folder with --data-dir")
-        row: Any = self._images.loc[image_id]
-        return self.dataset.read(image_id, row["path"])
+    def read(self, image_id: str, path: Path | None = None) -> np.ndarray:
+        """Read a file, or the file of an image in the index, as the dataset reads its own: uint8 (H, W).
+
+        Raises:
+            DataError: it cannot be decoded; also if a plugin raises something else or returns other pixels.
+        """
+        row: Any = {"path": str(path)} if path else self._images.loc[image_id]
+        try:
+            gray = self.dataset.read(image_id, row["path"])
+        except DataError:
+            raise
+        except Exception as error:  # a plugin's, about one image: the others are predicted all the same
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(
+                f"image {path or image_id} cannot be read by dataset {self.dataset.name} ({reason})"
+            ) from error
+        if gray.ndim != 2 or gray.dtype != np.uint8:
+            raise DataError(f"image {path or image_id} was read as {gray.dtype} {gray.shape}, not as uint8 (H, W)")
+        return gray
 
     def annotations(self, image_id: str) -> Annotations:
         """Return the annotations of an image in the index."""
@@ -78,23 +89,22 @@ class AnnotationIndex:
         return pd.DataFrame() if self._index is None else self._index.images.set_index("image_id")
 
 
-def load_annotations(record: Record, data_dir: Path | None) -> AnnotationIndex:
+def load_annotations(record: Record, dataset: Dataset, data_dir: Path | None) -> AnnotationIndex:
     """Load the annotations of a run's dataset.
 
     Args:
         record: record of the run.
+        dataset: dataset of the run.
         data_dir: folder of the run's dataset; None if not given.
 
     Returns:
-        The index; an empty one if the dataset's folder or its plugin is needed and not given.
+        The index; one without images if the dataset's folder is needed and not given.
 
     Raises:
         UserError: the folder's labels or split do not match those of the run.
     """
-    is_available = record.dataset.name in DATASETS
-    if data_dir is None and (not is_available or DATASETS.get(record.dataset.name).cls.needs_folder):
-        return AnnotationIndex()
-    dataset: Dataset = build(DATASETS.get(record.dataset.name).cls, record.dataset.options, "dataset.")
+    if data_dir is None and dataset.needs_folder:
+        return AnnotationIndex(dataset)
     index = without_images(load_index(dataset, data_dir), record.dataset.skipped)
     if (index.labels.sha256, index.split.sha256) != (record.dataset.labels.sha256, record.dataset.split.sha256):
         raise UserError(

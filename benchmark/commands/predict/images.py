@@ -1,5 +1,6 @@
 """Find the images to predict on, by file, folder or image id, and read them in batches."""
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -14,10 +15,14 @@ from ...data.loader import identity_collate
 from ...data.pixel_cache import InHand, Shrink, is_picklable
 from ...dataset import DataError
 from ...utils.environment import cores
-from ...utils.image_io import find_images, read_image
-from ...utils.text import plain
+from ...utils.errors import first_few
+from ...utils.image_io import DICOM_SUFFIXES, PICTURE_SUFFIXES
+from ...utils.progress import say
+from ...utils.text import file_stem, same_file_key
 from .annotations import AnnotationIndex, Annotations
 
+PICTURE = ".heatmaps.png"  # end of the names of the figures that `predict` draws
+SUFFIXES = PICTURE_SUFFIXES + DICOM_SUFFIXES  # of the files that are taken from a folder
 BATCH = 16  # images in memory at a time
 SERIAL_UP_TO = 3 * BATCH  # number of images up to which worker processes cost more time than they save
 FIGURE_SIDE = 512  # longer side of a radiograph in a figure, pixels
@@ -67,23 +72,70 @@ class UnreadableSource(NamedTuple):
 
 
 def find_sources(names: Sequence[str], index: AnnotationIndex) -> list[ImageSource]:
-    """Find images: files, the images in folders, and for other names the image ids of an index.
+    """Find images: files, the image files directly in folders, and for other names the image ids of an index.
 
-    Stems that occur twice are numbered, so that no image's files overwrite those of a different image.
+    What else is in the folders is reported. Stems that occur twice are numbered, so that no image's files overwrite
+    those of a different image, also where case does not matter.
 
     Raises:
-        UserError: a name is neither an existing path nor an image id.
+        DataError: a name is neither an existing path nor an image id, or a folder cannot be read or has no image.
     """
-    ids = {name for name in names if not Path(name).exists() and name in index}
-    paths = find_images([Path(name) for name in names if name not in ids])
-    images: list[tuple[str, Path | None]] = [(name, None) for name in names if name in ids]
-    images += [(str(path), path) for path in paths]
-    used_stems: set[str] = set()
+    images: list[tuple[str, Path | None]] = []
+    missing: list[str] = []
+    others: dict[str, list[str]] = {}
+    for name in names:  # Path.exists and Path.is_dir raise for names that are too long
+        if os.path.isdir(name):  # noqa: PTH112
+            files = _list_images(Path(name), others)
+            images += [(str(file), file) for file in files]
+            missing += [] if files else [name]
+        elif os.path.exists(name):  # noqa: PTH110
+            images.append((name, Path(name)))
+        elif name in index:
+            images.append((name, None))
+        else:
+            missing.append(name)
+    skipped = "; ".join(f"{kind}: {first_few(found)} ({len(found):,})" for kind, found in others.items())
+    if missing:
+        raise DataError(
+            f"no image found: {first_few(missing)}; pass existing files, folders with images that end in "
+            f"{', '.join(SUFFIXES)}, or image ids of the run's dataset" + (f" (skipped {skipped})" if skipped else "")
+        )
+    if skipped:
+        say(f"skipped in folders: {skipped}; pass a file itself to predict on it")
+    return _with_stems(images)
+
+
+def _list_images(folder: Path, others: dict[str, list[str]]) -> list[Path]:
+    """Return the files in a folder whose names end as those of images, sorted, and add what is left to `others`.
+
+    Files that cannot be read are among them, so that they are reported.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"folder {folder} cannot be read ({error.strerror}): check its permissions") from error
+    images = []
+    for path in entries:
+        if path.is_dir():
+            others.setdefault("subfolders", []).append(path.name)
+        elif path.name.endswith(PICTURE):
+            others.setdefault("figures of an earlier prediction", []).append(path.name)
+        elif path.suffix.lower() not in SUFFIXES:
+            others.setdefault("files with other endings", []).append(path.name)
+        else:
+            images.append(path)
+    return images
+
+
+def _with_stems(images: Sequence[tuple[str, Path | None]]) -> list[ImageSource]:
+    """Choose the stem of each image's files: no two are equal, also where case does not matter."""
+    used: set[str] = set()
     sources = []
     for name, path in images:
-        stem = plain(Path(name).stem)
-        unique = next(text for text in chain([stem], (f"{stem}-{k}" for k in count(2))) if text not in used_stems)
-        used_stems.add(unique)
+        stem = file_stem(name)
+        stems = chain([stem], (f"{stem}-{k}" for k in count(2)))
+        unique = next(text for text in stems if same_file_key(text) not in used)
+        used.add(same_file_key(unique))
         sources.append(ImageSource(name, unique, path))
     return sources
 
@@ -98,8 +150,7 @@ def read_batches(
         index: annotations in the run's dataset.
         size: side in pixels of the square that images are shrunk to for the network.
     """
-    is_parallel = len(sources) > SERIAL_UP_TO and (index.dataset is None or is_picklable(index.dataset))
-    workers = cores() if is_parallel else 0
+    workers = cores() if len(sources) > SERIAL_UP_TO and is_picklable(index.dataset) else 0
     images = InHand(_Images(sources, index, size), [source.name for source in sources], workers)
     with images.named():
         yield from DataLoader(images, batch_size=BATCH, collate_fn=identity_collate, num_workers=workers)
@@ -117,7 +168,7 @@ class _Images(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> ReadImage | UnreadableSource:
         source = self.sources[position]
         try:
-            gray = read_image(source.path) if source.path else self.index.read(source.name)
+            gray = self.index.read(source.image_id, source.path)
         except DataError as error:
             return UnreadableSource(source, str(error))
         pixels = self.shrink(gray)

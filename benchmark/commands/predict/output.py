@@ -13,10 +13,10 @@ import numpy as np
 from ...metrics.localization import Frame, predict_boxes
 from ...records.figures.overlays import Panel, draw_panels
 from ...utils.options import to_dict
-from ...utils.text import changed_options, display_name
+from ...utils.text import changed_options, display_name, encodable
 from ..trained_run import TrainedRun
 from .annotations import Annotations
-from .images import ReadImage
+from .images import PICTURE, ReadImage
 
 TABLE = "predictions.csv"
 NO_BOXES = np.empty((0, 4))
@@ -64,7 +64,7 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
     def write(self, image: ReadImage, prediction: Prediction) -> None:
         """Write a row of the table, the JSON file and the figure of an image."""
         values = (f"{value:.6f}" for value in prediction.probabilities.values())
-        self._table.writerow([prediction.name, image.source.name, *values])
+        self._table.writerow([encodable(prediction.name), encodable(image.source.name), *values])
         shown = leading_findings(prediction.probabilities, image.annotations, self.leading)
         content = json.dumps(self._content(image, prediction, shown), indent=1) + "\n"
         (self.out / f"{image.source.stem}.json").write_text(content, encoding="utf-8")
@@ -74,8 +74,8 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
     def _content(self, image: ReadImage, prediction: Prediction, shown: Sequence[str]) -> dict[str, Any]:
         record = self.run.record
         return {
-            "image": prediction.name,
-            "path": image.source.name,
+            "image": encodable(prediction.name),
+            "path": encodable(image.source.name),
             "run": record.run_id,
             "method": {"name": record.method.name, "options": to_dict(self.run.method)},
             "trained_on": {
@@ -107,7 +107,7 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
         record = self.run.record
         method = ", ".join(filter(None, (record.method.title, changed_options(self.options))))
         title = f"{prediction.name}: {method}, trained on {record.dataset.title}, run {record.run_id}"
-        path = self.out / f"{image.source.stem}.heatmaps.png"
+        path = self.out / f"{image.source.stem}{PICTURE}"
         draw_panels(panels, self.frame, path, title, columns=min(len(panels), 4), side=3.4)
 
 

@@ -65,7 +65,7 @@ def predict_images(config: PredictConfig) -> list[Prediction]:
     """
     load_plugins(config.plugins)
     run = load_trained_run(config.run, config.options)
-    index = load_annotations(run.record, config.data_dir)
+    index = load_annotations(run.record, run.dataset, config.data_dir)
     sources = find_sources(config.images, index)
     _announce(run)
     first: list[Prediction] = []
@@ -77,6 +77,7 @@ def predict_images(config: PredictConfig) -> list[Prediction]:
         for image, prediction in _predict(run, index, sources):
             if isinstance(image, UnreadableSource):
                 problems.append(image.problem)
+                say(image.problem)
             elif prediction is not None:
                 writer.write(image, prediction)
                 first += [prediction] if len(first) < RETURNED else []

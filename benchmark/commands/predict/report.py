@@ -12,7 +12,7 @@ from .output import TABLE, Prediction
 
 def report_predictions(predictions: Sequence[Prediction], out: Path) -> None:
     """Print the probabilities of the first few images, one row per finding, and the path of the table of all."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table("Finding")
     for prediction in predictions:
         table.add_column(plain(prediction.name), justify="right", overflow="fold")
@@ -20,4 +20,4 @@ def report_predictions(predictions: Sequence[Prediction], out: Path) -> None:
         values = (f"{prediction.probabilities[finding]:.3f}" for prediction in predictions)
         table.add_row(display_name(finding), *values)
     console.print(table)
-    console.print(f"the first {len(predictions)}; all probabilities: {out / TABLE}", markup=False, soft_wrap=True)
+    console.print(plain(f"the first {len(predictions)}; all probabilities: {out / TABLE}"), soft_wrap=True)

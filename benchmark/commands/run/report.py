@@ -8,17 +8,18 @@ from rich.table import Table
 
 from ...evaluation.results import Hits, IntervalPart
 from ...records.schema import LocalizationPart, Record
-from ...utils.text import count, display_name, plain
+from ...registry import DATASETS, METHODS, PLUGIN_PREFIX
+from ...utils.text import count, display_name, plain, shell_word
 from ...utils.workspace import Workspace
 
 
 def report_run(record: Record, folder: Path, workspace: Workspace) -> None:
     """Print AUCs per finding and their means, localization, and the files of a published record."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     split = record.dataset.counts["test"]
     tested = f"{count(split.images, 'test image')} of {count(split.patients, 'patient')}"
     headline = plain(f"{record.method.title} on {record.dataset.title}, {tested}")
-    console.print(headline, markup=False, soft_wrap=True)
+    console.print(headline, soft_wrap=True)
     console.print(_auc_table(record))
     files = {"record": folder / "run.json", "scores": folder / "scores.parquet", "ROC curves": folder / "roc.png"}
     if record.localization:
@@ -26,10 +27,18 @@ def report_run(record: Record, folder: Path, workspace: Workspace) -> None:
         files["heatmaps"] = folder / "heatmaps.png"
     files["leaderboard"] = workspace.leaderboard
     for name, path in files.items():
-        console.print(f"{name:<12} {path}", markup=False, soft_wrap=True)
+        console.print(plain(f"{name:<12} {path}"), soft_wrap=True)
     if record.submission is None:  # external predictions have no network here
-        command = f"chxbench predict IMAGE --run {workspace.run_folder(record.run_id)}"
-        console.print(f"inference    {command}", markup=False, soft_wrap=True)
+        console.print(f"inference    {_predict_command(record, workspace)}", soft_wrap=True)
+
+
+def _predict_command(record: Record, workspace: Workspace) -> str:
+    """Return a command that can be pasted, with the plugin files that the run needs."""
+    words = ["chxbench", "predict", "IMAGE", "--run", workspace.run_folder(record.run_id)]
+    entries = (METHODS.get(record.method.name), DATASETS.get(record.dataset.name))
+    for file in dict.fromkeys(entry.file for entry in entries if entry.cls.__module__.startswith(PLUGIN_PREFIX)):
+        words += ["--plugin", file]
+    return " ".join(map(shell_word, words))
 
 
 def _auc_table(record: Record) -> Table:

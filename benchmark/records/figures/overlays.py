@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import NamedTuple
 
 import matplotlib
@@ -14,8 +13,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ...metrics.localization import Frame, enlarge, normalize, predict_boxes
-from ...utils.text import plain
-from .style import render, write_png
+from .style import fold, render, write_png
 
 TRUE, PREDICTED = "#ff2bd6", "white"  # colors that do not occur in a heatmap
 OVERLAY_COLORS = "turbo"
@@ -69,7 +67,7 @@ def draw_panels(
         _draw_panel(axis, panel, frame, int(CHARACTERS_PER_INCH * size[0] / columns))
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(plain(title), fontsize=10, parse_math=False)
+    figure.suptitle(fold(title, int(CHARACTERS_PER_INCH * size[0])), fontsize=10, parse_math=False)
     _draw_legend(figure, any(len(panel.boxes) for panel in panels))
     image = render(figure)
     if key is not None:
@@ -80,7 +78,7 @@ def draw_panels(
 def _draw_panel(axis: Axes, panel: Panel, frame: Frame, width: int) -> None:
     """Draw one radiograph; `width` is the width of its title in characters."""
     axis.set_axis_off()
-    axis.set_title(fill(plain(panel.title), width), fontsize=9, parse_math=False)
+    axis.set_title(fold(panel.title, width), fontsize=9, parse_math=False)
     axis.imshow(panel.gray, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0), aspect="auto")
     axis.set_box_aspect(panel.gray.shape[0] / panel.gray.shape[1])
     if panel.map is not None:
