@@ -195,7 +195,7 @@ def _check_columns(index: Index) -> None:
     incomplete = int(images[["image_id", "patient_id", "split"]].isna().any(axis=1).sum())
     if incomplete:
         raise DataError(f"{count(incomplete, 'image')} without image_id, patient_id or split: fill these columns")
-    not_text = [name for name in images["image_id"].astype(str) if encodable(name) != name]
+    not_text = [name for name in map(str, images["image_id"]) if encodable(name) != name]
     if not_text:
         raise DataError(f"{count(len(not_text), 'image_id')} not text ({first_few(not_text)}): rename these files")
     repeated = images.loc[images["image_id"].duplicated(), "image_id"].tolist()

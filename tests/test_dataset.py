@@ -56,6 +56,7 @@ def test_an_index_that_breaks_the_contract_is_rejected(index, change, message):
     ("column", "values", "message"),
     [
         pytest.param("image_id", ["a", "a", "c", "d"], "1 repeated image, a first", id="image twice"),
+        pytest.param("image_id", ["a", "b\udcf6", "c", "d"], r"1 image_id not text \(b\\xf6\)", id="not text"),
         pytest.param("split", ["train", "dev", "val", "test"], "unknown split 'dev'", id="unknown split"),
         pytest.param("Mass", [0, 2, 0, 1], "1 label not 0, 1 or NaN", id="label out of range"),
         pytest.param("patient_id", ["1", "2", "2", "3"], "1 patient in several splits, 2 first", id="shared patient"),
@@ -64,7 +65,7 @@ def test_an_index_that_breaks_the_contract_is_rejected(index, change, message):
 )
 def test_what_the_protocol_forbids_is_rejected(index, column, values, message):
     with pytest.raises(DataError, match=message):
-        check(replace(index, images=index.images.assign(**{column: values})))
+        check(replace(index, images=index.images.assign(**{column: pd.Series(values, dtype=object)})))
 
 
 TRAITS = {"sex": ["F", "M", None, "diverse"], "age": [0.5, 120, np.nan, 58], "scanner": ["A1", "A2", "A1", None]}
