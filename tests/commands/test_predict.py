@@ -2,7 +2,13 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,16 +17,21 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from chxbench import UserError
+from chxbench import DATASETS, UserError
 from chxbench.benchmark.cli import main
-from chxbench.benchmark.commands.predict.annotations import Annotations
+from chxbench.benchmark.commands.predict.annotations import AnnotationIndex, Annotations
+from chxbench.benchmark.commands.predict.images import find_sources
 from chxbench.benchmark.commands.predict.output import leading_findings
 from chxbench.benchmark.commands.predict.predict import PredictConfig, predict_images
+from chxbench.benchmark.commands.predict.report import report_predictions
+from chxbench.benchmark.commands.run.report import report_run
 from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.commands.trained_run import load_trained_run
 from chxbench.benchmark.dataset import FINDINGS, DataError
 from chxbench.benchmark.engine.experiment import build_experiment
 from chxbench.benchmark.utils.image_io import read_image
+from chxbench.benchmark.utils.text import shell_word
+from chxbench.benchmark.utils.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +142,12 @@ def test_a_broken_copy_in_the_dataset_does_not_keep_the_users_file_from_being_pr
     experiment, *_ = done
     images, names = folder
 
-    def broken(*_):
-        raise DataError("broken")
+    read = type(experiment.dataset).read
+
+    def broken(self, image_id, path):
+        if path is None:
+            raise DataError("broken")
+        return read(self, image_id, path)
 
     monkeypatch.setattr(type(experiment.dataset), "read", broken)
     (prediction,) = predict_images(
@@ -253,19 +268,6 @@ def test_options_that_were_trained_are_not_changed_afterwards(done, options):
         load_trained_run(experiment.work, {"heatmapp": "cam"})
 
 
-def test_dicom_is_read_by_its_window_and_photometric_interpretation(tmp_path):
-    pydicom = pytest.importorskip("pydicom")
-    gray = np.arange(50, 178, dtype=np.uint8).reshape(8, 16)
-    path = tmp_path / "one.dcm"
-    for inverted in (False, True):
-        write_dicom(pydicom, path, gray, inverted)
-        np.testing.assert_array_equal(read_image(path), gray)  # the window keeps black and white where they are
-    write_dicom(pydicom, path, gray, window=(1600, 800))  # 1200..2000 of 12 bits
-    np.testing.assert_array_equal(read_image(path), np.round(255 * ((gray * 16.0 - 1200) / 800).clip(0, 1)))
-    write_dicom(pydicom, path, gray, window=None)  # no window: from the lowest to the highest
-    assert (read_image(path).min(), read_image(path).max()) == (0, 255)
-
-
 @pytest.mark.parametrize("kind", ["PALETTE COLOR", "nonsense"])
 def test_dicom_that_is_not_a_radiograph_is_refused(tmp_path, kind):
     pydicom = pytest.importorskip("pydicom")
@@ -277,15 +279,217 @@ def test_dicom_that_is_not_a_radiograph_is_refused(tmp_path, kind):
         read_image(tmp_path / "two.dcm")
 
 
-def test_a_png_of_16_bits_is_refused_instead_of_clipped(tmp_path):
-    Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png cannot be read .*more than 8 bits"):
-        read_image(tmp_path / "deep.png")
-
-
 def test_leading_findings_are_the_likeliest_and_the_labels_that_were_missed():
     probabilities = {"Mass": 0.9, "Nodule": 0.8, "Edema": 0.2, "Hernia": 0.1}
     annotations = Annotations("test", {"Mass": 0, "Nodule": None, "Edema": 0, "Hernia": 1}, {})
     assert leading_findings(probabilities, None, 2) == ["Mass", "Nodule"]
     assert leading_findings(probabilities, annotations, 2) == ["Mass", "Nodule", "Hernia"]
     assert leading_findings(probabilities, annotations, 9) == list(probabilities)
+
+
+# --- one way of preparing an image ----------------------------------------------------------------------------------
+
+GAMMA = """
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from chxbench import DATASETS, Dataset, Index
+from chxbench.benchmark.dataset import Labels, Split, split_sha256
+
+
+@DATASETS.register("gamma_of_test")
+@dataclass(frozen=True)
+class Gamma(Dataset):
+    title: ClassVar[str] = "Own hospital"
+    default_recipe: ClassVar[str] = "quick"
+    gamma: float = 1.0
+
+    def index(self, data_dir):
+        names = [path.name for path in sorted(Path(data_dir).glob("*.png"))]
+        images = pd.DataFrame({"image_id": names, "patient_id": names})
+        images["path"] = [str(data_dir / name) for name in names]
+        images["split"] = [("train", "val", "test", "train")[k % 4] for k in range(len(names))]
+        images["Mass"] = [float(k // 4 % 2) for k in range(len(names))]
+        labels = Labels("drawn", hashlib.sha256(images.to_csv().encode()).hexdigest(), "1")
+        boxes = pd.DataFrame(columns=["image_id", "finding", "x", "y", "w", "h"])
+        return Index(images, boxes, ("Mass",), labels, Split("own", split_sha256(images)))
+
+    def read(self, image_id, path):
+        if "three" in image_id:
+            return np.zeros((4, 4, 3), np.uint8)
+        gray = np.asarray(Image.open(path).convert("L"), float) / 255
+        return (255 * gray**self.gamma).astype(np.uint8)
+"""
+
+
+@pytest.fixture(scope="module")
+def own(config_in, tmp_path_factory):
+    """A completed run on a dataset whose pixels depend on an option; its configuration, record and folders."""
+    folder = tmp_path_factory.mktemp("own hospital's")
+    (folder / "data").mkdir()
+    random = np.random.default_rng(0)
+    for k in range(24):
+        Image.fromarray(random.integers(0, 256, (40, 40), np.uint8)).save(folder / "data" / f"{k:02}.png")
+    plugin = folder / "gamma plugin.py"
+    plugin.write_text(GAMMA)
+    config = config_in(
+        folder,
+        method="bsl",
+        dataset="gamma_of_test",
+        data_dir=folder / "data",
+        plugins=(plugin,),
+        settings={"compute.precision": "float32", "train.epochs": 1},
+    )
+    settings = {key: value for key, value in config.settings.items() if key not in ("dataset.images", "dataset.size")}
+    config = replace(config, settings={**settings, "dataset.gamma": 3})
+    yield config, *run(config)
+    DATASETS._entries.pop("gamma_of_test", None)
+
+
+def test_a_file_is_prepared_as_the_runs_dataset_does(own, tmp_path):
+    config, _, place = own
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    shutil.copy(config.data_dir / "02.png", tmp_path / "three.png")
+    shutil.copy(config.data_dir / "02.png", tmp_path / "02.png")
+    with pytest.raises(
+        UserError, match=r"2 of 3 images .* cannot be read by dataset gamma_of_test .* as uint8 \(4, 4, 3\)"
+    ):
+        predict_images(PredictConfig([str(tmp_path)], place, tmp_path / "out", pictures=False))
+    (by_id,) = predict_images(
+        PredictConfig(["02.png"], place, tmp_path / "id", pictures=False, data_dir=config.data_dir)
+    )
+    wanted = 1 / (
+        1 + np.exp(-pd.read_parquet(place / "scores.parquet").set_index("image_id").loc["02.png", "score Mass"])
+    )
+    assert by_id.probabilities["Mass"] == pytest.approx(wanted, abs=1e-5)
+    by_file = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert by_file["Mass"].tolist() == [pytest.approx(wanted, abs=1e-5)]
+
+
+def test_the_command_that_a_run_prints_can_be_pasted(own, tmp_path, capsys):
+    """In a new process: without the plugin, predict does not know how the images were read."""
+    config, record, place = own
+    report_run(record, place, Workspace(config.results))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("inference"))
+    image = config.data_dir / "02.png"
+    words = line.removeprefix("inference").strip().replace("chxbench", f"{sys.executable} -m chxbench")
+    words = words.replace("IMAGE", f"{shell_word(image)} --no-pictures")
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    refused = subprocess.run(
+        ["bash", "-c", words.partition("--plugin")[0]], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert refused.returncode == 2
+    assert "the run's dataset 'gamma_of_test' is a plugin" in refused.stderr and "--plugin FILE.py" in refused.stderr
+
+
+# --- any name, and nothing left out without a word ------------------------------------------------------------------
+
+NAMES = [
+    b"r\xf6ntgen.png",
+    b"r\xf7ntgen.png",
+    b"new\nline.png",
+    b"esc\x1b[2J.png",
+    "rtl\u202e\u2028b.png".encode(),
+    b"x" * 251 + b".png",
+    ("\u00e9" * 125).encode() + b".png",
+    b"-x.png",
+    b"...png",
+    b"q'uo\"te.png",
+    b"$x_1$ a^b_c.png",
+    b"[red]a[b].png",
+    b":skull:.png",
+    b"A.png",
+    b"a.png",
+    "\u00e9.png".encode(),
+    "e\u0301.png".encode(),
+    "\U0001f600\u80ba.png".encode(),
+    b"a\\b.png",
+    b"NA.png",
+]
+
+
+@pytest.fixture(scope="module")
+def odd(folder, tmp_path_factory):
+    """A folder of images with every kind of name, one that cannot be read, and entries that are no images."""
+    images, names = folder
+    place = tmp_path_factory.mktemp("odd")
+    for name in NAMES:
+        shutil.copy(images / names[0], Path(place, os.fsdecode(name)))
+    Path(place, os.fsdecode(b"bad\xe4.png")).write_bytes(b"no")
+    Path(place, os.fsdecode(b"fol\xe4der.png")).mkdir()
+    Path(place, os.fsdecode(b"te\xe4xt.txt")).write_text("x")
+    return place
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["ascii", "latin-1", "C"],
+)
+def test_any_name_survives_on_any_terminal(done, odd, tmp_path, changes):
+    experiment, *_ = done
+    words = [sys.executable, "-m", "chxbench", "predict", odd, "--run", experiment.work, "--out", tmp_path / "out"]
+    ran = subprocess.run([*words, "--no-pictures"], capture_output=True, env={**os.environ, **changes})
+    assert ran.returncode == 2 and b"Traceback" not in ran.stderr
+    assert b"1 of 21 images cannot be used" in ran.stderr and b"bad\\xe4.png cannot be read" in ran.stderr
+    assert b"subfolders: fol\\xe4der.png (1)" in ran.stderr
+    assert b"files with other endings: te\\xe4xt.txt (1)" in ran.stderr
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype=str, keep_default_na=False)
+    assert len(set(table["path"])) == len(NAMES) and {"NA.png", r"r\xf6ntgen.png"} <= set(table["image"])
+    contents = [json.loads(path.read_text()) for path in (tmp_path / "out").iterdir() if path.suffix == ".json"]
+    assert {content["path"].encode() for content in contents} == {path.encode() for path in table["path"]}
+
+
+def test_pictures_are_drawn_for_any_name(done, odd, tmp_path):
+    experiment, *_ = done
+    paths = [str(odd / os.fsdecode(NAMES[k])) for k in (0, 2, 5, 10, 17)]
+    first = predict_images(PredictConfig(paths, experiment.work, tmp_path / "out", leading=1))
+    stems = {path.name.removesuffix(".heatmaps.png") for path in (tmp_path / "out").glob("*.heatmaps.png")}
+    assert stems == {r"r_xf6ntgen", "new line", "x" * 180, "$x_1$ a^b_c", "\U0001f600\u80ba"}
+    report_predictions(first, tmp_path / "out")
+
+
+def test_stems_differ_also_where_case_does_not_matter(done, odd):
+    experiment, *_ = done
+    sources = find_sources([str(odd)], AnnotationIndex(experiment.dataset))
+    stems = [source.stem for source in sources]
+    assert len({unicodedata.normalize("NFC", stem).casefold() for stem in stems}) == len(stems)
+    assert max(len(stem.encode()) for stem in stems) <= 180
+
+
+def test_own_pictures_are_not_taken_for_radiographs(done, folder, tmp_path, monkeypatch, capsys):
+    experiment, *_ = done
+    images, names = folder
+    shutil.copy(images / names[0], tmp_path / names[0])
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        predict_images(PredictConfig(["."], experiment.work, Path(), leading=1))
+        assert set(rows_of(tmp_path)) == {names[0]}
+    assert f"figures of an earlier prediction: {names[0][:-4]}.heatmaps.png (1)" in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_read_are_listed_by_their_folder_and_reported(done, tmp_path):
+    experiment, *_ = done
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "empty.dcm").touch()
+    with pytest.raises(UserError, match=r"3 of 3 .*empty\.dcm .*link\.png .*leads nowhere.*pipe\.png .*not a file"):
+        predict_images(PredictConfig([str(tmp_path / "in")], experiment.work, tmp_path / "out", pictures=False))
+
+
+def test_a_name_that_no_file_can_have_is_not_found(done, tmp_path):
+    experiment, *_ = done
+    with pytest.raises(UserError, match="no image found: xx"):
+        predict_images(PredictConfig(["x" * 300], experiment.work, tmp_path / "out"))

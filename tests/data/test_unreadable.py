@@ -1,6 +1,7 @@
 """Images that cannot be read: a report of all of them, and runs without them, ranked apart from the others."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -52,6 +53,13 @@ def test_the_report_has_a_line_for_every_bad_image(root, prepare, tmp_path):
     assert [line["image_id"] for line in found] == BAD
     assert [line["path"] for line in found] == [str(root / "images" / name) for name in BAD]
     assert all("cannot identify" in line["problem"] for line in found)
+
+
+def test_the_report_can_hold_any_path(root, tmp_path):
+    moved = root.rename(tmp_path / os.fsdecode(b"nih\xf6"))
+    words = ["prepare", "--dataset", "chestxray14", "--data-dir", str(moved), "--report", str(tmp_path / "bad.csv")]
+    assert CliRunner().invoke(main, [*words, "--cache", str(tmp_path / "cache")]).exit_code == 2
+    assert [line["path"].split("/")[-3] for line in rows(tmp_path / "bad.csv")] == [r"nih\xf6"] * 2
 
 
 def test_the_report_of_no_bad_images_is_a_header(prepare, tmp_path):

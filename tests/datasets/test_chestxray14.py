@@ -1,6 +1,7 @@
 """NIH ChestX-ray14, on small folders in the shape of the release, and on the real files where they are."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,6 +261,84 @@ def test_allow_missing_uses_what_exists_and_reports_the_rest(tmp_path):
     assert set(index.images["image_id"]) == set(LABELS) - set(gone)
     assert index.images["path"].notna().all()
     assert index.split.name.endswith(", partial: 5 of 7 images")
+
+
+def replace_by(kind: str, path: Path) -> None:
+    path.unlink()
+    if kind == "link":
+        path.symlink_to("nowhere")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_what_is_no_file_is_not_there_and_is_named(tmp_path, kind, capsys):
+    root = release(tmp_path)
+    replace_by(kind, root / "images" / TEST[0])
+    near = f"1 file with another ending or without readable content ({root / 'images' / TEST[0]})"
+    assert f"1 of the 7 listed images are not under {root} ({TEST[0]}), but {near}: download the rest" in refusal(root)
+    index = check(ChestXray14(allow_missing=True).index(root))
+    assert set(index.images["image_id"]) == set(LABELS) - {TEST[0]} and index.absent["test"] == 1
+    assert near in capsys.readouterr().err
+
+
+def test_an_empty_file_is_there_unless_missing_ones_are_allowed(tmp_path):
+    """Without that option it is reported or skipped as any other that cannot be decoded."""
+    root = release(tmp_path)
+    replace_by("empty", root / "images" / TEST[0])
+    assert len(ChestXray14().index(root).images) == 7
+    assert TEST[0] not in set(ChestXray14(allow_missing=True).index(root).images["image_id"])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission_is_as_an_empty_one(tmp_path):
+    root = release(tmp_path)
+    (root / "images" / TEST[0]).chmod(0)
+    assert len(ChestXray14().index(root).images) == 7
+    assert TEST[0] not in set(ChestXray14(allow_missing=True).index(root).images["image_id"])
+
+
+def test_the_case_of_a_file_name_does_not_matter(tmp_path):
+    root = release(tmp_path)
+    path = root / "images" / TEST[0]
+    path.rename(path.with_suffix(".PNG"))
+    paths = ChestXray14().index(root).images.set_index("image_id")["path"]
+    assert paths[TEST[0]] == str(path.with_suffix(".PNG"))
+    paint(path.with_suffix(".Png"), (3, 3))
+    assert "1 image with different files of the same name" in refusal(root)
+    paint(path)  # the listed name itself comes first
+    assert ChestXray14().index(root).images.set_index("image_id")["path"][TEST[0]] == str(path)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".JPEG", ".dcm"])
+def test_another_ending_is_named(tmp_path, ending, capsys):
+    root = release(tmp_path)
+    path = root / "images" / TEST[0]
+    path.rename(path.with_suffix(ending))
+    paint(root / "thumbs" / "00000001_000.jpg")  # of an image that is there
+    near = f"1 file with another ending or without readable content ({path.with_suffix(ending)})"
+    assert near in refusal(root)
+    assert ChestXray14(allow_missing=True).index(root).absent["test"] == 1
+    assert near in capsys.readouterr().err
+    for name in LABELS:
+        (root / "images" / name).unlink(missing_ok=True)
+    assert "contains none of the 7 listed images, but 2 file" in refusal(root, allow_missing=True)
+
+
+def test_a_folder_whose_name_is_not_text_is_read(tmp_path):
+    root = release(tmp_path / os.fsdecode(b"nih\xf6"))
+    index = check(ChestXray14().index(root))
+    assert ChestXray14().read(TEST[0], index.images["path"].iloc[-1]).shape == (6, 6)
+
+
+def test_a_list_may_have_names_with_any_character(tmp_path):
+    name = "00000006_\u2028\x85 a.png"
+    root = release(tmp_path, {**LABELS, name: "Mass"}, [*TRAIN_VAL, name])
+    assert findings_of(ChestXray14().index(root))[name] == {"Mass"}
 
 
 def test_the_validation_patients_depend_on_the_list_and_the_seed_not_on_which_images_exist(tmp_path):
