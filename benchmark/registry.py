@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeV
 
 from .utils.errors import UserError, did_you_mean
 from .utils.package import ROOT
+from .utils.source_code import PLUGIN_PREFIX, source_sha256
 from .utils.text import title_problem
 
 if TYPE_CHECKING:  # method.py imports torch, which `chxbench list` and `chxbench score` must not
     from .dataset import Dataset
     from .method import Method
-
-PLUGIN_PREFIX = "chxbench_plugin_"  # of the module names of single-file plugins
 
 
 class Plugin(Protocol):
@@ -49,12 +48,20 @@ class PluginError(UserError):
 
 
 class Entry(NamedTuple, Generic[T]):
-    """A registered plugin: its name, its class, and the file and line that define it."""
+    """A registered plugin.
+
+    Attributes:
+        name: name on the command line.
+        cls: class of the plugin.
+        file, line: where the class is defined.
+        source_sha256: hash of the code that defines the class when it was imported, see utils/source_code.py.
+    """
 
     name: str
     cls: type[T]
     file: str
     line: int
+    source_sha256: str
 
     @property
     def place(self) -> str:
@@ -62,14 +69,14 @@ class Entry(NamedTuple, Generic[T]):
         return f"{self.file}:{self.line}"
 
     @property
-    def source_sha256(self) -> str:
-        """SHA-256 of the defining file: identifies the code of a plugin outside of the package, which has no commit."""
-        return hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
-
-    @property
     def built_in(self) -> bool:
-        """Whether the file belongs to this package, whose commit or version identifies the code."""
+        """Whether the file belongs to this package."""
         return Path(self.file).resolve().is_relative_to(ROOT)
+
+    def check_source(self) -> None:
+        """Check that the imported code is still that of its files. Raises PluginError if it was edited since."""
+        if source_sha256(self.cls) != self.source_sha256:
+            raise PluginError(f"the code of {self.name} ({self.place}) was edited after its import: start Python again")
 
 
 class Registry(Generic[T]):
@@ -103,8 +110,8 @@ class Registry(Generic[T]):
                 raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
             if problem := title_problem(title):
                 raise PluginError(f"{self.kind} {name!r} has the title {title!r}: {problem}")
-            plugin = cast("type[T]", cls)
-            entry = Entry(name, plugin, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
+            plugin, source = cast("type[T]", cls), source_sha256(cls)
+            entry = Entry(name, plugin, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1], source)
             taken = self._entries.get(name)
             if taken and taken.place != entry.place:
                 raise PluginError(

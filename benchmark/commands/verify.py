@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..dataset import Dataset
 from ..evaluation.scores import resamples_of
 from ..records import record as records
 from ..records.figures.style import drawn_from
@@ -17,15 +18,22 @@ from ..records.provenance import origin
 from ..records.recompute import TOLERANCE, check_maps, check_rows, check_scores
 from ..records.record import RecordError
 from ..records.schema import SCHEMA, Record
-from ..registry import load_plugins
-from ..utils.errors import UserError
+from ..registry import DATASETS, load_plugins
+from ..utils.errors import UserError, first_few
+from ..utils.options import build
 from ..utils.text import count, plain
 from ..utils.workspace import is_run_folder
 
 Outcome = Literal["pass", "fail", "skipped"]
 STYLES: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "skipped": "yellow"}
 READ_RECORD = ("checksum", "location", "scores")  # checks that need a readable record
-READ_SCORES = ("images", "AUC, statistics", "localization", "labels, split")  # checks that also need its scores
+READ_SCORES = (
+    "images",
+    "AUC, statistics",
+    "localization",
+    "labels, split",
+    "pixels",
+)  # checks that also need its scores
 FIGURES = ("roc.png", "heatmaps.png")
 
 
@@ -124,6 +132,7 @@ def _score_checks(folder: Path, record: Record, table: pd.DataFrame, data_dir: P
     yield _check("localization", lambda: _localization(folder, record, table))
     reason = "the dataset's files are needed: pass their folder with --data-dir, or the dataset's plugin with --plugin"
     yield _check("labels, split", lambda: _origin(folder, record, table, data_dir), reason)
+    yield _check("pixels", lambda: _pixels(folder, record, data_dir), _why_no_pixels(record))
 
 
 def _check(subject: str, check: Callable[[], str | None], reason: str = "") -> Check:
@@ -178,6 +187,31 @@ def _origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | 
         return None
     names = [name for name in (provenance.labels, provenance.test) if name]
     return f"compared {provenance.checked}" + (f"; recognized as {' and '.join(names)}" if names else "")
+
+
+def _why_no_pixels(record: Record) -> str:
+    if record.dataset.pixels is None:
+        return "external predictions: chxbench decoded no image"
+    return "the images are needed: pass the folder of a dataset of files with --data-dir"
+
+
+def _pixels(folder: Path, record: Record, data_dir: Path | None) -> str | None:
+    """Decode the images again that the record identifies one by one."""
+    if data_dir is None or record.dataset.pixels is None or record.recipe is None:
+        return None
+    from ..data.pixel_cache import decode_sample  # loads torch, which no other check needs
+    from ..data.source import load_index
+
+    sample = record.dataset.pixels.sample
+    dataset: Dataset = build(DATASETS.get(record.dataset.name).cls, record.dataset.options, "dataset.")
+    decoded = decode_sample(dataset, load_index(dataset, data_dir), record.recipe.pixels.size, sample)
+    different = sorted(name for name, digest in decoded.items() if digest != sample[name])
+    if different:
+        raise RecordError(
+            f"{folder} was trained and scored on other pixels than those of {count(len(different), 'image')} in "
+            f"{data_dir} ({first_few(different)}): pass the run's data, or run again"
+        )
+    return f"decoded {len(decoded)} of {count(len(sample), 'sampled image')} again, equal" if decoded else None
 
 
 def _figures(folder: Path, record: Record) -> Iterator[Check]:

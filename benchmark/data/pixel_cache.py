@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,15 +30,15 @@ from monai.data import DataLoader
 from monai.transforms import Resize
 
 from ..dataset import DataError, Dataset, Index
-from ..registry import PLUGIN_PREFIX
 from ..utils.environment import cores
 from ..utils.errors import first_few
 from ..utils.files import write_atomic
 from ..utils.progress import progress, say
+from ..utils.source_code import PLUGIN_PREFIX
 from ..utils.text import count
+from .identity import cache_key
 from .loader import identity_collate
 
-CACHE_VERSION = 1  # part of every cache's key: raise it when decoding or shrinking changes
 IMAGES_PER_TASK = 8  # images that a worker returns at a time: few, so that all workers finish at about the same time
 FLUSH_EVERY = 512  # images between two flushes to disk, the most that a crash loses
 
@@ -137,6 +137,29 @@ def copy_cached(dataset: Dataset, full: Index, subset: Index, size: int, cache: 
             chunk = wanted[start : start + FLUSH_EVERY]
             target.pixels[chunk] = source.pixels[rows[chunk]]
             target.mark_done(chunk.tolist())
+
+
+def decode_sample(dataset: Dataset, index: Index, size: int, sample: Collection[str]) -> dict[str, str]:
+    """Decode those of some images that an index has, without the cache: SHA-256 of their pixels by image id.
+
+    Args:
+        dataset: dataset that reads the images.
+        index: index of the dataset.
+        size: side in pixels of the square that each image is shrunk to.
+        sample: ids of the images.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    rows = np.flatnonzero(index.images["image_id"].isin(sample))
+    images = _ShrunkImages(dataset, index, size, rows)
+    digests = {}
+    for position, row in enumerate(rows):
+        _, pixels = images[position]
+        if isinstance(pixels, str):
+            raise DataError(pixels)
+        digests[images.ids[row]] = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return digests
 
 
 def is_picklable(dataset: Dataset) -> bool:
@@ -256,7 +279,7 @@ def _box_means(gray: np.ndarray, size: int) -> np.ndarray:
 def open_cache(dataset: Dataset, index: Index, size: int, cache: Path) -> Iterator[OpenCache]:
     """Open the cache of an index, which is created if it does not exist, and lock it against other processes."""
     expected = _stamps(dataset, index)
-    folder = cache / f"{dataset.name}-{size}-{_key(dataset, index, size)}"
+    folder = cache / f"{dataset.name}-{size}-{cache_key(dataset, index, size)}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         pixels, stamps = _open_maps(folder, len(index.images), size)
@@ -295,14 +318,6 @@ def _reserve(path: Path, length: int) -> None:
                 raise DataError(f"{path} cannot be allocated ({error.strerror}): choose a different --cache") from error
 
 
-def _key(dataset: Dataset, index: Index, size: int) -> str:
-    """Identify the cache by its images and their folder: equal file names in different folders have separate caches."""
-    paths, first = index.images["path"], index.images["image_id"].iloc[0]
-    origin = dataset.stamp(first, None) if paths.isna().any() else os.path.commonpath(paths.tolist())
-    names = "\n".join([str(CACHE_VERSION), str(size), origin, *index.images["image_id"]])
-    return hashlib.sha256(names.encode()).hexdigest()[:16]
-
-
 def _stamps(dataset: Dataset, index: Index) -> np.ndarray:
     """Compute a 64-bit digest of each image's stamp (N,); never 0, which marks a row that is not decoded."""
     missing, digests = [], []
@@ -322,7 +337,6 @@ def write_manifest(path: Path, dataset: Dataset, index: Index, pixels: np.memmap
     """Mark the cache as complete; return the SHA-256 of its pixels."""
     digest = hashlib.sha256(pixels.data).hexdigest()
     content = {
-        "version": CACHE_VERSION,
         "dataset": dataset.name,
         "images": len(pixels),
         "size": pixels.shape[1],

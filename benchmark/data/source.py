@@ -1,5 +1,6 @@
 """Build the dataset, recipe and index that the data part of a configuration requests. No torch."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,16 +51,23 @@ class DataConfig:
         arguments = []
         for flag, pairs in (("--set", self.settings), ("--option", options)):
             for key, value in pairs.items():
-                arguments += [flag, f"{key}={format_value(value)}"]
+                arguments += [flag, f"{key}={format_value(_without_folder(value))}"]
         for path in self.plugins:
             arguments += ["--plugin", path.name]
         return arguments
 
 
+def _without_folder(value: Any) -> Any:
+    """Return the name of a file instead of its path: where it is does not matter, and may be private."""
+    return Path(value).name if isinstance(value, str) and os.sep in value and Path(value).is_file() else value
+
+
 def build_dataset(config: DataConfig) -> tuple[Dataset, Recipe]:
     """Build the dataset with its options, and the recipe. Raises UserError if a setting belongs to neither."""
     load_plugins(config.plugins)
-    cls = DATASETS.get(config.dataset).cls
+    entry = DATASETS.get(config.dataset)
+    entry.check_source()
+    cls = entry.cls
     valid = [*setting_keys(), *field_names(cls, DATASET_PREFIX), SKIP]
     for key in config.settings:
         if key not in valid:

@@ -1,20 +1,18 @@
 """Build an experiment from a run's configuration: plugins from names, options from strings, index and run id."""
 
-import hashlib
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.identity import experiment_sha256, run_id
 from ..data.source import DataConfig, build_dataset
 from ..data.unreadable import load_readable_index
 from ..dataset import Dataset, Index
 from ..method import Method
-from ..recipe import Recipe, recipe_identity, recipe_table
-from ..registry import DATASETS, METHODS, Entry, load_plugins
-from ..utils.files import json_sha256
+from ..recipe import Recipe
+from ..registry import METHODS, Entry, load_plugins
 from ..utils.options import build, field_names, to_dict
 from ..utils.workspace import Workspace
 
@@ -57,9 +55,9 @@ class Experiment:
         config: configuration of the run.
         method, dataset, recipe: objects built from the configuration.
         index: the dataset's images, labels and splits.
-        run_id: readable name determined by all of these: the same experiment has the same id. The source code of
-            external plugins and the bytes of weight files are part of it.
-        entry: the method's entry in the registry, with the file that defines its class.
+        sha256: hash of everything that the result follows from except for the seed, see data/identity.py.
+        run_id: readable name determined by `sha256` and the seed: the same experiment has the same id.
+        entry: the method's entry in the registry, with the code that defines its class.
         workspace: folders of records and runs.
     """
 
@@ -68,6 +66,7 @@ class Experiment:
     dataset: Dataset
     recipe: Recipe
     index: Index
+    sha256: str
     run_id: str
     entry: Entry
     workspace: Workspace
@@ -85,13 +84,24 @@ def build_experiment(config: RunConfig) -> Experiment:
         UserError: an unknown name or setting, an invalid value, or invalid data.
     """
     load_plugins(config.plugins)
-    method_entry, dataset_entry = METHODS.get(config.method), DATASETS.get(config.dataset)
+    entry = METHODS.get(config.method)
+    entry.check_source()
     dataset, recipe = build_dataset(config)
-    method = build_method(method_entry.cls, recipe, config.options)
+    method = build_method(entry.cls, recipe, config.options)
     index = load_readable_index(config, dataset, recipe)
-    plugins = [entry.source_sha256 for entry in (method_entry, dataset_entry) if not entry.built_in]
-    run_id = _run_id(config.seed, method, dataset, recipe, index, plugins)
-    return Experiment(config, method, dataset, recipe, index, run_id, method_entry, Workspace(config.results))
+    code = {"name": method.name, "source": entry.source_sha256, "options": to_dict(method)}
+    identity = experiment_sha256(code, dataset, index, recipe)
+    return Experiment(
+        config=config,
+        method=method,
+        dataset=dataset,
+        recipe=recipe,
+        index=index,
+        sha256=identity,
+        run_id=run_id(recipe, config.seed, identity),
+        entry=entry,
+        workspace=Workspace(config.results),
+    )
 
 
 def build_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -> Method:
@@ -102,20 +112,3 @@ def build_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) 
     """
     from_recipe = {"output_stride": recipe.model.output_stride} if "output_stride" in field_names(cls, "") else {}
     return build(cls, {**from_recipe, **options}, "")
-
-
-def _run_id(seed: int, method: Method, dataset: Dataset, recipe: Recipe, index: Index, plugins: Sequence[str]) -> str:
-    """Name a run by its recipe, its seed and a hash of everything that determines its result."""
-    weights = Path(recipe.model.weights)
-    identity = {
-        "method": [method.name, to_dict(method)],
-        "dataset": [dataset.name, to_dict(dataset), *index.labels, *index.split],
-        "boxes": hashlib.sha256(index.boxes.to_csv(index=False, lineterminator="\n").encode()).hexdigest(),
-        "recipe": recipe_identity(recipe_table(recipe)),
-        "seed": seed,
-        "plugins": list(plugins),
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
-    }
-    digest = json_sha256(identity)
-    name = re.sub(r"[^A-Za-z0-9_]+", "-", Path(recipe.name).stem).strip("-") or "recipe"
-    return f"{name[:40]}-seed{seed}-{digest[:10]}"

@@ -1,18 +1,34 @@
 """Grad-CAM (Selvaraju et al. 2017): heatmaps for networks that return no maps."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from monai.visualize import GradCAM
 from monai.visualize.class_activation_maps import ModelWithHooks
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .device import Device
+from .locality import Reading, each_output, local_outputs, probe_images, shaken_weights, untouched
 
 GRAD_CAM_BATCH = 16  # images whose graph is in memory at a time
 
 
-def grad_cam(device: Device, network: nn.Module, layer: str, gray: Tensor) -> Tensor:
+class Layer(NamedTuple):
+    """An output of a module that Grad-CAM explains.
+
+    Attributes:
+        name: name of the module.
+        call: number of the call, from 0, as a module may be called several times.
+        reading: how its output is read as a map (B, D, h, w).
+    """
+
+    name: str
+    call: int
+    reading: Reading
+
+
+def grad_cam(device: Device, network: nn.Module, layer: Layer, gray: Tensor) -> Tensor:
     """Compute Grad-CAM of every finding, with its sign.
 
     Grad-CAM (Selvaraju et al. 2017, section 3) keeps only evidence for a finding, by a ReLU. Rare findings have
@@ -22,7 +38,7 @@ def grad_cam(device: Device, network: nn.Module, layer: str, gray: Tensor) -> Te
     Args:
         device: where the network runs.
         network: network with C findings, in evaluation mode.
-        layer: name of the module whose features are weighted.
+        layer: output of a module whose features are weighted.
         gray: uint8 (B, side, side).
 
     Returns:
@@ -31,7 +47,7 @@ def grad_cam(device: Device, network: nn.Module, layer: str, gray: Tensor) -> Te
     heat = []
     for images in gray.split(GRAD_CAM_BATCH):
         model = _GradCAMModel(network, layer, device.images(images))
-        explain = GradCAM(model, layer)
+        explain = GradCAM(model, layer.name)
         maps = [
             explain.compute_map(images, finding) - explain.compute_map(images, finding, against=True)
             for finding in range(model.logits.shape[1])
@@ -47,41 +63,70 @@ class _GradCAMModel(ModelWithHooks):
     in place. Here the features are captured once, and the network continues with a copy.
     """
 
-    def __init__(self, network: nn.Module, layer: str, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, layer: Layer, images: Tensor) -> None:
         # Without super().__init__(), which registers MONAI's hooks.
-        hook = network.get_submodule(layer).register_forward_hook(self._capture)
-        try:
-            with torch.enable_grad():
-                self.logits = network(images).logits
-        finally:
-            hook.remove()
+        self.layer = layer
+        with each_output(network, self._capture), torch.enable_grad():
+            self.logits = network(images).logits
 
     def __call__(
         self, x: Tensor, class_idx: int, retain_graph: bool = True, against: bool = False
     ) -> tuple[Tensor, tuple[Tensor], tuple[Tensor]]:
         score = self.logits[:, class_idx].sum()
         (gradient,) = torch.autograd.grad(-score if against else score, self.features, retain_graph=True)
-        return self.logits, (self.features,), (gradient.contiguous(),)
+        places = self.layer.reading.places
+        return self.logits, (places(self.features),), (places(gradient).contiguous(),)
 
-    def _capture(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    def _capture(self, name: str, call: int, output: Tensor) -> Tensor | None:
+        if (name, call) != (self.layer.name, self.layer.call):
+            return None
         self.features = output.detach().contiguous().requires_grad_(True)
-        return self.features.clone()
+        return _copy(self.features)
 
 
-def last_spatial_layer(network: nn.Module, images: Tensor) -> str | None:
-    """Return the name of the last module called that returns features (B, D, h, w) with h * w > 1; None without."""
-    spatial: list[str] = []
+def _copy(features: Tensor) -> Tensor:
+    """Return a copy with a gradient, even where a network works without."""
+    with torch.enable_grad():
+        return features.clone()
 
-    def make_hook(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-                spatial.append(name)
 
-        return hook
+def find_layer(device: Device, network: nn.Module, side: int) -> Layer | None:
+    """Find the last output of a module that is a map of the image and gets a gradient from the log-odds at its places.
 
-    hooks = [module.register_forward_hook(make_hook(name)) for name, module in network.named_modules() if name]
-    with torch.inference_mode():
-        network(images)
-    for hook in hooks:
-        hook.remove()
-    return spatial[-1] if spatial else None
+    A projection (`nn.Linear`) is taken only if there is nothing else: queries, keys and values say less than what they
+    are projections of.
+
+    Args:
+        device: where the network runs.
+        network: network on the device.
+        side: side of the images in pixels.
+
+    Returns:
+        The output; None if there is none.
+    """
+    local = local_outputs(device, network, side)
+    features: dict[tuple[str, int], Tensor] = {}
+
+    def visit(name: str, call: int, output: Tensor) -> Tensor | None:
+        if (name, call) not in local:
+            return None
+        copy = _copy(output)
+        features[name, call] = copy if copy.requires_grad else copy.requires_grad_(True)
+        return _copy(features[name, call])
+
+    images = device.images(probe_images(side)[:, 0])
+    with untouched(device, network), each_output(network, visit), torch.enable_grad():
+        # Shaken weights: what matters is whether a gradient can arrive, and a classifier may start at zero.
+        logits = functional_call(network, shaken_weights(network, 0.1), (images,)).logits
+    if not features or not logits.requires_grad:
+        return None
+    # Different weights for the findings: the sum of logits may be constant.
+    score = (logits * torch.linspace(1, 2, logits.numel(), device=logits.device).view_as(logits)).sum()
+    gradients = torch.autograd.grad(score, list(features.values()), allow_unused=True)
+    layers = [
+        Layer(*output, local[output])
+        for output, gradient in zip(features, gradients, strict=True)
+        if gradient is not None and local[output].places(gradient).any()
+    ]
+    layers.sort(key=lambda layer: not isinstance(network.get_submodule(layer.name), nn.Linear))
+    return layers[-1] if layers else None

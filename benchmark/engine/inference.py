@@ -13,9 +13,12 @@ from ..method import ContractError, Method
 from ..recipe import Recipe
 from ..utils.progress import progress
 from .device import Device
-from .grad_cam import grad_cam, last_spatial_layer
+from .grad_cam import Layer, find_layer, grad_cam
 
 OWN_MAPS, GRAD_CAM = "the method's maps", "Grad-CAM"
+NO_LAYER = (
+    "no layer of the network is a map of the image that its log-odds depend on: return maps, Output(logits, maps)"
+)
 T = TypeVar("T")
 
 
@@ -135,20 +138,22 @@ class HeatmapReader:
         side: side of the crops in pixels.
 
     Attributes:
-        kind: OWN_MAPS, or GRAD_CAM for a network without maps; None if no layer has spatial positions.
-        layer: name of the module that Grad-CAM explains; None with OWN_MAPS.
+        kind: OWN_MAPS, or GRAD_CAM for a network without maps; None if no layer is a map of the image.
+        reason: why there are no heatmaps, one sentence; None if there are.
+        layer: output of a module that Grad-CAM explains; None with OWN_MAPS.
     """
 
     def __init__(self, device: Device, method: Method, network: nn.Module, side: int) -> None:
         self.device, self.method, self.network = device, method, network.eval()
-        self.layer: str | None = None
+        self.layer: Layer | None = None
         self.kind: str | None = OWN_MAPS
+        self.reason: str | None = None
         gray = torch.zeros(2, side, side, dtype=torch.uint8)
         with torch.inference_mode():
             output = device.forward(network, gray)
         if output.maps is None:
-            self.layer = last_spatial_layer(network, device.images(gray))
-            self.kind = GRAD_CAM if self.layer else None
+            self.layer = find_layer(device, network, side)
+            self.kind, self.reason = (GRAD_CAM, None) if self.layer else (None, NO_LAYER)
 
     def read(self, gray: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute scores and heatmaps of gray bytes, uint8 (B, side, side).

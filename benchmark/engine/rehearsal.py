@@ -29,6 +29,7 @@ from .checkpoint import random_state, save_checkpoint, set_random_state
 from .device import Device
 from .experiment import Experiment
 from .inference import HeatmapReader, Predictor
+from .locality import logits_problem, maps_problem
 from .memory import advise_on_memory, release_memory
 from .stages import list_stages, select_examples
 from .step import Learner, make_learner
@@ -186,20 +187,26 @@ class Rehearsal:
                 blame(self.method, f"score {count(images, 'image')}"),
             ):
                 predictor.scores(_rows(images), "rehearsal")
+        with blame(self.method, "score images"):
+            problem = logits_problem(self.device, self.network, self.recipe.pixels.crop)
+        if problem is not None:
+            raise ContractError(problem)
 
     def explain(self, images: int) -> str | None:
         """Compute the heatmaps of a batch; return why the network has none, or None."""
-        reader = HeatmapReader(self.device, self.method, self.network, self.recipe.pixels.crop)
-        if reader.kind is None:
-            return f"{self.method.name} has neither maps nor layers for Grad-CAM"
+        side = self.recipe.pixels.crop
         with (
             advise_on_memory("heatmaps", images, "evaluate.batch_size"),
             blame(self.method, f"compute the heatmaps of {count(images, 'image')}"),
         ):
+            reader = HeatmapReader(self.device, self.method, self.network, side)
             _, heat = reader.read(self.images(images))
+            problem = maps_problem(self.device, self.method, self.network, side)
         if heat is not None and not heat.isfinite().all():
             raise ContractError(NOT_FINITE)
-        return None
+        if problem is not None:
+            raise ContractError(problem)
+        return reader.reason
 
 
 def step_sizes(total: int, train: Train, device: Device, later: int = 0) -> list[tuple[int, int]]:

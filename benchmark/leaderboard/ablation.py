@@ -138,7 +138,7 @@ def _paired_difference(upper: Row, lower: Row) -> list[PairedDifference]:
     seeds = {run.record.seed for run in upper.runs} & {run.record.seed for run in lower.runs}
     if not seeds:
         return []
-    upper, lower = (Row(row.label, [run for run in row.runs if run.record.seed in seeds]) for row in (upper, lower))
+    upper, lower = (row._replace(runs=[run for run in row.runs if run.record.seed in seeds]) for row in (upper, lower))
     # All records of a board resample the same patients in the same order: replicate r of one pairs with r of the other.
     means = [np.mean([run.verified.bootstrap() for run in row.runs], axis=0) for row in (upper, lower)]
     differences = means[0] - means[1]

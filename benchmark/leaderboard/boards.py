@@ -107,10 +107,18 @@ def _key(record: Record) -> tuple[str, ...]:
         return dataset.name, EXTERNAL, *data
     return (
         dataset.name,
-        recipe_identity(recipe_table(record.recipe)),
+        _recipe_identity(record),
         *data,
         json.dumps(dataset.options, sort_keys=True),
     )
+
+
+def _recipe_identity(record: Record) -> str:
+    """Hash the settings of a recipe; a file of initial weights counts by its content."""
+    table = recipe_table(record.recipe)
+    if record.weights.file_sha256:
+        table["model"]["weights"] = record.weights.file_sha256
+    return recipe_identity(table)
 
 
 def _check_same_test_set(runs: Sequence[Run]) -> None:

@@ -1,7 +1,7 @@
 """Group runs into the rows of a board: a method with its options, and one run per seed."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from ..evaluation.results import IntervalPart
 from ..records.schema import LocalizationPart, Record
+from ..utils.files import json_sha256
 from ..utils.text import changed_options, code, escape, plain
 from .literature import Reported, reported
 from .verified_cache import Verified
@@ -23,9 +24,14 @@ class Run(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A method with its options and one run per seed, or one set of external predictions."""
+    """A method with its options and one run per seed, or one set of external predictions.
 
-    label: str
+    Attributes:
+        details: what distinguishes the row from others of the same method; empty if nothing does.
+        runs: runs by seed.
+    """
+
+    details: str
     runs: list[Run]
 
     @property
@@ -58,8 +64,12 @@ class Row(NamedTuple):
     @property
     def name(self) -> str:
         """The label without markup, for figures and the terminal."""
-        details = _details(self.first)
-        return plain(self.first.method.title + (f" ({details})" if details else ""))
+        return plain(self.first.method.title + (f" ({self.details})" if self.details else ""))
+
+    @property
+    def label(self) -> str:
+        """The name of the row in Markdown: title and details."""
+        return escape(self.first.method.title) + (f" ({code(self.details)})" if self.details else "")
 
     def values(self, name: str) -> np.ndarray:
         """Return the AUC of each seed (S,) for a finding, "mean_auc" or "mean_auc_without_rare"; NaN if undefined."""
@@ -83,27 +93,39 @@ class Row(NamedTuple):
 
 
 def make_rows(runs: Iterable[Run]) -> list[Row]:
-    """Group runs of the same method, options and plugin source into rows, sorted by mean AUC."""
+    """Group runs that differ only in their seed into rows, sorted by mean AUC."""
     groups = defaultdict(list)
     for run in runs:
-        method = run.record.method
-        source = "" if method.built_in else method.source_sha256
-        groups[method.name, json.dumps(method.options, sort_keys=True), source].append(run)
-    rows = [Row(_label(group[0].record), sorted(group, key=_seed)) for group in groups.values()]
+        groups[_identity(run.record)].append(run)
+    titles = Counter((group[0].record.method.title, _details(group[0].record)) for group in groups.values())
+    rows = []
+    for identity, group in groups.items():
+        record = group[0].record
+        is_ambiguous = titles[record.method.title, _details(record)] > 1
+        variant = f"variant {json_sha256(identity)[:7]}" if is_ambiguous else ""
+        rows.append(Row(", ".join(filter(None, (_details(record), variant))), sorted(group, key=_seed)))
     return sorted(rows, key=lambda row: (-np.nan_to_num(row.mean("mean_auc"), nan=-1), row.label))
+
+
+def _identity(record: Record) -> tuple[str | None, ...]:
+    """Return what the results of a row follow from, except for the seed."""
+    method, pixels, weights = record.method, record.dataset.pixels, record.weights
+    return (
+        method.name,
+        json.dumps(method.options, sort_keys=True),
+        method.source_sha256,
+        record.experiment_sha256,
+        pixels and pixels.sha256,
+        weights and weights.source,
+    )
 
 
 def _seed(run: Run) -> int:
     return run.record.seed or 0
 
 
-def _label(record: Record) -> str:
-    details = _details(record)
-    return escape(record.method.title) + (f" ({code(details)})" if details else "")
-
-
 def _details(record: Record) -> str:
-    """Return what distinguishes rows of the same method: options changed by the user, and the source of a plugin."""
+    """Return what distinguishes rows of the same method: options changed by the user, and the code of a plugin."""
     changed = changed_options(record.method.changed)
     is_plugin = record.submission is None and not record.method.built_in
     plugin = f"plugin {record.method.name} {record.method.source_sha256[:7]}" if is_plugin else ""

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from ..dataset import Dataset, Index
 from ..utils.environment import code_state, versions
 from ..utils.options import to_dict
-from .schema import CodePart, Counts, DatasetPart, LabelsPart, Software, SplitPart
+from ..utils.source_code import source_sha256
+from .schema import CodePart, Counts, DatasetPart, LabelsPart, PixelsPart, Software, SplitPart
 
 
 def now() -> str:
@@ -22,25 +23,26 @@ def describe_software() -> Software:
     return Software(versions=versions(), code=code)
 
 
-def describe_dataset(dataset: Dataset, index: Index, splits: Sequence[str], pixels_sha256: str | None) -> DatasetPart:
+def describe_dataset(dataset: Dataset, index: Index, splits: Sequence[str], pixels: PixelsPart | None) -> DatasetPart:
     """Describe the dataset of a run or of external predictions.
 
     Args:
         dataset: dataset plugin with its options.
         index: images that were scored or trained on.
         splits: splits of the index to count.
-        pixels_sha256: hash of the decoded images; None if no image was decoded.
+        pixels: the decoded images; None if no image was decoded.
     """
     return DatasetPart(
         name=dataset.name,
         title=dataset.title,
         caveat=dataset.caveat,
         options=to_dict(dataset),
+        source_sha256=source_sha256(type(dataset)),
         findings=list(index.findings),
         rare=[finding for finding in index.findings if finding in dataset.rare],
         labels=LabelsPart(**index.labels._asdict()),
         split=SplitPart(**index.split._asdict()),
-        pixels_sha256=pixels_sha256,
+        pixels=pixels,
         counts={split: _count(index, split) for split in splits},
         skipped=list(index.skipped),
     )

@@ -42,8 +42,8 @@ class MethodIdentity(Part):
     """Identity of a method: together, these determine what it computes."""
 
     name: Name
-    built_in: bool  # whether it is part of chxbench, whose commit or version then identifies the source
-    source_sha256: Sha256  # hash of the file that defines it
+    built_in: bool  # whether it is part of chxbench
+    source_sha256: Sha256  # hash of the code that defines it; of the file of external predictions
     options: dict[str, Any]  # all options, including defaults
 
 
@@ -100,6 +100,13 @@ class Counts(Part):
     absent: Count  # listed images without a file, excluded on request
 
 
+class PixelsPart(Part):
+    """The decoded and resized images that the network saw."""
+
+    sha256: Sha256  # hash of all images, in order
+    sample: dict[str, Sha256]  # hashes of single images, by which another copy of the dataset can be compared
+
+
 class DatasetPart(Part):
     """The dataset as used in the run."""
 
@@ -107,11 +114,12 @@ class DatasetPart(Part):
     title: str
     caveat: str  # what results on this dataset do not show
     options: dict[str, Any]
+    source_sha256: Sha256  # hash of the code that defines it
     findings: Annotated[list[Name], Field(min_length=1)]  # in the order of the score columns
     rare: list[Name]  # findings with few positives, excluded from mean_auc_without_rare
     labels: LabelsPart
     split: SplitPart
-    pixels_sha256: Sha256 | None  # hash of the decoded and resized images, in order; null for external predictions
+    pixels: PixelsPart | None  # null for external predictions
     counts: dict[str, Counts]  # per split; for external predictions, only splits with scores
     skipped: list[str]  # unreadable images, excluded on request, sorted
 
@@ -130,6 +138,7 @@ class WeightsPart(Part):
     """Weights before and after training."""
 
     init: str  # imagenet, none, or the name of a file
+    file_sha256: Sha256 | None  # hash of that file
     source: str | None  # full name of the pretrained weights, or file name; null for random weights
     not_loaded: list[str] | None  # randomly initialized tensors that source does not contain; null without a source
     sha256: Sha256  # hash of all initial tensors, in order
@@ -176,6 +185,7 @@ class RunDescription(RecordHeader):
     """
 
     run_id: Name
+    experiment_sha256: Sha256 | None  # hash of all that the result follows from except seed and pixels; runs only
     seed: int | None
     selection: str  # rule by which the epoch was selected
     method: MethodPart
@@ -196,8 +206,14 @@ class RunDescription(RecordHeader):
 
     def _training(self) -> dict[str, object]:
         environment = self.environment
-        trained = {"seed": self.seed, "recipe": self.recipe, "weights": self.weights, "stages": self.stages or None}
-        used = {"pixels_sha256": self.dataset.pixels_sha256, "precision": environment.precision}
+        trained = {
+            "experiment_sha256": self.experiment_sha256,
+            "seed": self.seed,
+            "recipe": self.recipe,
+            "weights": self.weights,
+            "stages": self.stages or None,
+        }
+        used = {"pixels": self.dataset.pixels, "precision": environment.precision}
         return {**trained, **used, "layout": environment.layout}
 
     def _check_run(self) -> None:

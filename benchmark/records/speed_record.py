@@ -168,10 +168,10 @@ def place(record: SpeedRecord) -> Path:
 
 
 def matches_run(speed: SpeedRecord, run: Record) -> bool:
-    """Return whether a speed record has the method, options and crop of a run, and for a plugin also its source."""
+    """Return whether a speed record has the method, with its code and options, and the crop of a run."""
     timed, trained = speed.method, run.method
-    same_method = (timed.name, timed.options, timed.built_in) == (trained.name, trained.options, trained.built_in)
-    same_source = timed.built_in or timed.source_sha256 == trained.source_sha256
+    same_method = (timed.name, timed.options) == (trained.name, trained.options)
+    same_source = timed.source_sha256 == trained.source_sha256
     return run.recipe is not None and same_method and same_source and speed.setup.crop == run.recipe.pixels.crop
 
 

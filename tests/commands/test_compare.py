@@ -237,8 +237,8 @@ def test_only_what_differs_is_listed(tmp_path):
 
 def make_elsewhere(fields):
     """Scores that another program made: nothing is known of their training."""
-    fields.update(seed=None, recipe=None, weights=None, stages=[], selection="not known")
-    fields["dataset"]["pixels_sha256"] = None
+    fields.update(experiment_sha256=None, seed=None, recipe=None, weights=None, stages=[], selection="not known")
+    fields["dataset"]["pixels"] = None
     fields["environment"] |= {"precision": None, "layout": None, "hardware": {}}
     about = {"file": "theirs.csv", "sha256": "0" * 64, "image_column": "image", "columns": "{finding}"}
     fields["submission"] = {**about, "scale": "probability"}

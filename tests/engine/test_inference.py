@@ -123,7 +123,7 @@ def test_grad_cam_explains_a_network_that_works_in_place():
     torch.manual_seed(0)
     device = Device("float32")
     reader = HeatmapReader(device, Plain(), device.place(CheXNet()), 64)
-    assert reader.layer == "network.features"
+    assert reader.layer.name == "network.features"
     _, heat = reader.read(torch.randint(255, (20, 64, 64)).byte())  # more than are explained at once
     assert heat.shape == (20, 2, 2, 2)
     assert heat.isfinite().all()

@@ -52,6 +52,7 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, ex
     stage |= {"best_epoch": 1, "validation_auc": [0.5], "loss": [0.7], "seconds": 1.0, "images_per_second": 10.0}
     return {
         "run_id": run_id,
+        "experiment_sha256": HASH,
         "created": "2026-01-01T00:00:00+00:00",
         "command": f"chxbench run --method {about['name']} --seed {seed}\nrm -rf \x1b[31m",
         "seed": seed,
@@ -62,16 +63,18 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, ex
             "title": "Made up",
             "caveat": "nothing here is about patients",
             "options": {},
+            "source_sha256": HASH,
             "findings": list(FINDINGS),
             "rare": ["Hernia"],
             "labels": {"file": "drawn", "sha256": HASH, "version": version},
             "split": {"name": "by patient", "sha256": split},
-            "pixels_sha256": HASH,
+            "pixels": {"sha256": HASH, "sample": {}},
             "counts": {"train": counts, **{part: count(table, part) for part in ("val", "test")}},
             "skipped": [],
         },
         "recipe": load_recipe("quick", {"evaluate.resamples": 100, **(settings or {})}),
-        "weights": {"init": "none", "source": None, "not_loaded": None, "sha256": HASH, "final_sha256": HASH},
+        "weights": {"init": "none", "file_sha256": None, "source": None, "not_loaded": None}
+        | {"sha256": HASH, "final_sha256": HASH},
         "stages": [stage],
         "submission": None,
         "environment": {

@@ -70,7 +70,8 @@ def test_a_record_that_contradicts_itself_is_refused(folder, change, message):
 def test_external_predictions_do_not_claim_to_be_trained():
     submission = {"file": "a.csv", "sha256": "0" * 64, "image_column": "image", "columns": "{finding}"}
     described = fields(score_table(1), "a0", "One")
-    with pytest.raises(ValueError, match="external predictions with seed, recipe, weights, stages, pixels_sha256"):
+    unknown = "experiment_sha256, seed, recipe, weights, stages, pixels"
+    with pytest.raises(ValueError, match=f"external predictions with {unknown}"):
         RunDescription.model_validate({**described, "submission": {**submission, "scale": "logit"}})
 
 

@@ -49,9 +49,11 @@ def _facts(record: Record) -> dict[str, str]:
     method, data = record.method, record.dataset
     facts: dict[str, Any] = {
         "method": method.name,
-        "source of the method": None if method.built_in else f"plugin {method.source_sha256[:10]}",
+        "code of the method": None if record.submission else method.source_sha256[:10],
         **{f"option {key}": format_value(value) for key, value in method.options.items()},
         "dataset": data.name,
+        "code of the dataset": data.source_sha256[:10],
+        "pixels": data.pixels.sha256[:10] if data.pixels else None,
         **{f"dataset.{key}": format_value(value) for key, value in data.options.items()},
         "labels": f"{data.labels.file}, {data.labels.version} ({data.labels.sha256[:10]})",
         "split": f"{data.split.name} ({data.split.sha256[:10]})",

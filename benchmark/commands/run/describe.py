@@ -1,18 +1,23 @@
 """Describe a run for its record: configuration and training, before its scores are evaluated."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
+from ...data.identity import pixel_sample
+from ...data.pixel_cache import Decoded
 from ...dataset import SPLITS, Index
 from ...engine.device import Device
 from ...engine.experiment import Experiment
 from ...engine.stages import StageResult
 from ...engine.weights import loaded_weights, weights_sha256
+from ...recipe import Recipe
 from ...records.describe import describe_dataset, describe_software, now
-from ...records.schema import EnvironmentPart, MethodPart, RunDescription, StagePart, WeightsPart
+from ...records.schema import EnvironmentPart, MethodPart, PixelsPart, RunDescription, StagePart, WeightsPart
+from ...utils.files import file_sha256
 from ...utils.options import to_dict
 
 SELECTION = {
@@ -24,7 +29,7 @@ SELECTION = {
 def describe_run(
     experiment: Experiment,
     environment: EnvironmentPart,
-    pixels_sha256: str,
+    decoded: Decoded,
     weights: WeightsPart,
     stages: list[StagePart],
 ) -> RunDescription:
@@ -33,25 +38,36 @@ def describe_run(
     Args:
         experiment: experiment of the run.
         environment: software and hardware when the run started.
-        pixels_sha256: SHA-256 of the decoded images.
+        decoded: images that the network saw.
         weights: weights before and after training.
         stages: stages of training.
     """
     config, recipe = experiment.config, experiment.recipe
+    pixels = PixelsPart(sha256=decoded.sha256, sample=pixel_sample(experiment.index, decoded.pixels))
     return RunDescription(
         created=now(),
         command=config.command(recipe.name),
         run_id=experiment.run_id,
+        experiment_sha256=experiment.sha256,
         seed=config.seed,
         selection=SELECTION[recipe.train.select],
         method=describe_method(experiment),
-        dataset=describe_dataset(experiment.dataset, experiment.index, SPLITS, pixels_sha256),
-        recipe=recipe,
+        dataset=describe_dataset(experiment.dataset, experiment.index, SPLITS, pixels),
+        recipe=_without_folders(recipe),
         weights=weights,
         stages=stages,
         submission=None,
         environment=environment,
     )
+
+
+def _without_folders(recipe: Recipe) -> Recipe:
+    """Return a recipe with the name of a weights file instead of its path, which may be private."""
+    model = replace(recipe.model, weights=Path(recipe.model.weights).name)
+    changed = (
+        {**recipe.changed, "model.weights": model.weights} if "model.weights" in recipe.changed else recipe.changed
+    )
+    return replace(recipe, model=model, changed=changed)
 
 
 def describe_method(experiment: Experiment) -> MethodPart:
@@ -77,8 +93,10 @@ def describe_weights(
 ) -> WeightsPart:
     """Describe the weights before and after training, and what the network loaded."""
     source, not_loaded = loaded_weights(network)
+    file = Path(experiment.recipe.model.weights)  # or a word, such as imagenet
     return WeightsPart(
-        init=Path(experiment.recipe.model.weights).name,
+        init=file.name,
+        file_sha256=file_sha256(file) if file.is_file() else None,
         source=source,
         not_loaded=list(not_loaded) if source else None,
         sha256=weights_sha256(initial),

@@ -10,7 +10,7 @@ from ...data.pixel_cache import prepare_pixels
 from ...engine.blame import blame, describe_error
 from ...engine.device import Device
 from ...engine.experiment import Experiment
-from ...engine.inference import Heatmaps, Predictor
+from ...engine.inference import NO_LAYER, Heatmaps, Predictor
 from ...engine.memory import is_out_of_memory
 from ...engine.rehearsal import NOT_FINITE
 from ...evaluation import artifacts
@@ -86,7 +86,7 @@ def _compute(experiment: Experiment, device: Device, network: nn.Module, pixels:
     with blame(experiment.method, "compute its heatmaps"):
         heatmaps = predictor.heatmaps(experiment.method, rows, "heatmaps of the boxed test images")
     if heatmaps is None:
-        raise ContractError(f"{experiment.method.name} has neither maps nor layers for Grad-CAM")
+        raise ContractError(NO_LAYER)
     _check_maps(heatmaps.maps)
     heatmap_set = artifacts.build_heatmap_set(experiment.index, rows, heatmaps.maps, heatmaps.kind)
     _draw_examples(experiment, heatmaps, heatmap_set, pixels[rows])

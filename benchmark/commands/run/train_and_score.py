@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ...data.pixel_cache import prepare_pixels
+from ...data.pixel_cache import Decoded, prepare_pixels
 from ...engine.blame import describe_error
 from ...engine.checkpoint import TrainedStage
 from ...engine.device import Device
@@ -54,7 +54,7 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
         return
     weights = describe_weights(experiment, network, initial, stages[-1].trained.weights)
     trained = describe_stages(stages, experiment.index)
-    described = describe_run(experiment, environment, decoded.sha256, weights, trained)
+    described = describe_run(experiment, environment, decoded, weights, trained)
     table = score_table(experiment.index, rows, scores)
     # Complete before there are heatmaps, which must not take the scores with them.
     record = records.write(experiment.work, described, table, problem=NOT_COMPLETED if boxed else None)
@@ -81,13 +81,15 @@ def _rehearse_record(experiment: Experiment, environment: EnvironmentPart) -> No
         StageResult(stage, Selection(np.arange(1)), TrainedStage({}, 1, [None], [0.0], 1.0, 1))
         for stage in list_stages(experiment.method)
     ]
-    weights = WeightsPart(init="none", source=None, not_loaded=None, sha256=NO_HASH, final_sha256=NO_HASH)
+    decoded = Decoded(np.zeros((len(index.images), 1, 1), np.uint8), NO_HASH)
+    hashes = {"file_sha256": None, "sha256": NO_HASH, "final_sha256": NO_HASH}
+    weights = WeightsPart(init="none", source=None, not_loaded=None, **hashes)
     rows = np.concatenate([index.rows("val"), index.rows("test")])
     scores = np.random.default_rng(0).normal(size=(len(rows), len(index.findings))).astype(np.float32)
     short = replace(recipe, evaluate=replace(recipe.evaluate, resamples=MIN_RESAMPLES))
     try:
         with TemporaryDirectory(prefix="rehearsal", dir=experiment.work) as folder:
-            described = describe_run(experiment, environment, NO_HASH, weights, describe_stages(stages, index))
+            described = describe_run(experiment, environment, decoded, weights, describe_stages(stages, index))
             described = described.model_copy(update={"recipe": short})
             records.write(Path(folder), described, score_table(index, rows, scores))
     except UserError:

@@ -112,6 +112,7 @@ class Submission(NamedTuple):
             created=now(),
             command=config.command(),
             run_id=self.run_id,
+            experiment_sha256=None,
             seed=None,
             selection="unknown: the predictions are external",
             method=_describe_method(config, self.file_sha256),

@@ -1,0 +1,318 @@
+"""What the outputs of a network are, measured on noise: maps of the image or not, log-odds or probabilities.
+
+Shapes do not tell what a map is: (B, 17, 64) or (B, 3, 17, 64) may be tokens, attention heads or channels, and a square
+tensor may be an attention matrix, transposed, or in any order. So parts of an image are changed, one at a time. In a
+map of the image, the change is where the part is.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import isqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from ..method import Method
+from .device import Device
+
+GRID = 4  # an image is divided into GRID x GRID patches
+NOISE_IMAGES = 3  # images in which each patch is changed
+MIN_FOLLOW = 0.1  # distance that the change moves in a map, of the distance between the patches
+MIN_CORRELATION = 0.7  # of the positions of patch and change; at 0.71 half of the variance is along the right axis
+CLEAR_SPREAD = 0.15  # spread of the change's position, of that of the patches, that is no weak effect
+MAX_ASTRAY = 0.3  # correlation below which a change that moves does not follow
+TINY = 1e-300  # instead of a division by 0
+WEIGHT_DRAWS = 8  # random weights under which log-odds must leave the interval of probabilities
+
+
+class Reading(NamedTuple):
+    """A reading of a tensor's axes as a square map.
+
+    Attributes:
+        order: order of the tensor's axes that gives (B, D, tokens) or (B, D, h, w).
+        start: number of tokens before the first place.
+        side: h = w.
+    """
+
+    order: tuple[int, ...]
+    start: int
+    side: int
+
+    def places(self, features: Tensor) -> Tensor:
+        """Return the map (B, D, side, side) in the features."""
+        tokens: Tensor = features.permute(self.order).flatten(2)
+        places: Tensor = tokens[:, :, self.start : self.start + self.side**2].unflatten(2, (self.side, self.side))
+        return places
+
+
+class Motion(NamedTuple):
+    """How the change in a map moves with the changed patch of the image.
+
+    Attributes:
+        slope: (2, 2), distance moved along y and x (rows) per distance of the patch along y and x (columns); the
+            identity for a perfect map.
+        spread: (2,), standard deviation of the change's y and x that all noise images share, divided by the patch's.
+    """
+
+    slope: Tensor
+    spread: Tensor
+
+    @property
+    def follow(self) -> float:
+        """Smaller slope of the two axes, each along itself."""
+        return self.slope.diagonal().min().item()
+
+    @property
+    def correlation(self) -> Tensor:
+        """(2,), correlation of the positions of patch and change, along y and x; 0 if the change does not move."""
+        return self.slope.diagonal() / self.spread.clamp(min=1e-6)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the change clearly follows the patch along both axes."""
+        return self.follow >= MIN_FOLLOW and self.correlation.min().item() >= MIN_CORRELATION
+
+    @property
+    def is_astray(self) -> bool:
+        """Whether the change clearly moves, but over both axes not with the patch."""
+        spread = self.spread.square().mean().sqrt().item()
+        return spread >= CLEAR_SPREAD and self.slope.diagonal().mean().item() < MAX_ASTRAY * spread
+
+
+@contextmanager
+def untouched(device: Device, network: nn.Module) -> Iterator[None]:
+    """Run the block in evaluation mode; modes, buffers and random state are restored afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with torch.random.fork_rng([device.torch_device] if device.on_gpu else []):
+        network.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            with torch.no_grad():
+                for name, buffer in buffers.items():
+                    network.get_buffer(name).copy_(buffer)
+
+
+@contextmanager
+def each_output(network: nn.Module, visit: Callable[[str, int, Tensor], Tensor | None]) -> Iterator[None]:
+    """Call `visit` in the block with the name of each module, the number of its call, and the tensor it returned.
+
+    What `visit` returns, unless it is None, replaces the tensor.
+    """
+    calls: dict[str, int] = {}
+
+    def hook_of(name: str) -> Callable[[nn.Module, object, object], Tensor | None]:
+        def hook(module: nn.Module, inputs: object, output: object) -> Tensor | None:
+            call = calls[name] = calls.get(name, -1) + 1
+            # Tensors of inference mode never get a gradient.
+            usable = isinstance(output, Tensor) and output.is_floating_point() and not output.is_inference()
+            return visit(name, call, output) if usable and isinstance(output, Tensor) else None
+
+        return hook
+
+    hooks = [module.register_forward_hook(hook_of(name)) for name, module in network.named_modules() if name]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def probe_images(side: int) -> Tensor:
+    """Return noise images, each followed by its copies with one changed patch.
+
+    The noise has several scales, because deep layers average fine noise.
+
+    Returns:
+        uint8 (NOISE_IMAGES, 1 + GRID**2, side, side).
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noise() -> Tensor:
+        octaves = [torch.rand(NOISE_IMAGES, 1, size, size, generator=generator) for size in (GRID, 2 * GRID, side)]
+        return torch.stack([F.interpolate(octave, (side, side)) for octave in octaves]).mean(0)
+
+    images, other = noise().repeat(1, 1 + GRID**2, 1, 1), noise()
+    edges = [round(k * side / GRID) for k in range(GRID + 1)]
+    for patch in range(GRID**2):
+        rows, columns = (slice(edges[k], edges[k + 1]) for k in divmod(patch, GRID))
+        images[:, 1 + patch, rows, columns] = other[:, 0, rows, columns]
+    return (255 * images).byte()
+
+
+def change_energy(places: Tensor) -> Tensor:
+    """Return where changed images differ from the first one.
+
+    Args:
+        places: map (1 + GRID**2, D, h, w) of one group of `probe_images`.
+
+    Returns:
+        Squared differences, summed over channels, with sum 1 (0 if nothing changes): float64 (GRID**2, h, w), on the
+        CPU.
+    """
+    energy = (places[1:].float() - places[:1].float()).square().sum(1).double().cpu()
+    return energy / energy.sum().clamp(min=TINY)
+
+
+def motion(energy: Tensor) -> Motion:
+    """Measure how the centroid of the change moves with the patch; patches count as much as they change.
+
+    Args:
+        energy: (N, GRID**2, h, w), `change_energy` of N noise images.
+    """
+    count, total = len(energy), energy.sum((2, 3))
+    weight = total.sum(0) / total.sum().clamp(min=TINY)
+    along_y, along_x = energy.sum(3) @ _centers(energy.shape[2]), energy.sum(2) @ _centers(energy.shape[3])
+    change = torch.stack([along_y, along_x], dim=1) / total.clamp(min=TINY)[:, None]
+    patch = torch.stack([_centers(GRID).repeat_interleave(GRID), _centers(GRID).repeat(GRID)])
+    change, patch = (position - (position @ weight)[..., None] for position in (change, patch))
+    variance = (patch.square() @ weight).clamp(min=TINY)
+    slope = (change.mean(0) * weight) @ patch.T / variance
+    # What differs between noise images is no movement: their covariance instead of their variance.
+    pairs = (change.sum(0).square() - change.square().sum(0)) / (count * (count - 1))
+    shared = torch.maximum(pairs @ weight / variance, slope.square().sum(1))
+    return Motion(slope, shared.sqrt())
+
+
+def _centers(count: int) -> Tensor:
+    """Return the centers of the equal parts of a line from -0.5 to 0.5."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / count - 0.5
+
+
+def readings(shape: torch.Size, batch: int) -> Iterator[Reading]:
+    """Yield every reading of a tensor as a square map: channels first or last, or tokens after or before others."""
+    if len(shape) == 4 and shape[0] == batch:
+        if shape[2] == shape[3] > 1:
+            yield Reading((0, 1, 2, 3), 0, shape[2])
+        if shape[1] == shape[2] > 1:
+            yield Reading((0, 3, 1, 2), 0, shape[1])
+    for order in ((0, 2, 1), (1, 2, 0), (0, 1, 2)) if len(shape) == 3 else ():
+        tokens = shape[order[2]]
+        for side in range(isqrt(tokens), 1, -1) if shape[order[0]] == batch else ():
+            yield from (Reading(order, start, side) for start in {0, tokens - side**2})
+
+
+def local_outputs(device: Device, network: nn.Module, side: int) -> dict[tuple[str, int], Reading]:
+    """Find the outputs of modules that are maps of the image.
+
+    Args:
+        device: where the network runs.
+        network: network on the device.
+        side: side of the images in pixels.
+
+    Returns:
+        How to read the output of a module's call, by the module's name and the number of the call; in order.
+    """
+    energy: dict[tuple[str, int], dict[Reading, list[Tensor]]] = {}
+
+    def visit(name: str, call: int, output: Tensor) -> None:
+        for reading in readings(output.shape, 1 + GRID**2):
+            found = energy.setdefault((name, call), {}).setdefault(reading, [])
+            found.append(change_energy(reading.places(output)))
+
+    with untouched(device, network), torch.no_grad():
+        for group in probe_images(side):
+            with each_output(network, visit):
+                network(device.images(group))
+    local = {}
+    for output, found in energy.items():
+        # Tokens read from one too early also follow, but less far.
+        moved = {reading: moved.follow for reading, part in found.items() if (moved := _moved(part)).is_local}
+        if moved:
+            local[output] = max(moved, key=lambda reading: moved[reading])
+    return local
+
+
+def maps_problem(device: Device, method: Method, network: nn.Module, side: int) -> str | None:
+    """Say how a method's own maps are mirrored, transposed or in disorder.
+
+    Maps that move only weakly are no problem: an untrained network's may, and those normalized over the image.
+
+    Args:
+        device: where the network runs.
+        method: method that converts maps to heatmaps.
+        network: network on the device, in any mode.
+        side: side of the images in pixels.
+
+    Returns:
+        One sentence; None if the maps follow the image or move weakly, or if the network returns none.
+    """
+    changes = []
+    with untouched(device, network), torch.no_grad():
+        for group in probe_images(side):
+            maps = device.forward(network, group).maps
+            if maps is None:
+                return None
+            changes.append(change_energy(method.heat(maps)))
+    moved = _moved(changes)
+    if not moved.is_astray:
+        return None
+    (down, across_down), (across_right, right) = moved.slope.T.tolist()
+    return (
+        "the maps are not in the order of the image: a change further down in the image is "
+        f"{_direction(down, across_down, ('further down', 'further up', 'further to the side'))} in the maps, and one "
+        f"further right {_direction(right, across_right, ('further right', 'further left', 'further up or down'))}: "
+        "check how Output.maps (B, C, h, w) is reshaped or transposed, with row 0 at the top"
+    )
+
+
+def _moved(changes: list[Tensor]) -> Motion:
+    return motion(torch.stack(changes))
+
+
+def _direction(along: float, across: float, words: tuple[str, str, str]) -> str:
+    """Choose the words for a movement: along the axis, against it, or across; or say that it has no direction."""
+    if max(abs(along), abs(across)) < CLEAR_SPREAD:
+        return "anywhere"
+    return words[2] if abs(across) > abs(along) else words[along < 0]
+
+
+def logits_problem(device: Device, network: nn.Module, side: int) -> str | None:
+    """Say that a network returns probabilities where log-odds are expected.
+
+    What is bounded is a property of the network, not of its weights: those are drawn at random, so that log-odds leave
+    the interval from 0 to 1.
+
+    Args:
+        device: where the network runs.
+        network: network on the device, in any mode.
+        side: side of the images in pixels.
+
+    Returns:
+        One sentence; None if log-odds are not bounded like probabilities.
+    """
+    images = device.images(probe_images(side)[:, 0])
+    with untouched(device, network), torch.no_grad():
+        draws = [shaken_weights(network, 3.0, seed) for seed in range(WEIGHT_DRAWS)]
+        logits = torch.cat([functional_call(network, draw, (images,)).logits.float() for draw in draws])
+    logits = logits[logits.isfinite().all(1)]
+    if not len(logits) or logits.min() < 0 or logits.max() > 1 or logits.std(0).max() == 0:
+        return None
+    if logits.shape[1] > 1 and (logits.sum(1) - 1).abs().max() < 1e-3:
+        return (
+            "the logits are probabilities that add up to 1 over the findings: return log-odds, without a final softmax"
+        )
+    return "the logits always lie between 0 and 1, as probabilities do: return log-odds, without a final sigmoid"
+
+
+def shaken_weights(network: nn.Module, scale: float, seed: int = 0) -> dict[str, Tensor]:
+    """Return the network's parameters plus noise, by name.
+
+    Args:
+        network: network whose parameters are left as they are.
+        scale: standard deviation of the noise, relative to what keeps the size of features from layer to layer.
+        seed: seed of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shaken = {}
+    for name, weight in network.named_parameters():
+        fan_in = weight[0].numel() if weight.ndim > 1 else 1
+        noise = torch.randn(weight.shape, generator=generator) * scale / fan_in**0.5
+        shaken[name] = weight.detach() + noise.to(weight)
+    return shaken

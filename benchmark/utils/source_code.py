@@ -1,0 +1,175 @@
+"""Hash the code that defines a class: of its module, and of every module of the same author that this one imports.
+
+Modules of Python, of installed libraries and of the harness itself are not part of the hash: records name their
+versions instead. Comments, docstrings and blank lines are not part of it either: they change no result.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import io
+import re
+import sys
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+
+from .errors import UserError
+from .package import ROOT
+
+PLUGIN_PREFIX = "chxbench_plugin_"  # of the module names of single-file plugins, which end in a hash of their folder
+HARNESS = (ROOT / "benchmark", ROOT / "__init__.py", ROOT / "__main__.py", ROOT / "api.py")
+BUILT_IN = (ROOT / "methods", ROOT / "datasets")
+STANDARD_LIBRARY = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+INSTALLED = {"site-packages", "dist-packages"}
+IMPORTERS = {"import_module", "__import__"}  # functions that import a module by its name
+
+
+def source_sha256(cls: type) -> str:
+    """Hash the names and the code of all modules that define a class.
+
+    Raises:
+        UserError: the class is not defined in a file.
+    """
+    digest = hashlib.sha256()
+    for name, path in sorted((_stable_name(name), path) for name, path in own_modules(cls).items()):
+        digest.update(f"{name} {code_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def own_modules(cls: type) -> dict[str, Path]:
+    """Return the modules that define a class, by name, with their files: its own, its bases' and what these import.
+
+    An import anywhere in a file counts, also one inside a function, or by a literal name (`import_module("blocks")`).
+
+    Raises:
+        UserError: the class is not defined in a file.
+    """
+    if _file(cls.__module__) is None:
+        raise UserError(f"{cls.__name__} is not defined in a file: save its code in a .py file and import that")
+    package = _top(cls.__module__)
+    found: dict[str, Path] = {}
+    pending = [name for base in cls.__mro__ for name in _with_packages(base.__module__)]
+    while pending:
+        name = pending.pop()
+        path = None if name in found else _file(name)
+        if path is not None and _is_own(name, path, package):
+            found[name] = path
+            pending += [imported for imported in _imports(name, path) if _may_be_own(_top(imported), package)]
+    return found
+
+
+def code_sha256(path: Path) -> str:
+    """Hash a file's code without comments, docstrings and blank lines; all bytes of a file that is not Python."""
+    return _parse(path)[0]
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _with_packages(name: str) -> list[str]:
+    """Return the names of the packages that a module is in, and its own: `a.b` gives a and a.b."""
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+
+
+def _stable_name(name: str) -> str:
+    """Return a module's name without the hash of a folder: the same plugin in a different folder is the same code."""
+    return re.sub(r"_[0-9a-f]{8}$", "", name) if name.startswith(PLUGIN_PREFIX) else name
+
+
+def _file(name: str) -> Path | None:
+    """Return the file of a module, imported or not; None if it is built in, missing or a namespace package."""
+    spec = None if name in sys.modules else _spec(name)
+    origin = spec.origin if spec and spec.has_location else getattr(sys.modules.get(name), "__file__", None)
+    path = Path(origin).resolve() if origin else None
+    return path if path is not None and path.is_file() else None
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Find a module without importing the packages that it is in, as `importlib.util.find_spec` would."""
+    package, _, _ = name.rpartition(".")
+    if not package:
+        return importlib.util.find_spec(name)
+    places = getattr(sys.modules.get(package), "__path__", None)
+    if places is None and package not in sys.modules:
+        spec = _spec(package)
+        places = spec.submodule_search_locations if spec else None
+    return None if places is None else PathFinder.find_spec(name, list(places))
+
+
+def _is_own(name: str, path: Path, package: str) -> bool:
+    """Return whether a module is built in or belongs to the author of a class in this top-level package."""
+    if any(path.is_relative_to(place) for place in BUILT_IN):
+        return True
+    if any(path.is_relative_to(place) for place in (*HARNESS, *STANDARD_LIBRARY)) and not INSTALLED & set(path.parts):
+        return False
+    return _top(name) == package or not INSTALLED & set(path.parts)
+
+
+def _may_be_own(top: str, package: str) -> bool:
+    """Return whether modules below a top-level name may be the author's; those of libraries are not searched for."""
+    path = _file(top)
+    return path is None or top in (package, _top(__name__)) or _is_own(top, path, package)
+
+
+def _imports(name: str, path: Path) -> Iterator[str]:
+    """Yield the names of all modules that a module imports, each after the packages that it is in."""
+    package = getattr(sys.modules.get(name), "__package__", None)
+    if package is None:
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in _parse(path)[1]:
+        for imported in _imported(node, package):
+            yield from _with_packages(imported)
+
+
+def _imported(node: ast.AST, package: str) -> list[str]:
+    """Return the absolute names that a node imports; of `from a import b`, a and a.b, which may be a module."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        parts = package.split(".")
+        above = parts[: len(parts) - node.level + 1] if node.level else []
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        return [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        text = node.args[0].value
+        return [text] if function in IMPORTERS and isinstance(text, str) and not text.startswith(".") else []
+    return []
+
+
+def _parse(path: Path) -> tuple[str, list[ast.AST]]:
+    """Return a hash of a file's code, and all nodes of its syntax tree; a file that is not Python has no nodes."""
+    stat = path.stat()
+    return _parse_version(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _parse_version(path: Path, modified: int, size: int) -> tuple[str, list[ast.AST]]:
+    data = path.read_bytes()
+    if path.suffix != ".py":
+        return hashlib.sha256(data).hexdigest(), []
+    with tokenize.open(path) as file:
+        source = file.read()
+    nodes = list(ast.walk(ast.parse(data)))
+    return hashlib.sha256(_code(source, nodes).encode()).hexdigest(), nodes
+
+
+def _code(source: str, nodes: list[ast.AST]) -> str:
+    """Remove comments, docstrings and blank lines from a file."""
+    lines = source.split("\n")
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    spans = [(token.start, token.end) for token in tokens if token.type == tokenize.COMMENT]
+    for node in nodes:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            last, end = node.end_lineno or node.lineno, node.end_col_offset or 0
+            ends = ((node.lineno, node.col_offset), (last, end))
+            spans.append(tuple((row, len(lines[row - 1].encode()[:column].decode())) for row, column in ends))
+    for (first, start), (last, end) in spans:  # ast counts bytes, tokenize characters
+        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:], *[""] * (last - first)]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
