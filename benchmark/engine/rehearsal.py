@@ -8,7 +8,7 @@ import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -30,7 +30,7 @@ from .device import Device
 from .experiment import Experiment
 from .inference import HeatmapReader, Predictor
 from .locality import logits_problem, maps_problem
-from .memory import advise_on_memory, release_memory
+from .memory import advise_on_memory
 from .stages import list_stages, select_examples
 from .step import Learner, make_learner
 from .train_context import build_train_context
@@ -94,12 +94,25 @@ def rehearse(experiment: Experiment, device: Device, boxed: int) -> str | None:
         later = SMALLEST_BATCH if any(stage.select for stage in stages) else 0
         rehearsal = Rehearsal(_Alone(device), method, recipe, network)
         learner = rehearsal.train(targets, step_sizes(len(targets), recipe.train, device, later))
+        if recipe.compute.compile:
+            torch.compiler.reset()  # what is compiled again counts against a limit
         rehearsal.save(learner, experiment.work)
         val, test = (len(index.rows(split)) for split in ("val", "test"))
         scored = (val, val + test, *((len(targets),) if later else ()))
         sizes = {size for images in scored for size in batch_sizes(images, recipe.evaluate.batch_size)}
         rehearsal.score(len(index.findings), sizes)
         return rehearsal.explain(min(batch_sizes(boxed, recipe.evaluate.batch_size))) if boxed else None
+
+
+def rehearse_measurement(device: Device, method: Method, recipe: Recipe, findings: Sequence[str]) -> None:
+    """Rehearse the smallest batches that `chxbench speed` measures. Raises UserError if the method fails in them."""
+    recipe = replace(recipe, compute=replace(recipe.compute, compile=False))
+    with leave_no_trace(device):
+        with blame(method, "build its network"):
+            network = method.build(findings, "none")
+        rehearsal = Rehearsal(device, method, recipe, network)
+        rehearsal.train(np.zeros((SMALLEST_BATCH, len(findings)), np.float32), [(SMALLEST_BATCH, SMALLEST_BATCH)])
+        rehearsal.score(len(findings), [1])
 
 
 @dataclass(frozen=True)
@@ -239,7 +252,6 @@ def leave_no_trace(device: Device) -> Iterator[None]:
         set_random_state(device, states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         random.setstate(states[2])
-        release_memory()
 
 
 def _settings() -> tuple[list[object], str, torch.dtype, int, bool, bool]:

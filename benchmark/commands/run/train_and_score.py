@@ -16,6 +16,7 @@ from ...engine.checkpoint import TrainedStage
 from ...engine.device import Device
 from ...engine.experiment import Experiment
 from ...engine.inference import Predictor
+from ...engine.memory import release_memory
 from ...engine.rehearsal import rehearse
 from ...engine.stages import StageResult, list_stages, train_stages
 from ...engine.weights import copy_weights, loaded_weights, save_weights
@@ -68,6 +69,7 @@ def _rehearse(experiment: Experiment, device: Device, environment: EnvironmentPa
     """Rehearse the run and its record. Raises UserError if it would fail later; says why it will have no heatmaps."""
     started = time.perf_counter()
     no_heatmaps = rehearse(experiment, device, boxed)
+    release_memory()
     if no_heatmaps:
         say(f"localization will not be scored: {no_heatmaps}")
     _rehearse_record(experiment, environment)
