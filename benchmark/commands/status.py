@@ -119,10 +119,12 @@ def _result(folder: Path) -> str:
     from ..records import record as records  # takes a second that a workspace without finished runs need not wait
 
     try:
-        value = records.read(folder).mean_auc.value
+        record = records.read(folder)
     except (UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{folder / 'run.json'} cannot be read ({error}): start over with --fresh") from error
-    return "mean AUC undefined" if value is None else f"mean AUC {value:.3f}"
+    value, problem = record.mean_auc.value, record.localization_problem
+    result = "mean AUC undefined" if value is None else f"mean AUC {value:.3f}"
+    return f"{result}, no heatmaps: {problem}" if problem else result
 
 
 def _progress(entries: Sequence[Entry]) -> str:

@@ -67,7 +67,7 @@ def load_trained_run(folder: Path, options: Mapping[str, Any]) -> TrainedRun:
         raise UserError(f"{folder} is a record of external predictions: chxbench has no network for it")
     dataset = _build_dataset(record)
     method = _build_method(record, options)
-    weights = _load_weights(folder, record, record.weights.final_sha256)
+    weights = load_weights(folder, record)
     network = method.build(list(record.auc), "none")
     try:
         network.load_state_dict(weights)
@@ -114,8 +114,12 @@ def _build_dataset(record: Record) -> Dataset:
     return dataset
 
 
-def _load_weights(folder: Path, record: Record, sha256: str) -> dict[str, Tensor]:
-    """Load the weights that were scored, from the run's folder: next to its record, or in the record's workspace."""
+def load_weights(folder: Path, record: Record) -> dict[str, Tensor]:
+    """Load the weights that were scored, from the run's folder: next to its record, or in the record's workspace.
+
+    Raises:
+        UserError: they are missing, unreadable or differ from those in the record.
+    """
     paths = [folder / WEIGHTS, Workspace.of_record(folder).run_folder(record.run_id) / WEIGHTS]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
@@ -124,6 +128,6 @@ def _load_weights(folder: Path, record: Record, sha256: str) -> dict[str, Tensor
         weights = load(path.read_bytes())  # not every name can be passed to load_file
     except (SafetensorError, OSError) as error:
         raise UserError(f"weights {path} cannot be read ({error}): run again with --fresh") from error
-    if weights_sha256(weights) != sha256:
+    if record.weights is None or weights_sha256(weights) != record.weights.final_sha256:
         raise UserError(f"weights {path} do not match the record: run again with --fresh")
     return weights

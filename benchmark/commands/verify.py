@@ -176,7 +176,8 @@ def _metrics(folder: Path, record: Record, table: pd.DataFrame) -> str:
 def _localization(folder: Path, record: Record, table: pd.DataFrame) -> str:
     maps = records.read_maps(folder, record)
     if maps is None:
-        return "not part of this record"
+        why = record.localization_problem
+        return "not part of this record" + (f": {why}" if why else "")
     check_maps(folder, record, table, maps)
     return f"recomputed from the heatmaps of {count(len(maps.image_id), 'image')}, equal within {TOLERANCE:g}"
 

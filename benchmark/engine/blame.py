@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..method import Method, MethodError
+from ..method import ContractError, Method, MethodError
 from ..utils.errors import UserError
 from .memory import is_out_of_memory
 
@@ -37,6 +37,15 @@ def blame(method: Method, action: str, advice: str = "") -> Iterator[None]:
         raise MethodError(
             f"method {method.name} ({_place(error, type(method))}) fails to {action}: {describe_error(error)}{hint}"
         ) from error
+
+
+@contextmanager
+def name_method(method: Method, place: str) -> Iterator[None]:
+    """Add the method's name and the place of its class, `file:line`, to a ContractError."""
+    try:
+        yield
+    except ContractError as error:
+        raise ContractError(f"method {method.name} ({place}) breaks its contract: {error}") from error
 
 
 def describe_error(error: BaseException) -> str:

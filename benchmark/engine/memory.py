@@ -4,9 +4,14 @@ import ctypes
 import gc
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from ..utils.errors import UserError
+from ..utils.text import count
 
 PROCESS = Path("/proc/self")
 RESET_PEAK = "5"  # written to clear_refs to reset the peak of the resident set to its current size: proc(5)
@@ -65,6 +70,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     # For the machine's memory torch raises a plain RuntimeError, recognizable only by its message.
     matches = re.search("can't allocate memory|not enough memory|out of memory", str(error))
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or matches is not None
+
+
+@contextmanager
+def advise_on_memory(work: str, images: int, setting: str) -> Iterator[None]:
+    """Turn out of memory inside the block into a UserError, with the value of `setting` that needs about half of it.
+
+    Args:
+        work: what is computed: "a training step".
+        images: how many images are computed at a time.
+        setting: key of the recipe that sets this number.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = f"--set {setting}={images // 2}" if images > 1 else "a smaller pixels.crop"
+        raise UserError(f"the memory cannot hold {work} of {count(images, 'image')} at a time: try {advice}") from error
 
 
 def release_memory() -> None:

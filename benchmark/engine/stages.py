@@ -1,24 +1,29 @@
 """Train a method's stages in order: examples, initial weights and outcome of each."""
 
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args, get_type_hints
 from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor, nn
 
-from ..method import ContractError, Selection, Stage
+from ..method import ContractError, Method, Selection, Stage
 from ..utils.errors import UserError
 from ..utils.files import seal_problem, write_atomic
 from ..utils.progress import say
 from ..utils.run_log import log_event
 from ..utils.text import count
+from .blame import blame
 from .checkpoint import TrainedStage
 from .device import Device
 from .experiment import Experiment
 from .train_context import TrainContext, build_train_context
 from .trainer import train_stage
+
+SELECTION_FILE = "selection.npz"  # in a stage's folder
+STARTS = get_args(get_type_hints(Stage)["start"])
 
 
 class StageResult(NamedTuple):
@@ -42,7 +47,7 @@ def train_stages(
         pixels: pixel map, uint8 (N, size, size).
 
     Raises:
-        UserError: see `train_stage`; or a stage selects no valid examples (ContractError).
+        UserError: see `train_stage`, `list_stages` and `select_examples`.
         Interrupted: a signal stopped the training; the same call resumes it.
     """
     context = build_train_context(
@@ -55,10 +60,10 @@ def train_stages(
     )
     rows, epochs = experiment.index.rows("train"), experiment.recipe.train.epochs
     results: list[StageResult] = []
-    for number, stage in enumerate(experiment.method.stages()):
+    for number, stage in enumerate(list_stages(experiment.method)):
         work = experiment.work / f"stage{number + 1}"
         work.mkdir(exist_ok=True)
-        selection = _select(context, stage, network if results else None, rows, work / "selection.npz")
+        selection = _select(context, stage, network, rows, work / SELECTION_FILE)
         start = initial if stage.start == "initial" or not results else results[-1].trained.weights
         title, images = f"stage {number + 1} ({stage.name})", len(selection.rows)
         say(f"{title}: {count(images, 'image')} per epoch")
@@ -69,7 +74,40 @@ def train_stages(
     return results
 
 
-def _select(context: TrainContext, stage: Stage, network: nn.Module | None, rows: np.ndarray, path: Path) -> Selection:
+def list_stages(method: Method) -> tuple[Stage, ...]:
+    """Return a method's stages. Raises UserError if there are none, or one breaks the contract."""
+    with blame(method, "list its stages"):
+        stages = tuple(method.stages())
+    if not stages or not all(isinstance(stage, Stage) and isinstance(stage.name, str) for stage in stages):
+        raise ContractError("stages() must return one Stage or more, each with a name")
+    for stage in stages:
+        if stage.start not in STARTS:
+            raise ContractError(f"stage {stage.name!r} starts from {stage.start!r}: it must be {' or '.join(STARTS)}")
+    if stages[0].select is not None:
+        raise ContractError(f"stage {stages[0].name!r} selects by scores, but no stage is trained before it")
+    return stages
+
+
+def select_examples(method: Method, stage: Stage, scores: np.ndarray, labels: np.ndarray) -> Selection:
+    """Let a stage select its examples by log-odds and labels, both (n, C).
+
+    Raises:
+        UserError: the method fails, or does not return a Selection of rows that exist (ContractError).
+    """
+    assert stage.select is not None
+    with blame(method, f"select the examples of stage {stage.name!r}"):
+        selection = stage.select(scores, labels)
+    rows = selection.rows if isinstance(selection, Selection) else None
+    is_row_list = isinstance(rows, np.ndarray) and rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer)
+    if rows is None or not is_row_list or not len(rows) or rows.min() < 0 or rows.max() >= len(labels):
+        raise ContractError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {len(labels) - 1}")
+    hard = selection.hard
+    if hard is not None and not (isinstance(hard, np.ndarray) and hard.dtype == bool and hard.shape == labels.shape):
+        raise ContractError(f"stage {stage.name!r} must select hard labels as a bool array {labels.shape}, or None")
+    return selection
+
+
+def _select(context: TrainContext, stage: Stage, network: nn.Module, rows: np.ndarray, path: Path) -> Selection:
     """Select a stage's examples by the scores of the previous stage.
 
     They are selected once, by one process, and saved to `path`: a stage must resume with the same examples, but scores
@@ -78,7 +116,7 @@ def _select(context: TrainContext, stage: Stage, network: nn.Module | None, rows
     Args:
         context: settings and data shared by all stages.
         stage: stage that selects its examples, or trains on all.
-        network: network with the weights of the previous stage; None in the first stage.
+        network: network with the weights of the previous stage.
         rows: row numbers of the training split (n,).
         path: file where the selection is saved.
 
@@ -87,24 +125,23 @@ def _select(context: TrainContext, stage: Stage, network: nn.Module | None, rows
     """
     if stage.select is None:
         return Selection(np.arange(len(rows)))
-    if network is None:
-        raise ContractError(f"stage {stage.name!r} selects by scores, but no stage is trained before it")
     device = context.device
     if not device.broadcast(_has_selection(path)):
         scores = context.predictor(network).scores(rows, f"scoring the training set for {stage.name}")
         if device.is_main:
-            selection = stage.select(scores, context.targets[rows])
-            _save_selection(_check_selection(stage, selection, len(rows)), path)
+            _save_selection(select_examples(context.method, stage, scores, context.targets[rows]), path)
         device.accelerator.wait_for_everyone()
     return _read_selection(path)
 
 
-def _check_selection(stage: Stage, selection: Selection, images: int) -> Selection:
-    rows = selection.rows if isinstance(selection, Selection) else None
-    is_row_list = isinstance(rows, np.ndarray) and rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer)
-    if rows is None or not is_row_list or not len(rows) or rows.min() < 0 or rows.max() >= images:
-        raise ContractError(f"stage {stage.name!r} must select a Selection of row numbers from 0 to {images - 1}")
-    return selection
+def remove_training_state(work: Path) -> None:
+    """Remove the checkpoints and selections of a run that is published: its weights and its record are enough."""
+    for path in [*work.glob("stage*/checkpoint*.pt*"), *work.glob(f"stage*/{SELECTION_FILE}*")]:
+        with suppress(OSError):
+            path.unlink()
+    for folder in work.glob("stage*"):
+        with suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def _has_selection(path: Path) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.loader import Batch, batch_sizes
+from ..method import Method
 from ..metrics.auc import mean_auc
 from ..recipe import recipe_identity, recipe_table
 from ..utils import signals
@@ -22,6 +23,7 @@ from ..utils.options import to_dict
 from ..utils.progress import progress, say
 from ..utils.run_log import INTERVAL, has_listeners, log_event
 from ..utils.text import count
+from .blame import blame
 from .checkpoint import (
     CHECK_EVERY,
     CheckpointManager,
@@ -34,7 +36,7 @@ from .checkpoint import (
 )
 from .device import Device
 from .epoch import Epoch
-from .memory import is_out_of_memory, peak_memory
+from .memory import advise_on_memory, peak_memory
 from .step import Learner, make_learner, train_step
 from .train_context import TrainContext
 from .weights import copy_weights
@@ -101,10 +103,10 @@ def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | Non
         UserError: loss or weights are not finite, or a step does not fit in memory.
         Interrupted: a signal stopped the training; the state is saved.
     """
-    device = epoch.context.device
+    context, device = epoch.context, epoch.context.device
     position = manager.progress if manager else new_progress(device)
     position.stopwatch.start()
-    torch.manual_seed(_torch_seed(epoch.context.seed, *epoch.key))
+    torch.manual_seed(_torch_seed(context.seed, *epoch.key))
     batches = epoch.batches(position.steps)
     if position.random_state:  # restored last: making the loader draws from torch's generator
         set_random_state(device, position.random_state)
@@ -112,7 +114,7 @@ def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | Non
     step_logger = StepLogger(device, learner, epoch.key, len(epoch.spans), position.steps)
     with progress(epoch.title, len(epoch.rows) - epoch.count_images(position.steps), logged=False) as advance:
         for batch in batches:
-            loss = _train_step(epoch.context, learner, batch)
+            loss = run_step(device, context.method, learner, batch, context.recipe.train.micro_batch)
             position.add(loss, len(batch.targets))
             advance(len(batch.targets))
             step_logger(batch, loss)
@@ -160,19 +162,19 @@ def _check_finite(
         )
 
 
-def _train_step(context: TrainContext, learner: Learner, batch: Batch) -> Tensor:
-    """Train on a batch. Raises UserError if it does not fit in memory, with the setting that needs about half."""
-    micro_batch = context.recipe.train.micro_batch
-    try:
-        return train_step(context.device, context.method, learner, batch, micro_batch)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        images = min(micro_batch or len(batch.images), len(batch.images))
-        advice = f"--set train.micro_batch={images // 2}" if images > 1 else "a smaller pixels.crop"
-        raise UserError(
-            f"the memory cannot hold a training step of {count(images, 'image')} at a time: try {advice}"
-        ) from error
+def run_step(device: Device, method: Method, learner: Learner, batch: Batch, micro_batch: int) -> Tensor:
+    """Train on a batch as `train_step` does, and explain an error.
+
+    Raises:
+        UserError: the step does not fit in memory (with the setting that needs about half), or the method fails in it.
+    """
+    images = len(batch.images)
+    at_a_time = min(micro_batch or images, images)
+    with (
+        advise_on_memory("a training step", at_a_time, "train.micro_batch"),
+        blame(method, f"compute a training step of {count(images, 'image')}"),
+    ):
+        return train_step(device, method, learner, batch, micro_batch)
 
 
 def _score_validation(context: TrainContext, network: nn.Module, manager: CheckpointManager) -> np.ndarray:

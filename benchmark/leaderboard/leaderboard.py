@@ -16,7 +16,7 @@ from ..records.speed_record import SpeedRecord
 from ..utils.environment import cache_folder, cores
 from ..utils.errors import UserError
 from ..utils.files import hold_lock, write_atomic
-from ..utils.progress import say
+from ..utils.progress import say, survive
 from ..utils.workspace import LEADERBOARD_MARK, Workspace
 from .boards import Board, make_boards
 from .figure_files import FigureSpec, draw_run, required_figures
@@ -36,22 +36,26 @@ def publish(
         workspace: workspace to publish in.
         record: verified record in `folder`.
         folder: folder with run.json and its artifacts, to which the figures are drawn.
-        on_record: callback that receives the record and its published folder before the leaderboard is regenerated;
-            regenerating it fails if any record in the workspace is rejected.
+        on_record: callback that receives the record and its published folder before the leaderboard is regenerated.
 
     Returns:
-        The published folder.
+        The published folder. A figure that cannot be drawn, and a leaderboard that cannot be written, because another
+        record is invalid, say, are only reported.
 
     Raises:
-        UserError: if the record cannot be copied (then nothing is published), or the leaderboard cannot be written.
+        UserError: if the record cannot be copied; then nothing is published.
     """
-    draw_run(record, records.read_scores(folder, record), folder)
+    with survive("roc.png is not drawn, and the record is published without it"):
+        draw_run(record, records.read_scores(folder, record), folder)
     with hold_lock(workspace.publish_lock, f"the records in {workspace.results}"):
         place, outcome = records.publish(folder, record, workspace.results)
         say(f"{outcome} {place}")
-        if on_record:
-            on_record(record, place)
-        write_leaderboard(workspace)
+        try:
+            if on_record:
+                on_record(record, place)
+        finally:
+            with survive(f"{workspace.leaderboard} is not regenerated; mend this, then run `chxbench leaderboard`"):
+                write_leaderboard(workspace)
     return place
 
 

@@ -31,7 +31,9 @@ def _links(run: Run) -> str:
     files = {"record": "run.json", "ROC": "roc.png"}
     if run.record.localization is not None:
         files["heatmaps"] = "heatmaps.png"
-    return ", ".join(f"[{name}]({run.folder}/{file})" for name, file in files.items())
+    links = [f"[{name}]({run.folder}/{file})" for name, file in files.items()]
+    problem = run.record.localization_problem
+    return ", ".join([*links, *([f"no heatmaps: {escape(problem)}"] if problem else [])])
 
 
 def _origin(record: Record) -> list[object]:

@@ -25,9 +25,9 @@ from ..utils.errors import UserError, first_few
 from ..utils.files import as_user_error, file_sha256, json_sha256, write_atomic
 from .schema import SCHEMA, LocalizationPart, Part, Record, RunDescription, ScoresPart
 
-RECORD_FILE, SCORES_FILE, MAPS_FILE = "run.json", "scores.parquet", "maps.npz"
-MAPS_FILES = (MAPS_FILE, "heatmaps.png")
-FILES = (RECORD_FILE, SCORES_FILE, "roc.png", *MAPS_FILES)
+RECORD_FILE, SCORES_FILE, MAPS_FILE, ROC_FILE = "run.json", "scores.parquet", "maps.npz", "roc.png"
+MAPS_FILES: tuple[str, ...] = (MAPS_FILE, "heatmaps.png")
+FILES = (RECORD_FILE, SCORES_FILE, ROC_FILE, *MAPS_FILES)
 MAX_BYTES = 16 * 2**20  # size limit of run.json; with 14 findings it has 40 KiB
 RUN_AGAIN = "restore the file or rerun the command"
 
@@ -112,7 +112,9 @@ def find(results: Path) -> list[Path]:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, run: RunDescription, table: pd.DataFrame, maps: HeatmapSet | None) -> Record:
+def write(
+    folder: Path, run: RunDescription, table: pd.DataFrame, maps: HeatmapSet | None = None, problem: str | None = None
+) -> Record:
     """Evaluate a run, and write its artifacts and its record.
 
     Args:
@@ -120,6 +122,7 @@ def write(folder: Path, run: RunDescription, table: pd.DataFrame, maps: HeatmapS
         run: description of the run before evaluation.
         table: scores of the validation and test images.
         maps: heatmaps of the test images that have boxes; None if there are none.
+        problem: why there are no heatmaps although test images have boxes; None if they have none.
 
     Returns:
         The record, as parsed from the text that is written.
@@ -132,21 +135,50 @@ def write(folder: Path, run: RunDescription, table: pd.DataFrame, maps: HeatmapS
     resamples = resamples_of(run.recipe)
     metrics = evaluate_scores(table, resamples, run.dataset.rare).metrics
     secondary = evaluate_secondary_metrics(table, resamples)
-    localization = None
-    if maps is not None and run.recipe is not None:
-        artifacts.save_heatmaps(maps, folder / MAPS_FILE)
-        localization = localize(maps, run.dataset.findings, run.recipe)
     content = {
         "schema": SCHEMA,
         **run.model_dump(mode="json"),
         **metrics.model_dump(mode="json"),
         "secondary_metrics": secondary.model_dump(mode="json"),
-        "localization": None if localization is None else localization.model_dump(mode="json"),
+        **_localization(folder, run, maps, problem),
         "scores": scores.model_dump(mode="json"),
     }
+    return _write(folder, content)
+
+
+def replace_localization(folder: Path, record: Record, maps: HeatmapSet | None, problem: str | None) -> Record:
+    """Write a record again with other heatmaps, or with another reason why it has none; its scores stay as they are.
+
+    Args:
+        folder: folder of the record.
+        record: the record in the folder.
+        maps: heatmaps of the test images that have boxes; None if there are none.
+        problem: why there are none.
+
+    Returns:
+        The record, as parsed from the text that is written.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    content = json.loads((folder / RECORD_FILE).read_bytes())
+    del content["checksum"]
+    return _write(folder, content | _localization(folder, record, maps, problem))
+
+
+def _localization(folder: Path, run: RunDescription, maps: HeatmapSet | None, problem: str | None) -> dict[str, Any]:
+    """Write the heatmaps, if any, and return the record's keys on localization."""
+    if maps is None or run.recipe is None:
+        return {"localization": None, "localization_problem": problem}
+    part = localize(maps, run.dataset.findings, run.recipe)
+    artifacts.save_heatmaps(maps, folder / MAPS_FILE)
+    return {"localization": part.model_dump(mode="json"), "localization_problem": None}
+
+
+def _write(folder: Path, content: dict[str, Any]) -> Record:
+    """Write `run.json`: last, so that a folder with this file contains a complete run."""
     text = seal(content)
     record = parse_record(text, folder / RECORD_FILE, Record, SCHEMA)
-    # Written last, so that a folder with a run.json contains a complete run.
     write_atomic(folder / RECORD_FILE, text.encode())
     return record
 
@@ -171,7 +203,9 @@ def publish(work: Path, record: Record, results: Path) -> tuple[Path, str]:
     Raises:
         UserError: if a file cannot be copied.
     """
-    names = FILES if record.localization else tuple(name for name in FILES if name not in MAPS_FILES)
+    unwritten = () if record.localization else MAPS_FILES
+    unwritten += () if (work / ROC_FILE).exists() else (ROC_FILE,)  # it could not be drawn
+    names = [name for name in FILES if name not in unwritten]
     place = results / record.dataset.name / record.method.name / record.run_id
     if all((place / name).is_file() and filecmp.cmp(work / name, place / name, shallow=False) for name in names):
         return place, "already published in"
@@ -238,13 +272,17 @@ def parse_record(text: str, path: Path, model: type[Model], schema: int, verify_
             )
         record = model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        problems = [_problem(item) for item in error.errors()]
-        raise RecordError(f"{path} is not a record: {first_few(problems)}") from error
+        raise RecordError(f"{path} is not a record: {describe_invalid(error)}") from error
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not readable JSON ({error}): restore it") from error
     if verify_checksum and content["checksum"] != checksum(content):
         raise RecordError(f"{path} was changed after it was written (its checksum does not match): restore it")
     return record
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """Return the first problems that pydantic found, each with its location in the record."""
+    return first_few([_problem(item) for item in error.errors()])
 
 
 def _problem(item: Mapping[str, Any]) -> str:

@@ -246,11 +246,16 @@ class LocalizationPart(Localization):
 
 
 class Record(ScoreMetrics, RunDescription):
-    """An evaluated run or evaluated external predictions: the content of `run.json`."""
+    """An evaluated run or evaluated external predictions: the content of `run.json`.
+
+    `localization_problem` is a sentence: the network has no heatmaps, or they could not be computed, evaluated or
+    drawn. The same command tries that part again.
+    """
 
     schema_: Literal[2] = Field(alias="schema")
     secondary_metrics: SecondaryMetrics
     localization: LocalizationPart | None  # null if there are no heatmaps, or no boxes in the test split
+    localization_problem: str | None  # why localization is missing although the test split has boxes; otherwise null
     scores: ScoresPart
     checksum: Sha256  # hash of all other keys
 
@@ -260,6 +265,8 @@ class Record(ScoreMetrics, RunDescription):
             raise ValueError("auc does not have the findings of the dataset, in their order")
         if self.submission is not None and self.localization is not None:
             raise ValueError("external predictions with localization")
+        if self.localization_problem is not None and (self.submission is not None or self.localization is not None):
+            raise ValueError("localization_problem with localization, or of external predictions")
         return self
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from .errors import UserError
 from .run_log import INTERVAL, has_listeners, log_event
 from .text import plain
 
@@ -29,6 +30,15 @@ def console() -> Console:
 def say(text: str) -> None:
     """Print one line for the user, without control characters, markup or wrapping, so that paths can be copied."""
     console().print(plain(text), markup=False, soft_wrap=True)
+
+
+@contextmanager
+def survive(what: str) -> Iterator[None]:
+    """Report an error inside the block in one sentence and go on: an extra must not take the main result with it."""
+    try:
+        yield
+    except Exception as error:  # whatever a library raises
+        say(f"{what}: {error if isinstance(error, UserError) else f'{type(error).__name__}: {error}'}")
 
 
 @contextmanager

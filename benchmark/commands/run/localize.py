@@ -1,46 +1,92 @@
-"""Compute a run's heatmaps of the test images with boxes, and draw an example per finding."""
+"""Compute a run's heatmaps of the test images with boxes, draw an example per finding, and add them to its record."""
+
+import re
+from collections.abc import Callable
 
 import numpy as np
 from torch import nn
 
+from ...data.pixel_cache import prepare_pixels
+from ...engine.blame import blame, describe_error
 from ...engine.device import Device
 from ...engine.experiment import Experiment
-from ...engine.inference import Heatmaps, Predictor
+from ...engine.inference import NO_LAYER, Heatmaps, Predictor
+from ...engine.memory import is_out_of_memory
+from ...engine.rehearsal import NOT_FINITE
 from ...evaluation import artifacts
 from ...evaluation.artifacts import HeatmapSet
 from ...method import ContractError
 from ...metrics.localization import Frame
+from ...records import record as records
 from ...records.figures.overlays import Panel, draw_panels
+from ...records.schema import Record
+from ...utils.errors import UserError
 from ...utils.progress import say
-from ...utils.text import display_name
+from ...utils.text import display_name, plain
+from ..trained_run import load_weights
 
 MAX_FLAT = 0.05  # fraction of heatmaps without contrast above which the user is warned
+NOT_COMPLETED = "the heatmaps were not completed"
+FOLDERS = re.compile(r"(?<![\w.~])~?(?:[A-Za-z]:)?[/\\]\S*[/\\]")  # of a path in a message
 
 
-def localize(experiment: Experiment, device: Device, network: nn.Module, pixels: np.ndarray) -> HeatmapSet | None:
-    """Compute heatmaps of the test images that have boxes, and draw examples to `heatmaps.png`.
+def localize_again(experiment: Experiment, device: Device, record: Record) -> Record:
+    """Compute the heatmaps of a trained run whose record has none, as `localize` does, from its saved weights."""
+
+    def load() -> tuple[nn.Module, np.ndarray]:
+        network = experiment.method.build(experiment.index.findings, "none")
+        network.load_state_dict(load_weights(experiment.work, record))
+        size = experiment.recipe.pixels.size
+        decoded = prepare_pixels(experiment.dataset, experiment.index, size, experiment.config.cache)
+        return device.place(network), decoded.pixels
+
+    say(f"its localization is missing ({record.localization_problem}): trying again")
+    return localize(experiment, device, record, load)
+
+
+def localize(
+    experiment: Experiment, device: Device, record: Record, load: Callable[[], tuple[nn.Module, np.ndarray]]
+) -> Record:
+    """Add heatmaps of the test images that have boxes to a record, and draw examples to `heatmaps.png`.
+
+    The scores are never lost to them: whatever fails is said, and becomes the record's `localization_problem`.
 
     Args:
         experiment: experiment of the run.
         device: where the network runs.
-        network: trained network on the device.
-        pixels: pixel map, uint8 (N, size, size).
+        record: the record in the run's folder.
+        load: returns the trained network on the device, and the pixel map, uint8 (N, size, size).
 
     Returns:
-        The heatmaps with the boxes; None if no test image has boxes or the network has no heatmaps.
-
-    Raises:
-        ContractError: heatmaps are not finite.
+        The record as it is in the run's folder now.
     """
+    try:
+        heatmaps = _compute(experiment, device, *load())
+        return records.replace_localization(experiment.work, record, heatmaps, None)
+    except Exception as error:  # of the method, of memory, of the disk, or of a library that evaluates or draws
+        problem = _describe(error)
+        say(f"localization is not scored: {problem}; the record has the scores, and the same command tries again")
+    try:
+        return records.replace_localization(experiment.work, record, None, FOLDERS.sub("", problem))
+    except UserError:  # a full disk: the record says that the heatmaps are missing, but not why
+        return record
+
+
+def _describe(error: Exception) -> str:
+    """Return the sentence that says why there are no heatmaps."""
+    if is_out_of_memory(error):
+        return "the memory cannot hold the heatmaps"
+    return plain(str(error) if isinstance(error, UserError) else describe_error(error))
+
+
+def _compute(experiment: Experiment, device: Device, network: nn.Module, pixels: np.ndarray) -> HeatmapSet:
+    """Compute and draw the heatmaps. Raises ContractError if the network has none, or they are not finite."""
     rows = artifacts.boxed_rows(experiment.index)
-    if not len(rows):
-        say("localization is not scored: the test split has no boxes")
-        return None
     predictor = Predictor(device, network, pixels, experiment.recipe, len(experiment.index.findings))
-    heatmaps = predictor.heatmaps(experiment.method, rows, "heatmaps of the boxed test images")
+    with blame(experiment.method, "compute its heatmaps"):
+        heatmaps = predictor.heatmaps(experiment.method, rows, "heatmaps of the boxed test images")
     if heatmaps is None:
-        say(f"localization is not scored: {experiment.method.name} has neither maps nor layers for Grad-CAM")
-        return None
+        raise ContractError(NO_LAYER)
     _check_maps(heatmaps.maps)
     heatmap_set = artifacts.build_heatmap_set(experiment.index, rows, heatmaps.maps, heatmaps.kind)
     _draw_examples(experiment, heatmaps, heatmap_set, pixels[rows])
@@ -50,7 +96,7 @@ def localize(experiment: Experiment, device: Device, network: nn.Module, pixels:
 def _check_maps(maps: np.ndarray) -> None:
     """Reject heatmaps (n, C, h, w) that are not finite, and warn about constant ones."""
     if not np.isfinite(maps).all():
-        raise ContractError("its heatmaps are not finite: check heat() and the network's maps")
+        raise ContractError(NOT_FINITE)
     flat = float((maps.max((2, 3)) == maps.min((2, 3))).mean())
     if flat > MAX_FLAT:
         say(f"{100 * flat:.0f} % of the heatmaps have no contrast: they localize nothing")

@@ -25,6 +25,8 @@ def report_run(record: Record, folder: Path, workspace: Workspace) -> None:
     if record.localization:
         console.print(_localization_table(record.localization))
         files["heatmaps"] = folder / "heatmaps.png"
+    if record.localization_problem:
+        console.print(plain(f"no heatmaps: {record.localization_problem}"), markup=False, soft_wrap=True)
     files["leaderboard"] = workspace.leaderboard
     for name, path in files.items():
         console.print(plain(f"{name:<12} {path}"), soft_wrap=True)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from ...engine.blame import name_method
 from ...engine.device import Device, destroy_process_group, init_distributed
 from ...engine.experiment import Experiment, RunConfig, build_experiment
+from ...engine.stages import remove_training_state
 from ...leaderboard.leaderboard import publish
-from ...method import ContractError
 from ...recipe import recipe_table
 from ...records import record as records
 from ...records.recompute import verify_record
@@ -17,6 +18,7 @@ from ...utils.files import hold_lock
 from ...utils.progress import say
 from ...utils.run_log import LOG_FILE, read_log
 from ...utils.signals import handle_signals
+from .localize import localize_again
 from .tracking import LoggedRun, check_trackers, log_run
 from .train_and_score import train_and_score
 
@@ -34,9 +36,14 @@ def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, P
         The record and the folder it was published to; None in a process other than the main one.
 
     Raises:
-        UserError: the user can fix the problem. Nothing is published, unless only the leaderboard could not be written
-            because a different record under `results` is invalid.
+        UserError: the user can fix the problem; nothing is published.
     """
+
+    def on_published(record: Record, place: Path) -> None:
+        remove_training_state(experiment.work)
+        if on_record:
+            on_record(record, place)
+
     with init_distributed().main_process_first():  # so that only the main process reports a mistake
         check_trackers(config.track)
         experiment = build_experiment(config)
@@ -47,7 +54,7 @@ def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, P
         if record is None:
             return None
         # Still locked: a second process with --fresh would remove the folder that is being copied.
-        return record, publish(experiment.workspace, record, experiment.work, on_record)
+        return record, publish(experiment.workspace, record, experiment.work, on_published)
 
 
 def run_and_destroy_group(config: RunConfig, on_record: OnRecord | None = None) -> None:
@@ -58,15 +65,19 @@ def run_and_destroy_group(config: RunConfig, on_record: OnRecord | None = None) 
 
 def train_or_read(experiment: Experiment, device: Device) -> Record | None:
     """Return the run's verified record, after training if it is missing; None in all but the main process."""
-    if device.broadcast((experiment.work / "run.json").exists()):
+    is_complete = device.broadcast((experiment.work / "run.json").exists())
+    if is_complete:
         say(f"this run is already complete: {experiment.work} (pass --fresh to train again)")
     else:
-        with _log(experiment, device), _blame_method(experiment):
+        with _log(experiment, device), name_method(experiment.method, experiment.entry.place):
             train_and_score(experiment, device)
     if not device.is_main:
         return None
     record = records.read(experiment.work)
     verify_record(experiment.work, record)  # a completed run may have been edited since
+    if is_complete and record.localization_problem is not None:
+        with _log(experiment, device):
+            record = localize_again(experiment, device, record)
     return record
 
 
@@ -120,14 +131,3 @@ def _remove_if_empty(work: Path) -> bool:
         with suppress(OSError):
             folder.rmdir()
     return not work.exists()
-
-
-@contextmanager
-def _blame_method(experiment: Experiment) -> Iterator[None]:
-    """Add the method's name and the file of its class to a ContractError."""
-    try:
-        yield
-    except ContractError as error:
-        raise ContractError(
-            f"method {experiment.method.name} ({experiment.entry.place}) breaks its contract: {error}"
-        ) from error

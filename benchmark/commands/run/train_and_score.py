@@ -1,28 +1,48 @@
 """Train and score a run: from initial weights to a record and its artifacts in the run's folder."""
 
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ...data.pixel_cache import prepare_pixels
+from ...data.pixel_cache import Decoded, prepare_pixels
+from ...engine.blame import describe_error
+from ...engine.checkpoint import TrainedStage
 from ...engine.device import Device
 from ...engine.experiment import Experiment
 from ...engine.inference import Predictor
 from ...engine.initial_weights import build_network
-from ...engine.stages import train_stages
+from ...engine.memory import release_memory
+from ...engine.rehearsal import rehearse
+from ...engine.stages import StageResult, list_stages, train_stages
 from ...engine.weights import save_weights
-from ...evaluation.artifacts import score_table
+from ...evaluation.artifacts import boxed_rows, score_table
+from ...method import Selection
 from ...records import record as records
+from ...records.schema import EnvironmentPart, WeightsPart
+from ...utils.errors import UserError
+from ...utils.files import CHECKPOINT_FILE
 from ...utils.progress import say
 from ...utils.run_log import log_event
 from .describe import describe_environment, describe_run, describe_stages, describe_weights
-from .localize import localize
+from .localize import NOT_COMPLETED, localize
+
+NO_HASH = "0" * 64  # of what is not trained yet
+MIN_RESAMPLES = 100  # bootstrap replicates of the rehearsed record
 
 
 def train_and_score(experiment: Experiment, device: Device) -> None:
     """Train all stages, score validation and test images, write artifacts and record to the run's folder."""
     environment = describe_environment(experiment, device)  # before training, during which the code may be edited
+    boxed = len(boxed_rows(experiment.index))
     with device.accelerator.main_process_first():  # pretrained weights are downloaded once
         network, initial = build_network(experiment)
+        if device.is_main and not any(experiment.work.glob(f"stage*/{CHECKPOINT_FILE}")):
+            _rehearse(experiment, device, initial.tensors, environment, boxed)
     _announce(experiment, device)
     with device.accelerator.main_process_first():  # the main process decodes and shows progress, the others read
         decoded = prepare_pixels(
@@ -32,11 +52,55 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
     rows, scores = score(experiment, device, network, stages[-1].trained.weights, decoded.pixels)
     if not device.is_main:
         return
-    maps = localize(experiment, device, network, decoded.pixels)
     weights = describe_weights(experiment, initial, stages[-1].trained.weights)
     trained = describe_stages(stages, experiment.index)
     described = describe_run(experiment, environment, decoded, weights, trained)
-    records.write(experiment.work, described, score_table(experiment.index, rows, scores), maps)
+    table = score_table(experiment.index, rows, scores)
+    # Complete before there are heatmaps, which must not take the scores with them.
+    record = records.write(experiment.work, described, table, problem=NOT_COMPLETED if boxed else None)
+    if boxed:
+        localize(experiment, device, record, lambda: (network, decoded.pixels))
+    else:
+        say("localization is not scored: the test split has no boxes")
+
+
+def _rehearse(
+    experiment: Experiment, device: Device, initial: dict[str, Tensor], environment: EnvironmentPart, boxed: int
+) -> None:
+    """Rehearse the run and its record. Raises UserError if it would fail later; says why it will have no heatmaps."""
+    started = time.perf_counter()
+    no_heatmaps = rehearse(experiment, device, initial, boxed)
+    release_memory()
+    if no_heatmaps:
+        say(f"localization will not be scored: {no_heatmaps}")
+    _rehearse_record(experiment, environment)
+    say(f"rehearsed the run on noise in {time.perf_counter() - started:.1f} s")
+
+
+def _rehearse_record(experiment: Experiment, environment: EnvironmentPart) -> None:
+    """Write a record of random scores and remove it. Raises UserError if what is known by now cannot be recorded."""
+    index, recipe = experiment.index, experiment.recipe
+    stages = [
+        StageResult(stage, Selection(np.arange(1)), TrainedStage({}, 1, [None], [0.0], 1.0, 1))
+        for stage in list_stages(experiment.method)
+    ]
+    decoded = Decoded(np.zeros((len(index.images), 1, 1), np.uint8), NO_HASH)
+    hashes = {"file_sha256": None, "sha256": NO_HASH, "final_sha256": NO_HASH}
+    weights = WeightsPart(init="none", source=None, not_loaded=None, **hashes)
+    rows = np.concatenate([index.rows("val"), index.rows("test")])
+    scores = np.random.default_rng(0).normal(size=(len(rows), len(index.findings))).astype(np.float32)
+    short = replace(recipe, evaluate=replace(recipe.evaluate, resamples=MIN_RESAMPLES))
+    try:
+        with TemporaryDirectory(prefix="rehearsal", dir=experiment.work) as folder:
+            described = describe_run(experiment, environment, decoded, weights, describe_stages(stages, index))
+            described = described.model_copy(update={"recipe": short})
+            records.write(Path(folder), described, score_table(index, rows, scores))
+    except UserError:
+        raise
+    except ValidationError as error:
+        raise UserError(f"this run cannot be recorded: {records.describe_invalid(error)}") from error
+    except Exception as error:  # of pyarrow, json or the evaluation, which the dataset's columns reach
+        raise UserError(f"this run cannot be recorded: {describe_error(error)}") from error
 
 
 def score(

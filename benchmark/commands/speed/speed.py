@@ -13,9 +13,11 @@ from ...data.pixel_cache import prepare_pixels
 from ...data.source import DataConfig, build_dataset
 from ...data.unreadable import load_readable_index
 from ...dataset import Dataset, Index
+from ...engine.blame import name_method
 from ...engine.device import Device
 from ...engine.experiment import build_method
 from ...engine.memory import PeakMemory
+from ...engine.rehearsal import rehearse_measurement
 from ...engine.train_context import TrainContext, build_train_context
 from ...leaderboard.leaderboard import write_leaderboard
 from ...method import Method
@@ -111,6 +113,9 @@ def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[
     workspace = Workspace(config.results)
     workspace.check()
     environment = describe_environment()  # before measuring, during which the code may be edited
+    for entry, method in bench.methods:
+        with name_method(method, entry.place):
+            rehearse_measurement(bench.device, method, bench.recipe, bench.index.findings)
     pixels = prepare_pixels(bench.dataset, bench.index, bench.recipe.pixels.size, config.cache).pixels
     records: list[SpeedRecord] = []
     try:
