@@ -115,17 +115,17 @@ def find_layer(device: Device, network: nn.Module, side: int) -> Layer | None:
         return _copy(features[name, call])
 
     images = device.images(probe_images(side)[:, 0])
+    gradients: tuple[Tensor | None, ...] = ()
     with untouched(device, network), each_output(network, visit), torch.enable_grad():
         # Shaken weights: what matters is whether a gradient can arrive, and a classifier may start at zero.
         logits = functional_call(network, shaken_weights(network, 0.1), (images,)).logits
-    if not features or not logits.requires_grad:
-        return None
-    # Different weights for the findings: the sum of logits may be constant.
-    score = (logits * torch.linspace(1, 2, logits.numel(), device=logits.device).view_as(logits)).sum()
-    gradients = torch.autograd.grad(score, list(features.values()), allow_unused=True)
+        if features and logits.requires_grad:
+            # Different weights for the findings: the sum of their logits may be constant.
+            score = (logits * torch.linspace(1, 2, logits.numel(), device=logits.device).view_as(logits)).sum()
+            gradients = torch.autograd.grad(score, list(features.values()), allow_unused=True)
     layers = [
         Layer(*output, local[output])
-        for output, gradient in zip(features, gradients, strict=True)
+        for output, gradient in zip(features, gradients, strict=False)
         if gradient is not None and local[output].places(gradient).any()
     ]
     layers.sort(key=lambda layer: not isinstance(network.get_submodule(layer.name), nn.Linear))

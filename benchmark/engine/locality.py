@@ -22,8 +22,8 @@ GRID = 4  # an image is divided into GRID x GRID patches
 NOISE_IMAGES = 3  # images in which each patch is changed
 MIN_FOLLOW = 0.1  # distance that the change moves in a map, of the distance between the patches
 MIN_CORRELATION = 0.7  # of the positions of patch and change; at 0.71 half of the variance is along the right axis
-CLEAR_SPREAD = 0.15  # spread of the change's position, of that of the patches, that is no weak effect
-MAX_ASTRAY = 0.3  # correlation below which a change that moves does not follow
+CLEAR_SPREAD = 0.4  # spread of the change's position that is no weak effect, in maps of GRID x GRID
+MAX_ASTRAY = 0.3  # correlation over both axes below which a change that moves does not follow
 TINY = 1e-300  # instead of a division by 0
 WEIGHT_DRAWS = 8  # random weights under which log-odds must leave the interval of probabilities
 
@@ -74,13 +74,6 @@ class Motion(NamedTuple):
     def is_local(self) -> bool:
         """Whether the change clearly follows the patch along both axes."""
         return self.follow >= MIN_FOLLOW and self.correlation.min().item() >= MIN_CORRELATION
-
-    @property
-    def is_astray(self) -> bool:
-        """Whether the change clearly moves, but over both axes not with the patch."""
-        spread = self.spread.square().mean().sqrt().item()
-        return spread >= CLEAR_SPREAD and self.slope.diagonal().mean().item() < MAX_ASTRAY * spread
-
 
 @contextmanager
 def untouched(device: Device, network: nn.Module) -> Iterator[None]:
@@ -251,7 +244,10 @@ def maps_problem(device: Device, method: Method, network: nn.Module, side: int) 
                 return None
             changes.append(change_energy(method.heat(maps)))
     moved = _moved(changes)
-    if not moved.is_astray:
+    spread = moved.spread.square().mean().sqrt().item()
+    # A patch covers several places of a finer map; in disorder, their mean moves less.
+    clear = CLEAR_SPREAD * min(1, GRID / max(changes[0].shape[1:]))
+    if spread < clear or moved.slope.diagonal().mean().item() >= MAX_ASTRAY * spread:
         return None
     (down, across_down), (across_right, right) = moved.slope.T.tolist()
     return (
@@ -268,7 +264,7 @@ def _moved(changes: list[Tensor]) -> Motion:
 
 def _direction(along: float, across: float, words: tuple[str, str, str]) -> str:
     """Choose the words for a movement: along the axis, against it, or across; or say that it has no direction."""
-    if max(abs(along), abs(across)) < CLEAR_SPREAD:
+    if max(abs(along), abs(across)) < MIN_FOLLOW:
         return "anywhere"
     return words[2] if abs(across) > abs(along) else words[along < 0]
 
