@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .device import Device
-from .locality import Reading, each_output, local_outputs, probe_images, shaken_weights, untouched
+from .locality import Reading, each_output, map_reading, output_changes, probe_images, shaken_weights, untouched
 
 GRAD_CAM_BATCH = 16  # images whose graph is in memory at a time
 
@@ -104,29 +104,33 @@ def find_layer(device: Device, network: nn.Module, side: int) -> Layer | None:
     Returns:
         The output; None if there is none.
     """
-    local = local_outputs(device, network, side)
+    changes = output_changes(device, network, side)
+    gradients = _gradients(device, network, side)
+    last_first = reversed([output for output in changes if output in gradients])
+    for output in sorted(last_first, key=lambda output: isinstance(network.get_submodule(output[0]), nn.Linear)):
+        reading = map_reading(changes[output])
+        if reading and reading.places(gradients[output]).any():
+            return Layer(*output, reading)
+    return None
+
+
+def _gradients(device: Device, network: nn.Module, side: int) -> dict[tuple[str, int], Tensor]:
+    """Return the gradient of the log-odds that arrives at the outputs of modules, by name and number of the call.
+
+    The weights are shaken: what matters is whether a gradient can arrive, and a classifier may start at zero.
+    """
     features: dict[tuple[str, int], Tensor] = {}
 
-    def visit(name: str, call: int, output: Tensor) -> Tensor | None:
-        if (name, call) not in local:
-            return None
-        copy = _copy(output)
-        features[name, call] = copy if copy.requires_grad else copy.requires_grad_(True)
-        return _copy(features[name, call])
+    def visit(name: str, call: int, output: Tensor) -> Tensor:
+        feature = features[name, call] = _copy(output)
+        return _copy(feature if feature.requires_grad else feature.requires_grad_(True))
 
     images = device.images(probe_images(side)[:, 0])
     with untouched(device, network), each_output(network, visit), torch.enable_grad():
-        # Shaken weights: what matters is whether a gradient can arrive, and a classifier may start at zero.
         logits = functional_call(network, shaken_weights(network, 0.1), (images,)).logits
-    if not features or not logits.requires_grad:
-        return None
-    # Different weights for the findings: the sum of logits may be constant.
-    score = (logits * torch.linspace(1, 2, logits.numel(), device=logits.device).view_as(logits)).sum()
-    gradients = torch.autograd.grad(score, list(features.values()), allow_unused=True)
-    layers = [
-        Layer(*output, local[output])
-        for output, gradient in zip(features, gradients, strict=True)
-        if gradient is not None and local[output].places(gradient).any()
-    ]
-    layers.sort(key=lambda layer: not isinstance(network.get_submodule(layer.name), nn.Linear))
-    return layers[-1] if layers else None
+        if not logits.requires_grad:
+            return {}
+        # Different weights for the findings: the sum of their logits may be constant.
+        score = (logits * torch.linspace(1, 2, logits.numel(), device=logits.device).view_as(logits)).sum()
+        gradients = torch.autograd.grad(score, list(features.values()), allow_unused=True)
+    return {output: gradient for output, gradient in zip(features, gradients, strict=True) if gradient is not None}

@@ -8,7 +8,7 @@ map of the image, the change is where the part is.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import isqrt
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,9 @@ GRID = 4  # an image is divided into GRID x GRID patches
 NOISE_IMAGES = 3  # images in which each patch is changed
 MIN_FOLLOW = 0.1  # distance that the change moves in a map, of the distance between the patches
 MIN_CORRELATION = 0.7  # of the positions of patch and change; at 0.71 half of the variance is along the right axis
-CLEAR_SPREAD = 0.15  # spread of the change's position, of that of the patches, that is no weak effect
-MAX_ASTRAY = 0.3  # correlation below which a change that moves does not follow
-TINY = 1e-300  # instead of a division by 0
+CLEAR_SPREAD = 0.4  # spread of the change's position that is no weak effect, in maps of GRID x GRID
+MAX_ASTRAY = 0.3  # correlation over both axes below which a change that moves does not follow
+TINY = 1e-30  # instead of a division by 0
 WEIGHT_DRAWS = 8  # random weights under which log-odds must leave the interval of probabilities
 
 
@@ -74,12 +74,6 @@ class Motion(NamedTuple):
     def is_local(self) -> bool:
         """Whether the change clearly follows the patch along both axes."""
         return self.follow >= MIN_FOLLOW and self.correlation.min().item() >= MIN_CORRELATION
-
-    @property
-    def is_astray(self) -> bool:
-        """Whether the change clearly moves, but over both axes not with the patch."""
-        spread = self.spread.square().mean().sqrt().item()
-        return spread >= CLEAR_SPREAD and self.slope.diagonal().mean().item() < MAX_ASTRAY * spread
 
 
 @contextmanager
@@ -146,18 +140,17 @@ def probe_images(side: int) -> Tensor:
     return (255 * images).byte()
 
 
-def change_energy(places: Tensor) -> Tensor:
+def change_energy(features: Tensor) -> Tensor:
     """Return where changed images differ from the first one.
 
     Args:
-        places: map (1 + GRID**2, D, h, w) of one group of `probe_images`.
+        features: (1 + GRID**2, D, ...) of one group of `probe_images`.
 
     Returns:
-        Squared differences, summed over channels, with sum 1 (0 if nothing changes): float64 (GRID**2, h, w), on the
-        CPU.
+        Squared differences, summed over the D channels, with sum 1 (0 if nothing changes): (GRID**2, ...), on the CPU.
     """
-    energy = (places[1:].float() - places[:1].float()).square().sum(1).double().cpu()
-    return energy / energy.sum().clamp(min=TINY)
+    energy = (features[1:].float() - features[:1].float()).square().sum(1)
+    return (energy / energy.sum().clamp(min=TINY)).cpu()
 
 
 def motion(energy: Tensor) -> Motion:
@@ -166,6 +159,7 @@ def motion(energy: Tensor) -> Motion:
     Args:
         energy: (N, GRID**2, h, w), `change_energy` of N noise images.
     """
+    energy = energy.double()
     count, total = len(energy), energy.sum((2, 3))
     weight = total.sum(0) / total.sum().clamp(min=TINY)
     along_y, along_x = energy.sum(3) @ _centers(energy.shape[2]), energy.sum(2) @ _centers(energy.shape[3])
@@ -185,48 +179,66 @@ def _centers(count: int) -> Tensor:
     return (torch.arange(count, dtype=torch.float64) + 0.5) / count - 0.5
 
 
-def readings(shape: torch.Size, batch: int) -> Iterator[Reading]:
-    """Yield every reading of a tensor as a square map: channels first or last, or tokens after or before others."""
-    if len(shape) == 4 and shape[0] == batch:
-        if shape[2] == shape[3] > 1:
-            yield Reading((0, 1, 2, 3), 0, shape[2])
-        if shape[1] == shape[2] > 1:
-            yield Reading((0, 3, 1, 2), 0, shape[1])
-    for order in ((0, 2, 1), (1, 2, 0), (0, 1, 2)) if len(shape) == 3 else ():
-        tokens = shape[order[2]]
-        for side in range(isqrt(tokens), 1, -1) if shape[order[0]] == batch else ():
-            yield from (Reading(order, start, side) for start in {0, tokens - side**2})
+Changes: TypeAlias = dict[tuple[int, ...], Tensor]  # by order of the axes, change_energy (N, GRID**2, tokens or h, w)
 
 
-def local_outputs(device: Device, network: nn.Module, side: int) -> dict[tuple[str, int], Reading]:
-    """Find the outputs of modules that are maps of the image.
+def output_changes(device: Device, network: nn.Module, side: int) -> dict[tuple[str, int], Changes]:
+    """Measure where the outputs of modules change with the parts of an image.
 
     Args:
         device: where the network runs.
-        network: network on the device.
+        network: network on the device, in any mode.
         side: side of the images in pixels.
 
     Returns:
-        How to read the output of a module's call, by the module's name and the number of the call; in order.
+        The changes by the module's name and the number of its call, in the order of the calls.
     """
-    energy: dict[tuple[str, int], dict[Reading, list[Tensor]]] = {}
+    changes: dict[tuple[str, int], dict[tuple[int, ...], list[Tensor]]] = {}
 
     def visit(name: str, call: int, output: Tensor) -> None:
-        for reading in readings(output.shape, 1 + GRID**2):
-            found = energy.setdefault((name, call), {}).setdefault(reading, [])
-            found.append(change_energy(reading.places(output)))
+        for order in _orders(output.shape, 1 + GRID**2):
+            energy = change_energy(output.permute(order))
+            changes.setdefault((name, call), {}).setdefault(order, []).append(energy)
 
     with untouched(device, network), torch.no_grad():
         for group in probe_images(side):
             with each_output(network, visit):
                 network(device.images(group))
-    local = {}
-    for output, found in energy.items():
-        # Tokens read from one too early also follow, but less far.
-        moved = {reading: moved.follow for reading, part in found.items() if (moved := _moved(part)).is_local}
-        if moved:
-            local[output] = max(moved, key=lambda reading: moved[reading])
-    return local
+    return {
+        output: {order: torch.stack(parts) for order, parts in orders.items()} for output, orders in changes.items()
+    }
+
+
+def _orders(shape: torch.Size, batch: int) -> Iterator[tuple[int, ...]]:
+    """Yield the orders of axes in which a tensor may be channels of a square map, or channels of tokens."""
+    orders = {4: ((0, 1, 2, 3), (0, 3, 1, 2)), 3: ((0, 2, 1), (1, 2, 0), (0, 1, 2))}.get(len(shape), ())
+    for order in orders:
+        places = [shape[axis] for axis in order[2:]]
+        if shape[order[0]] == batch and min(places) > 1 and places[0] == places[-1]:
+            yield order
+
+
+def map_reading(changes: Changes) -> Reading | None:
+    """Return how an output is read so that its changes follow the parts of the image best; None if they do not."""
+    best, best_follow = None, 0.0
+    for order, energy in changes.items():
+        tokens = energy.flatten(2)
+        for start, side in _grids(energy.shape[2:]):
+            grid = tokens[:, :, start : start + side**2].unflatten(2, (side, side))
+            # Tokens read from one too early may follow as well, but less far.
+            if (moved := motion(grid)).is_local and moved.follow > best_follow:
+                best, best_follow = Reading(order, start, side), moved.follow
+    return best
+
+
+def _grids(shape: torch.Size) -> Iterator[tuple[int, int]]:
+    """Yield start and side of the squares that may be a map: all of it, or most tokens, after or before the others."""
+    if len(shape) == 2:
+        yield 0, shape[0]
+        return
+    for side in range(isqrt(shape[0]), 1, -1):
+        if 2 * side**2 >= shape[0]:
+            yield from ((start, side) for start in sorted({0, shape[0] - side**2}))
 
 
 def maps_problem(device: Device, method: Method, network: nn.Module, side: int) -> str | None:
@@ -251,7 +263,10 @@ def maps_problem(device: Device, method: Method, network: nn.Module, side: int) 
                 return None
             changes.append(change_energy(method.heat(maps)))
     moved = _moved(changes)
-    if not moved.is_astray:
+    spread = moved.spread.square().mean().sqrt().item()
+    # A patch covers several places of a finer map; in disorder, their mean moves less.
+    clear = CLEAR_SPREAD * min(1, GRID / max(changes[0].shape[1:]))
+    if spread < clear or moved.slope.diagonal().mean().item() >= MAX_ASTRAY * spread:
         return None
     (down, across_down), (across_right, right) = moved.slope.T.tolist()
     return (
@@ -268,7 +283,7 @@ def _moved(changes: list[Tensor]) -> Motion:
 
 def _direction(along: float, across: float, words: tuple[str, str, str]) -> str:
     """Choose the words for a movement: along the axis, against it, or across; or say that it has no direction."""
-    if max(abs(along), abs(across)) < CLEAR_SPREAD:
+    if max(abs(along), abs(across)) < MIN_FOLLOW:
         return "anywhere"
     return words[2] if abs(across) > abs(along) else words[along < 0]
 
