@@ -59,7 +59,7 @@ class Predictor:
 
         Args:
             rows: row numbers of the map (n,).
-            title: text of the progress bar.
+            title: text of the progress bar; empty for none.
 
         Returns:
             Log-odds, float32 (n, C), in the order of `rows`.
@@ -78,7 +78,8 @@ class Predictor:
         scores = np.concatenate([part for _, part in in_order])
         not_finite = int((~np.isfinite(scores)).any(axis=1).sum())
         if not_finite:
-            raise ContractError(f"{title}: {not_finite:,} of {len(rows):,} images have scores that are not finite")
+            where = f"{title}: " if title else ""
+            raise ContractError(f"{where}{not_finite:,} of {len(rows):,} images have scores that are not finite")
         return scores
 
     def heatmaps(self, method: Method, rows: np.ndarray, title: str) -> Heatmaps | None:

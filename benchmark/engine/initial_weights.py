@@ -74,7 +74,9 @@ def build_network(experiment: Experiment) -> tuple[nn.Module, InitialWeights]:
     not_loaded = [name for name, _ in network.named_parameters() if name not in loaded]
     if sources:
         say(f"loaded {', '.join(sources)}; {count(len(not_loaded), 'tensor')} not loaded: {first_few(not_loaded)}")
-    return network, InitialWeights(copy_weights(network), ", ".join(sources) or None, not_loaded)
+    with blame(experiment.method, "have its weights copied"):
+        tensors = copy_weights(network)
+    return network, InitialWeights(tensors, ", ".join(sources) or None, not_loaded)
 
 
 def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], source: str, num_findings: int) -> set[str]:

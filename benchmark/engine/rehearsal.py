@@ -198,7 +198,7 @@ class Rehearsal:
                 advise_on_memory("scoring", images, "evaluate.batch_size"),
                 blame(self.method, f"score {count(images, 'image')}"),
             ):
-                predictor.scores(_rows(images), "rehearsal")
+                predictor.scores(_rows(images), "")
         with blame(self.method, "score images"):
             problem = logits_problem(self.device, self.network, self.recipe.pixels.crop)
         if problem is not None:
@@ -238,8 +238,8 @@ def step_sizes(total: int, train: Train, device: Device, later: int = 0) -> list
     processes = device.shard.world_size
     least = 2 if device.batch_norm(train.batch_norm) == "synchronized" else 1  # no process has its images alone
     sizes = {*batch_sizes(total, train.batch_size), *([later] if later else [])}
-    shares = {(size, size * k // processes - size * (k - 1) // processes) for size in sizes for k in (1, processes)}
-    return sorted(((size, min(size, max(share, least))) for size, share in shares), reverse=True)
+    shares = ((size, size * k // processes - size * (k - 1) // processes) for size in sizes for k in (1, processes))
+    return sorted({(size, min(size, max(share, least))) for size, share in shares}, reverse=True)
 
 
 @contextmanager

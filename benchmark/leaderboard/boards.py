@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..recipe import recipe_identity, recipe_table
+from ..recipe import Recipe, recipe_identity, recipe_table
 from ..records.record import RecordError
 from ..records.schema import Record
 from ..utils.files import json_sha256
@@ -103,21 +103,21 @@ def figure_path(rows: Sequence[Row], name: str, identity: object) -> str:
 def _key(record: Record) -> tuple[str, ...]:
     dataset = record.dataset
     data = dataset.split.sha256, dataset.labels.sha256
-    if record.recipe is None:  # dataset options matter only if they change images or labels
+    if record.recipe is None or record.weights is None:  # dataset options matter only if they change images or labels
         return dataset.name, EXTERNAL, *data
     return (
         dataset.name,
-        _recipe_identity(record),
+        _recipe_identity(record.recipe, record.weights.file_sha256),
         *data,
         json.dumps(dataset.options, sort_keys=True),
     )
 
 
-def _recipe_identity(record: Record) -> str:
+def _recipe_identity(recipe: Recipe, weights_sha256: str | None) -> str:
     """Hash the settings of a recipe; a file of initial weights counts by its content."""
-    table = recipe_table(record.recipe)
-    if record.weights.file_sha256:
-        table["model"]["weights"] = record.weights.file_sha256
+    table = recipe_table(recipe)
+    if weights_sha256:
+        table["model"]["weights"] = weights_sha256
     return recipe_identity(table)
 
 

@@ -107,7 +107,7 @@ def make_rows(runs: Iterable[Run]) -> list[Row]:
     return sorted(rows, key=lambda row: (-np.nan_to_num(row.mean("mean_auc"), nan=-1), row.label))
 
 
-def _identity(record: Record) -> tuple[str | None, ...]:
+def _identity(record: Record) -> tuple[object, ...]:
     """Return what the results of a row follow from, except for the seed."""
     method, pixels, weights = record.method, record.dataset.pixels, record.weights
     return (

@@ -46,11 +46,14 @@ def progress(title: str, total: int, unit: str = "images", logged: bool = True) 
     """Show how much of `total` units of work is done; yields `advance(count)`.
 
     Args:
-        title: what is being done.
+        title: what is being done; empty to show nothing.
         total: units of work.
         unit: what is counted, in the plural.
         logged: whether to add "progress" events to the run's log as well.
     """
+    if not title:
+        yield lambda count: None
+        return
     with _shown(title, total, unit) as show:
         yield _logging(show, title, total, unit) if logged and has_listeners() else show
 

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib.util
 import io
+import os
 import re
 import sys
 import sysconfig
@@ -87,7 +88,7 @@ def _file(name: str) -> Path | None:
     spec = None if name in sys.modules else _spec(name)
     origin = spec.origin if spec and spec.has_location else getattr(sys.modules.get(name), "__file__", None)
     path = Path(origin).resolve() if origin else None
-    return path if path is not None and path.is_file() else None
+    return path if path is not None and os.path.isfile(path) else None  # noqa: PTH113  no error for unreadable folders
 
 
 def _spec(name: str) -> ModuleSpec | None:
@@ -168,8 +169,12 @@ def _code(source: str, nodes: list[ast.AST]) -> str:
     for node in nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             last, end = node.end_lineno or node.lineno, node.end_col_offset or 0
-            ends = ((node.lineno, node.col_offset), (last, end))
-            spans.append(tuple((row, len(lines[row - 1].encode()[:column].decode())) for row, column in ends))
-    for (first, start), (last, end) in spans:  # ast counts bytes, tokenize characters
+            spans.append((_characters(lines, node.lineno, node.col_offset), _characters(lines, last, end)))
+    for (first, start), (last, end) in spans:
         lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:], *[""] * (last - first)]
     return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _characters(lines: list[str], row: int, column: int) -> tuple[int, int]:
+    """Convert a position that counts bytes, as ast does, to one that counts characters, as tokenize does."""
+    return row, len(lines[row - 1].encode()[:column].decode())

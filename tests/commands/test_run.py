@@ -218,7 +218,7 @@ def in_evaluation(change):
         ),
         pytest.param(lambda self, images: Output(images.mean()), r"not \(\)", id="no batch"),
         pytest.param(
-            in_evaluation(lambda logits: logits * np.nan), "13 of 13 images have scores that are not", id="nan"
+            in_evaluation(lambda logits: logits * np.nan), "49 of 49 images have scores that are not", id="nan"
         ),
         pytest.param(in_evaluation(lambda logits: logits[:, :3]), "returns 3 findings, not 14", id="fewer"),
     ],
@@ -375,7 +375,7 @@ def test_a_method_without_maps_or_places_is_scored_all_the_same(small_config, mo
     monkeypatch.setattr(Baseline, "build", lambda *_: Blind())
     record, _ = run(small_config(method="bsl", settings={"train.epochs": 1}))
     assert record.localization is None
-    assert "has neither maps nor layers for Grad-CAM" in capsys.readouterr().err
+    assert "localization will not be scored: no layer of the network is a map of the image" in capsys.readouterr().err
 
 
 def test_heatmaps_that_are_not_numbers_are_refused_before_anything_is_published(small_config, monkeypatch):

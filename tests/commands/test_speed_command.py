@@ -272,7 +272,7 @@ def test_the_board_shows_the_speed_beside_the_auc(results):
         pytest.param({"crop": 32}, id="crop"),
         pytest.param({"name": "sam"}, id="method"),
         pytest.param({"method": {"options": {"pool": "max"}}}, id="options"),
-        pytest.param({"method": {"built_in": False}}, id="a plugin of the same name"),
+        pytest.param({"method": {"source_sha256": "1" * 64}}, id="other code of the same name"),
     ],
 )
 def test_a_speed_of_something_else_is_not_shown(results, changes):
@@ -427,28 +427,43 @@ def test_the_recorded_command_measures_the_same_again(measured, cache):
 PLUGIN = """
 from dataclasses import dataclass
 from torch import nn
-from chxbench import METHODS, Method
+from chxbench import METHODS, Method, Output
 
-@METHODS.register("no_output")
+class Network(nn.Linear):
+    def forward(self, images):
+        logits = super().forward(images.mean((2, 3)))
+        return Output(logits) if len(images) < 4 else logits
+
+@METHODS.register("no_output_{when}")
 @dataclass(frozen=True)
 class NoOutput(Method):
     title = "A network that returns no Output"
     backbone: str = ""
 
     def build(self, findings, weights):
-        return nn.Flatten()
+        return Network(3, len(findings)) if "{when}" == "later" else nn.Flatten()
 """
 
 
 def test_what_was_measured_before_a_failure_stands_on_the_leaderboard(tmp_path, cache):
     folder, plugin = tmp_path / "results", tmp_path / "plugin.py"
-    plugin.write_text(PLUGIN)
+    plugin.write_text(PLUGIN.replace("{when}", "later"))
     words = ["--plugin", plugin, "--results", folder, "--cache", cache]
-    ran = invoke("speed", "--method", "bsl", "--method", "no_output", *SMALL, *words)
+    ran = invoke("speed", "--method", "bsl", "--method", "no_output_later", *SMALL, *words)
     assert ran.exit_code == 2
-    assert ran.output.splitlines()[-1].startswith("Error: the network must return Output")
+    assert "the network must return Output" in ran.output.splitlines()[-1]
     assert [record.method.name for record in read_speeds(Workspace(folder))] == ["bsl"]
     assert check_leaderboard(Workspace(folder)) == 0
+
+
+def test_a_method_that_fails_at_once_is_told_before_anything_is_measured(tmp_path, cache):
+    folder, plugin = tmp_path / "results", tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN.replace("{when}", "at_once"))
+    words = ["--plugin", plugin, "--results", folder, "--cache", cache]
+    ran = invoke("speed", "--method", "bsl", "--method", "no_output_at_once", *SMALL, *words)
+    assert ran.exit_code == 2
+    assert ran.output.splitlines()[-1].startswith(f"Error: method no_output_at_once ({plugin}:")
+    assert not list(folder.glob("**/*.json"))
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_each_check_stands_by_itself(results):
     answer = chxbench("verify", folder)
     assert answer.exit_code == 2
     assert answer.output.count(" fail ") == 2
-    assert "2 of 11 checks failed" in answer.output
+    assert "2 of 12 checks failed" in answer.output
 
 
 @pytest.mark.parametrize(("file", "failed"), [("run.json", "record"), ("scores.parquet", "scores")])
