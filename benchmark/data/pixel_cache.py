@@ -122,6 +122,21 @@ def decode_all(dataset: Dataset, index: Index, size: int, cache: Path) -> tuple[
     return Decoded(place.pixels(), digest), []
 
 
+def cached_sha256(dataset: Dataset, index: Index, size: int, cache: Path) -> str | None:
+    """Return the SHA-256 of the pixels as the files are now; None if there is no cache of these images.
+
+    Images whose files have changed since they were decoded are decoded again. Arguments and errors are those of
+    `prepare_pixels`.
+    """
+    folder = cache / cache_name(dataset, index, size)
+    return prepare_pixels(dataset, index, size, cache).sha256 if folder.exists() else None
+
+
+def cache_name(dataset: Dataset, index: Index, size: int) -> str:
+    """Return the name of the folder of an index's cache."""
+    return f"{dataset.name}-{size}-{cache_key(dataset, index, size)}"
+
+
 def copy_cached(dataset: Dataset, full: Index, subset: Index, size: int, cache: Path) -> None:
     """Copy pixels from the cache of an index into the cache of a subset, so that they are not decoded again.
 
@@ -205,8 +220,7 @@ class _Place(NamedTuple):
 
 
 def _place(dataset: Dataset, index: Index, size: int, cache: Path) -> _Place:
-    folder = cache / f"{dataset.name}-{size}-{cache_key(dataset, index, size)}"
-    return _Place(folder, _stamps(dataset, index), size)
+    return _Place(cache / cache_name(dataset, index, size), _stamps(dataset, index), size)
 
 
 class OpenCache(NamedTuple):

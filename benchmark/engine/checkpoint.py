@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..utils import signals
 from ..utils.errors import UserError
-from ..utils.files import json_bytes, previous_version, seal_problem, write_atomic
+from ..utils.files import previous_version, seal_problem, write_atomic
 from ..utils.progress import say
 from .device import Device
 from .step import Learner
@@ -173,7 +173,7 @@ class CheckpointManager:
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state.get("format") != CHECKPOINT_FORMAT or state.get("identity") != self.identity:
-            raise self._foreign("it belongs to a different run, version or selection of examples")
+            raise self._foreign("it belongs to a different run or version, or its images have changed since")
         try:
             self.learner.network.load_state_dict(state["network"])
             self.learner.optimizer.load_state_dict(state["optimizer"])
@@ -191,9 +191,9 @@ class CheckpointManager:
         )
 
 
-def training_identity(settings: dict[str, Any], rows: np.ndarray) -> str:
-    """Hash the inputs that determine a training: settings, as JSON, and the row numbers of its examples."""
-    digest = hashlib.sha256(json_bytes(settings))
+def training_identity(run: str, stage: int, rows: np.ndarray) -> str:
+    """Hash what determines a stage's training: the run's identity, the stage's number, and its examples' rows."""
+    digest = hashlib.sha256(f"{run} {stage}".encode())
     digest.update(np.ascontiguousarray(rows, np.int64).tobytes())
     return digest.hexdigest()
 

@@ -1,5 +1,6 @@
 """Build an experiment from a run's configuration: plugins from names, options from strings, index and run id."""
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from ..recipe import Recipe
 from ..registry import METHODS, Entry, load_plugins
 from ..utils.errors import UserError
 from ..utils.options import build, field_names, to_dict
+from ..utils.progress import say
 from ..utils.workspace import Workspace
 from .train_context import check_training
 
@@ -96,6 +98,7 @@ def build_experiment(config: RunConfig) -> Experiment:
     method = build_method(entry.cls, recipe, config.options)
     index = load_readable_index(config, dataset, recipe)
     check_training(recipe, method, config.options, index, config.seed)
+    _mention_folders(to_dict(method))
     code = {"name": method.name, "source": entry.source_sha256, "options": to_dict(method)}
     identity = experiment_sha256(code, dataset, index, recipe)
     return Experiment(
@@ -109,6 +112,13 @@ def build_experiment(config: RunConfig) -> Experiment:
         entry=entry,
         workspace=Workspace(config.results),
     )
+
+
+def _mention_folders(options: Mapping[str, Any]) -> None:
+    """Say which options name a folder: files count by their content, folders do not."""
+    for key, value in options.items():
+        if isinstance(value, str | Path) and os.sep in str(value) and os.path.isdir(value):  # noqa: PTH112  any length
+            say(f"--option {key} names a folder, whose content is not part of the run's identity: name its files")
 
 
 def build_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -> Method:

@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 from torch import Tensor, nn
 
+from ..data.pixel_cache import Decoded
 from ..method import ContractError, Method, Selection, Stage
 from ..utils.errors import UserError
 from ..utils.files import seal_problem, write_atomic
@@ -35,7 +36,7 @@ class StageResult(NamedTuple):
 
 
 def train_stages(
-    experiment: Experiment, device: Device, network: nn.Module, initial: dict[str, Tensor], pixels: np.ndarray
+    experiment: Experiment, device: Device, network: nn.Module, initial: dict[str, Tensor], decoded: Decoded
 ) -> list[StageResult]:
     """Train the method's stages in order.
 
@@ -44,7 +45,7 @@ def train_stages(
         device: where the network runs.
         network: network as the method built it; afterwards it has the weights of the last stage's selected epoch.
         initial: the run's initial weights.
-        pixels: pixel map, uint8 (N, size, size).
+        decoded: pixels of all N images.
 
     Raises:
         UserError: see `train_stage`, `list_stages` and `select_examples`.
@@ -55,8 +56,9 @@ def train_stages(
         method=experiment.method,
         recipe=experiment.recipe,
         index=experiment.index,
-        pixels=pixels,
+        pixels=decoded.pixels,
         seed=experiment.config.seed,
+        identity=f"{experiment.sha256} {experiment.config.seed} {decoded.sha256}",
     )
     rows, epochs = experiment.index.rows("train"), experiment.recipe.train.epochs
     results: list[StageResult] = []

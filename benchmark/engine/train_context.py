@@ -34,6 +34,7 @@ class TrainContext:
         targets: labels to train and validate on, float32 (N, C).
         validation: row numbers of the validation split.
         image_ids: ids of all images (N,), for messages.
+        identity: hash of what all stages follow from; a checkpoint of another one is not resumed.
     """
 
     device: Device
@@ -44,6 +45,7 @@ class TrainContext:
     targets: np.ndarray
     validation: np.ndarray
     image_ids: np.ndarray
+    identity: str
 
     def predictor(self, network: nn.Module) -> Predictor:
         """Return the predictor that scores the images under `network`, which must return all C findings."""
@@ -51,7 +53,14 @@ class TrainContext:
 
 
 def build_train_context(
-    *, device: Device, method: Method, recipe: Recipe, index: Index, pixels: np.ndarray, seed: int
+    *,
+    device: Device,
+    method: Method,
+    recipe: Recipe,
+    index: Index,
+    pixels: np.ndarray,
+    seed: int,
+    identity: str = "",
 ) -> TrainContext:
     """Build the context of training on an index, with permuted labels if the recipe sets `shuffle_labels`.
 
@@ -62,6 +71,7 @@ def build_train_context(
         index: N images with their labels and splits.
         pixels: pixel map, uint8 (N, size, size).
         seed: the run's seed.
+        identity: see `TrainContext`; empty if there are no checkpoints.
     """
     return TrainContext(
         device=device,
@@ -72,6 +82,7 @@ def build_train_context(
         targets=training_targets(recipe, index, seed),
         validation=index.rows("val"),
         image_ids=index.images["image_id"].to_numpy(),
+        identity=identity,
     )
 
 

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from ..data.loader import Batch, batch_sizes
 from ..method import Method
 from ..metrics.auc import mean_auc
-from ..recipe import recipe_identity, recipe_table
 from ..utils import signals
 from ..utils.errors import UserError, first_few
 from ..utils.files import CHECKPOINT_FILE
-from ..utils.options import to_dict
 from ..utils.progress import progress, say
 from ..utils.run_log import INTERVAL, has_listeners, log_event
 from ..utils.text import count
@@ -69,7 +67,8 @@ def train_stage(
     recipe, device = context.recipe, context.device
     network.load_state_dict(start)
     learner = make_learner(device, network, recipe, len(batch_sizes(len(rows), recipe.train.batch_size)))
-    manager = CheckpointManager(device, learner, work / CHECKPOINT_FILE, _stage_identity(context, stage, rows))
+    identity = training_identity(context.identity, stage, rows)
+    manager = CheckpointManager(device, learner, work / CHECKPOINT_FILE, identity)
     trained, epochs = manager.trained, recipe.train.epochs
     if manager.path.exists():
         step = f", step {manager.progress.steps}" if manager.progress.steps else ""
@@ -208,17 +207,6 @@ def _finish_epoch(
     manager.progress = new_progress(context.device)
     manager.save()
     return auc
-
-
-def _stage_identity(context: TrainContext, stage: int, rows: np.ndarray) -> str:
-    """Hash the settings and examples that identify a stage's training."""
-    settings = {
-        "seed": context.seed,
-        "stage": stage,
-        "method": [context.method.name, to_dict(context.method)],
-        "recipe": recipe_identity(recipe_table(context.recipe)),
-    }
-    return training_identity(settings, rows)
 
 
 def _torch_seed(*key: int) -> int:

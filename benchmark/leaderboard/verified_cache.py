@@ -1,7 +1,8 @@
 """Verify records for the leaderboard, and cache the results.
 
 Verification takes up to a second per record. The cache key is a hash of the record's files and of the source code of
-this package, so any change leads to a new verification. Entries that do not match their checksum are ignored.
+this package and of the record's dataset, so any change leads to a new verification. Entries that do not match their
+checksum are ignored.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from pydantic import Field
 
 from ..evaluation import artifacts
 from ..records import record as records
-from ..records.provenance import Origin, origin
+from ..records.provenance import Origin, dataset_source, origin
 from ..records.recompute import verify_record
 from ..records.schema import Part, Record, SecondaryMetrics, Sha256
 from ..utils.errors import UserError
@@ -56,7 +57,7 @@ def verify_cached(folder: Path, record: Record, cache_folder: Path | None = None
     """
     if cache_folder is None:
         return _compute(folder, record)
-    path = cache_folder / f"{_key(folder)}.json"
+    path = cache_folder / f"{_key(folder, record)}.json"
     verified = _load(path)
     if verified is None:
         verified = _compute(folder, record)
@@ -98,9 +99,9 @@ def _save(path: Path, verified: Verified) -> None:
         write_atomic(path, json.dumps(content).encode())
 
 
-def _key(folder: Path) -> str:
-    """Return the hash of the record's files and of the code that evaluates them."""
-    digest = hashlib.sha256(_code().encode())
+def _key(folder: Path, record: Record) -> str:
+    """Return the hash of the record's files and of the code that evaluates them, which includes its dataset's."""
+    digest = hashlib.sha256(f"{_code()} {dataset_source(record)}".encode())
     for path in (folder / name for name in (records.RECORD_FILE, records.SCORES_FILE, records.MAPS_FILE)):
         digest.update(f"{path.name} {file_sha256(path) if path.is_file() else None}".encode())
     return digest.hexdigest()

@@ -64,6 +64,12 @@ def origin(folder: Path, record: Record, table: pd.DataFrame, data_dir: Path | N
     return Origin(cls.known_labels.get(record.dataset.labels.sha256), cls.known_tests.get(images), checked)
 
 
+def dataset_source(record: Record) -> str | None:
+    """Return the hash of the code of a record's dataset; None if it is not registered."""
+    name = record.dataset.name
+    return DATASETS.get(name).source_sha256 if name in DATASETS else None
+
+
 def _check_version(folder: Path, record: Record, cls: type[Dataset]) -> None:
     """Check that the name and the hash of the labels belong to the same known version, if either is known."""
     labels = record.dataset.labels

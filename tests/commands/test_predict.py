@@ -7,17 +7,17 @@ import shutil
 import subprocess
 import sys
 import unicodedata
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from own_dataset import own_config, own_dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from chxbench import DATASETS, UserError
+from chxbench import UserError
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.predict.annotations import AnnotationIndex, Annotations
 from chxbench.benchmark.commands.predict.images import find_sources
@@ -289,67 +289,14 @@ def test_leading_findings_are_the_likeliest_and_the_labels_that_were_missed():
 
 # --- one way of preparing an image ----------------------------------------------------------------------------------
 
-GAMMA = """
-import hashlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
-import pandas as pd
-from PIL import Image
-
-from chxbench import DATASETS, Dataset, Index
-from chxbench.benchmark.dataset import Labels, Split, split_sha256
-
-
-@DATASETS.register("gamma_of_test")
-@dataclass(frozen=True)
-class Gamma(Dataset):
-    title: ClassVar[str] = "Own hospital"
-    default_recipe: ClassVar[str] = "quick"
-    gamma: float = 1.0
-
-    def index(self, data_dir):
-        names = [path.name for path in sorted(Path(data_dir).glob("*.png"))]
-        images = pd.DataFrame({"image_id": names, "patient_id": names})
-        images["path"] = [str(data_dir / name) for name in names]
-        images["split"] = [("train", "val", "test", "train")[k % 4] for k in range(len(names))]
-        images["Mass"] = [float(k // 4 % 2) for k in range(len(names))]
-        labels = Labels("drawn", hashlib.sha256(images.to_csv().encode()).hexdigest(), "1")
-        boxes = pd.DataFrame(columns=["image_id", "finding", "x", "y", "w", "h"])
-        return Index(images, boxes, ("Mass",), labels, Split("own", split_sha256(images)))
-
-    def read(self, image_id, path):
-        if "three" in image_id:
-            return np.zeros((4, 4, 3), np.uint8)
-        gray = np.asarray(Image.open(path).convert("L"), float) / 255
-        return (255 * gray**self.gamma).astype(np.uint8)
-"""
-
 
 @pytest.fixture(scope="module")
 def own(config_in, tmp_path_factory):
     """A completed run on a dataset whose pixels depend on an option; its configuration, record and folders."""
     folder = tmp_path_factory.mktemp("own hospital's")
-    (folder / "data").mkdir()
-    random = np.random.default_rng(0)
-    for k in range(24):
-        Image.fromarray(random.integers(0, 256, (40, 40), np.uint8)).save(folder / "data" / f"{k:02}.png")
-    plugin = folder / "gamma plugin.py"
-    plugin.write_text(GAMMA)
-    config = config_in(
-        folder,
-        method="bsl",
-        dataset="gamma_of_test",
-        data_dir=folder / "data",
-        plugins=(plugin,),
-        settings={"compute.precision": "float32", "train.epochs": 1},
-    )
-    settings = {key: value for key, value in config.settings.items() if key not in ("dataset.images", "dataset.size")}
-    config = replace(config, settings={**settings, "dataset.gamma": 3})
-    yield config, *run(config)
-    DATASETS._entries.pop("gamma_of_test", None)
+    with own_dataset(folder, "gamma plugin.py") as place:
+        config = own_config(config_in(folder, method="bsl", **place), **{"dataset.gamma": 3})
+        yield config, *run(config)
 
 
 def test_a_file_is_prepared_as_the_runs_dataset_does(own, tmp_path):

@@ -26,6 +26,7 @@ def context_of(experiment, pixels):
         index=experiment.index,
         pixels=pixels,
         seed=experiment.config.seed,
+        identity=experiment.run_id,
     )
 
 

@@ -99,12 +99,14 @@ def heatmaps(table, brightness, seed=0):
     return HeatmapSet("the method's maps", maps.astype(np.float16), *names, which, which % 2, boxes)
 
 
-def publish(results, table, *about, maps=None, **changes):
+def publish(results, table, *about, maps=None, change=lambda fields: None, **changes):
     """Write a record with its artifacts into the results folder; return the folder and the record.
 
-    Its heatmaps are drawn, which a leaderboard cannot do; the leaderboard draws the other figures.
+    `change` may alter its fields. Its heatmaps are drawn, which a leaderboard cannot do; the leaderboard draws the
+    other figures.
     """
     filled = fields(table, *about, **changes)
+    change(filled)
     folder = results / "made" / filled["method"]["name"] / filled["run_id"]
     folder.mkdir(parents=True)
     record = records.write(folder, RunDescription.model_validate(filled), table, maps)

@@ -121,3 +121,50 @@ def test_groups_that_the_labels_tell_of_are_judged_apart(results):
     told = cells_of(subgroup_table(rows_of(results)))
     assert [row[0] for row in told] == ["sex F", "sex M", "age 20 to 39"]
     assert all(row.count("–") == 1 for row in told)  # the other row does not tell whose images they are
+
+
+def put(*path, value):
+    """Return a change that sets a field of a record, given by its path."""
+
+    def change(fields):
+        for key in path[:-1]:
+            fields = fields[key]
+        fields[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(put("experiment_sha256", value="1" * 64), id="what the result follows from"),
+        pytest.param(put("method", "source_sha256", value="1" * 64), id="code of the method"),
+        pytest.param(put("dataset", "pixels", "sha256", value="1" * 64), id="pixels"),
+        pytest.param(put("weights", "source", value="timm/resnet18.a1_in1k"), id="pretrained weights"),
+    ],
+)
+def test_runs_of_different_inputs_are_no_seeds_of_one_row(results, change):
+    publish(results, score_table(1.5), "a0", "MA")
+    publish(results, score_table(1.4), "a1", "MA", seed=1)
+    publish(results, score_table(1.3), "b1", "MA", seed=1, change=change)
+    rows = rows_of(results)
+    assert [{run.record.run_id for run in row.runs} for row in rows] == [{"a0", "a1"}, {"b1"}]
+    assert len({row.label for row in rows}) == 2 and all("variant" in row.label for row in rows)
+
+
+def test_a_new_commit_or_version_separates_no_seeds(results):
+    publish(results, score_table(1.5), "a0", "MA")
+    publish(results, score_table(1.4), "a1", "MA", seed=1, change=put("environment", "code", "commit", value="f" * 40))
+    publish(results, score_table(1.4), "a2", "MA", seed=2, change=put("environment", "versions", "torch", value="9"))
+    (row,) = rows_of(results)
+    assert len(row.runs) == 3 and "variant" not in row.label
+
+
+def test_files_of_initial_weights_are_told_apart_by_their_content(results):
+    settings = {"model.weights": "w.safetensors"}
+    for number, content in enumerate("0012"):
+        change = put("weights", "file_sha256", value=content * 64)
+        publish(results, score_table(1.5), f"a{number}", "MA", seed=number, settings=settings, change=change)
+    boards = make_boards(read_runs(Workspace(results)))
+    assert sorted(len(row.runs) for board in boards for row in board.rows) == [1, 1, 2]
+    assert len(boards) == 3

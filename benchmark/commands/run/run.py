@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from ...data.pixel_cache import cached_sha256
 from ...engine.blame import name_method
 from ...engine.device import Device, destroy_process_group, init_distributed
 from ...engine.experiment import Experiment, RunConfig, build_experiment
@@ -14,6 +15,7 @@ from ...recipe import recipe_table
 from ...records import record as records
 from ...records.recompute import verify_record
 from ...records.schema import Record
+from ...utils.errors import UserError
 from ...utils.files import hold_lock
 from ...utils.progress import say
 from ...utils.run_log import LOG_FILE, read_log
@@ -75,10 +77,23 @@ def train_or_read(experiment: Experiment, device: Device) -> Record | None:
         return None
     record = records.read(experiment.work)
     verify_record(experiment.work, record)  # a completed run may have been edited since
+    if is_complete:
+        _check_pixels(experiment, record)
     if is_complete and record.localization_problem is not None:
         with _log(experiment, device):
             record = localize_again(experiment, device, record)
     return record
+
+
+def _check_pixels(experiment: Experiment, record: Record) -> None:
+    """Check that the images are still those of a completed run, as far as they are cached; UserError if not."""
+    size, pixels = experiment.recipe.pixels.size, record.dataset.pixels
+    sha256 = cached_sha256(experiment.dataset, experiment.index, size, experiment.config.cache)
+    if sha256 and pixels and sha256 != pixels.sha256:
+        raise UserError(
+            f"the images of {experiment.dataset.title} have changed since the run in {experiment.work} was completed: "
+            "pass --fresh to train again"
+        )
 
 
 def _log(experiment: Experiment, device: Device) -> AbstractContextManager[None]:

@@ -48,7 +48,7 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
         decoded = prepare_pixels(
             experiment.dataset, experiment.index, experiment.recipe.pixels.size, experiment.config.cache
         )
-    stages = train_stages(experiment, device, network, initial.tensors, decoded.pixels)
+    stages = train_stages(experiment, device, network, initial.tensors, decoded)
     rows, scores = score(experiment, device, network, stages[-1].trained.weights, decoded.pixels)
     if not device.is_main:
         return
