@@ -425,7 +425,7 @@ def compare(first: Path, second: Path, out: Path | None, resamples: int, results
 
     \b
     Examples:
-      chxbench compare results/phantom/ma/quick-seed0-cb211adf33 results/phantom/sam/quick-seed0-b7941865d0
+      chxbench compare results/phantom/ma/quick-seed0-32a61d9e03 results/phantom/sam/quick-seed0-23cb0ab9ed
       chxbench compare runs/paper-seed0-1a2b3c4d5e runs/paper-seed1-5e4d3c2b1a --resamples 10000 --out seeds
     """
     from .commands.compare.compare import compare_runs, default_folder, write_comparison
@@ -522,8 +522,8 @@ def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
 
     \b
     Examples:
-      chxbench verify results/phantom/ma/quick-seed0-cb211adf33
-      chxbench verify results/chestxray14/ma/quick-seed0-f125af2404 --data-dir ~/nih
+      chxbench verify results/phantom/ma/quick-seed0-32a61d9e03
+      chxbench verify results/chestxray14/ma/quick-seed0-d112a629af --data-dir ~/nih
     """
     from .commands.verify import verify as verify_record
 
