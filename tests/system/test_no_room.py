@@ -24,14 +24,11 @@ MOMENTS = [
     ("stage2/selection.npz", 1),
     ("stage2/checkpoint.pt", 1),
     ("weights.safetensors", 1),
-    ("heatmaps.png", 1),
     ("scores.parquet", 1),
-    ("maps.npz", 1),
     ("run.json", 1),
-    ("roc.png", 1),
     ("copied", 2),
-    ("leaderboard.md", 1),
 ]
+EXTRAS = [("heatmaps.png", 1), ("maps.npz", 1), ("run.json", 1), ("roc.png", 1), ("leaderboard.md", 1)]
 
 
 @contextmanager
@@ -80,10 +77,30 @@ def test_a_full_disk_at_any_moment_costs_nothing(config_in, tmp_path, monkeypatc
         assert not list(tmp_path.rglob("*.part"))
         if (work / "stage1" / "checkpoint.pt").exists():
             check_seal(work / "stage1" / "checkpoint.pt")
-    record, place = run(config)
+    assert_equal(run(config), whole, there)
+
+
+def test_a_full_disk_during_an_extra_leaves_the_scores(config_in, tmp_path, monkeypatch, capsys):
+    whole, there = run(config_in(tmp_path / "whole", **SMALL))
+    config = config_in(tmp_path / "starved", **SMALL)
+    for name, number in EXTRAS:
+        with monkeypatch.context() as patch:
+            refused = starve(patch, name, number)
+            record, place = run(config)
+        assert len(refused) == 1
+        assert f"{name} cannot be written (File too large)" in capsys.readouterr().err
+        assert (place / "scores.parquet").read_bytes() == (there / "scores.parquet").read_bytes()
+        assert (record.localization is None) == (name in ("heatmaps.png", "maps.npz", "run.json"))
+        assert not list(tmp_path.rglob("*.part"))
+    assert_equal(run(config), whole, there)
+
+
+def assert_equal(outcome, whole, there):
+    record, place = outcome
     assert (place / "scores.parquet").read_bytes() == (there / "scores.parquet").read_bytes()
     assert record.localization.sha256 == whole.localization.sha256
     assert record.weights == whole.weights
+    assert sorted(path.name for path in place.iterdir()) == sorted(path.name for path in there.iterdir())
 
 
 def test_a_refused_checkpoint_leaves_the_previous_one(tmp_path):

@@ -14,7 +14,7 @@ from chxbench.benchmark.dataset import DataError, Dataset
 from chxbench.benchmark.utils.image_io import read_image
 from chxbench.datasets.phantom import Phantom
 
-REAL = Path(__file__).resolve().parents[4] / "shared" / "nih256" / "images"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "nih256" / "images"
 GRAY = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 TURNED = {6: np.rot90(GRAY, -1), 3: GRAY[::-1, ::-1], 8: np.rot90(GRAY), 2: GRAY[:, ::-1], 0: GRAY, 9: GRAY}
 

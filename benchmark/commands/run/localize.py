@@ -65,7 +65,7 @@ def localize(
         return records.replace_localization(experiment.work, record, heatmaps, None)
     except Exception as error:  # of the method, of memory, of the disk, or of a library that evaluates or draws
         problem = _describe(error)
-        say(f"localization is not scored: {problem}; the record has the scores, and the same command tries again")
+        say(f"the scores are recorded without heatmaps, which the same command tries again: {problem}")
     try:
         return records.replace_localization(experiment.work, record, None, FOLDERS.sub("", problem))
     except UserError:  # a full disk: the record says that the heatmaps are missing, but not why
