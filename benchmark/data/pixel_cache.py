@@ -38,6 +38,7 @@ from ..utils.source_code import PLUGIN_PREFIX
 from ..utils.text import count
 from .identity import cache_key
 from .loader import identity_collate
+from .source import read_gray, stamp
 
 PIXELS, STAMPS, MANIFEST = "pixels.u8", "stamps.u64", "manifest.json"
 IMAGES_PER_TASK = 8  # images that a worker returns at a time: few, so that all workers finish at about the same time
@@ -287,11 +288,9 @@ class _ShrunkImages(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> tuple[int, np.ndarray | str]:
         row = int(self.missing[position])
         try:
-            gray = self.dataset.read(self.ids[row], self.paths[row])
+            gray = read_gray(self.dataset, self.ids[row], self.paths[row])
         except DataError as error:
             return row, str(error)
-        if gray.ndim != 2 or gray.dtype != np.uint8:
-            return row, f"image {self.ids[row]} was read as {gray.dtype} {gray.shape}, not as uint8 (H, W)"
         return row, self.shrink(gray)
 
 
@@ -442,7 +441,7 @@ def _stamps(dataset: Dataset, index: Index) -> np.ndarray:
     missing, digests = [], []
     for image, path in zip(index.images["image_id"], index.images["path"], strict=True):
         try:
-            text = dataset.stamp(image, path)
+            text = stamp(dataset, image, path)
         except OSError:
             missing.append(path)
             continue

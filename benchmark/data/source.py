@@ -1,17 +1,20 @@
 """Build the dataset, recipe and index that the data part of a configuration requests. No torch."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...benchmark import dataset as datasets
 from ..dataset import DataError, Dataset, Index
 from ..recipe import Recipe, load_recipe, setting_keys
 from ..registry import DATASETS, load_plugins
 from ..utils.environment import cache_folder
-from ..utils.errors import UserError, did_you_mean
+from ..utils.errors import UserError, describe_error, did_you_mean, place_in_code
 from ..utils.options import build, field_names, format_value
 from ..utils.text import encodable
 
@@ -82,10 +85,8 @@ def build_dataset(config: DataConfig) -> tuple[Dataset, Recipe]:
 def load_index(dataset: Dataset, data_dir: Path | None) -> Index:
     """Read and check the dataset's index. Raises DataError if it is missing, damaged or inconsistent."""
     _check_folder(dataset, data_dir)
-    try:
+    with _blame_dataset(dataset, "list its images"):
         return datasets.check(dataset.index(data_dir))
-    except UnicodeEncodeError as error:  # from pandas, whose text columns cannot hold it
-        raise DataError(f"the name {encodable(error.object)} is not text: rename this file or folder") from error
 
 
 def load_listed_index(dataset: Dataset, data_dir: Path | None) -> Index:
@@ -95,7 +96,47 @@ def load_listed_index(dataset: Dataset, data_dir: Path | None) -> Index:
         DataError: the index is missing, damaged or inconsistent.
     """
     _check_folder(dataset, data_dir)
-    return datasets.check(dataset.listed(data_dir))
+    with _blame_dataset(dataset, "list its images"):
+        return datasets.check(dataset.listed(data_dir))
+
+
+def read_gray(dataset: Dataset, image_id: str, path: str | None) -> np.ndarray:
+    """Read an image as the dataset does: uint8 gray (H, W), row 0 at the top.
+
+    Raises:
+        DataError: it cannot be decoded, the dataset's code fails, or it returns something else.
+    """
+    with _blame_dataset(dataset, f"read image {path or image_id}"):
+        gray: object = dataset.read(image_id, path)
+    if not isinstance(gray, np.ndarray) or gray.ndim != 2 or gray.dtype != np.uint8 or not gray.size:
+        kind = f"{gray.dtype} {gray.shape}" if isinstance(gray, np.ndarray) else type(gray).__name__
+        raise DataError(f"image {path or image_id} was read as {kind}, not as uint8 (H, W)")
+    return gray
+
+
+def stamp(dataset: Dataset, image_id: str, path: str | None) -> str:
+    """Return the dataset's stamp of an image.
+
+    Raises:
+        OSError: the image's file is missing.
+        DataError: the dataset's code fails.
+    """
+    with _blame_dataset(dataset, f"stamp image {path or image_id}"):
+        return str(dataset.stamp(image_id, path))
+
+
+@contextmanager
+def _blame_dataset(dataset: Dataset, action: str) -> Iterator[None]:
+    """Turn an error in a dataset's code into a DataError with its place; an OSError of a missing file passes."""
+    try:
+        yield
+    except (UserError, MemoryError, FileNotFoundError):
+        raise
+    except UnicodeEncodeError as error:  # from pandas, whose text columns cannot hold it
+        raise DataError(f"the name {encodable(error.object)} is not text: rename this file or folder") from error
+    except Exception as error:  # whatever a plugin, or a library that it calls, may raise
+        place = place_in_code(error, type(dataset))
+        raise DataError(f"dataset {dataset.name} ({place}) fails to {action}: {describe_error(error)}") from error
 
 
 def _check_folder(dataset: Dataset, data_dir: Path | None) -> None:

@@ -1,16 +1,11 @@
 """Say in one sentence which line of a method's own code failed, in place of a traceback through the harness."""
 
-import inspect
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from ..method import ContractError, Method, MethodError
-from ..utils.errors import UserError
+from ..utils.errors import UserError, describe_error, place_in_code
 from .memory import is_out_of_memory
-
-MAX_MESSAGE = 300  # characters of a library's message; some list every tensor of a network
 
 
 @contextmanager
@@ -34,9 +29,8 @@ def blame(method: Method, action: str, advice: str = "") -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         hint = f": {advice}" if advice else ""
-        raise MethodError(
-            f"method {method.name} ({_place(error, type(method))}) fails to {action}: {describe_error(error)}{hint}"
-        ) from error
+        place = place_in_code(error, type(method))
+        raise MethodError(f"method {method.name} ({place}) fails to {action}: {describe_error(error)}{hint}") from error
 
 
 @contextmanager
@@ -46,21 +40,3 @@ def name_method(method: Method, place: str) -> Iterator[None]:
         yield
     except ContractError as error:
         raise ContractError(f"method {method.name} ({place}) breaks its contract: {error}") from error
-
-
-def describe_error(error: BaseException) -> str:
-    """Return the class of an error and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:MAX_MESSAGE].rstrip(' .:')}" if lines else type(error).__name__
-
-
-def _place(error: Exception, cls: type) -> str:
-    """Return `file:line` of the innermost call in the folder of the method's class; of the class if there is none."""
-    file = inspect.getsourcefile(cls) or "?"
-    folder = Path(file).resolve().parent
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename).resolve()
-        # Installed packages may lie below the folder, in a virtual environment.
-        if path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts:
-            return f"{frame.filename}:{frame.lineno}"
-    return f"{file}:{inspect.getsourcelines(cls)[1]}"

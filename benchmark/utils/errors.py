@@ -1,11 +1,15 @@
 """Errors that are shown to the user as one sentence, without a traceback and with exit status 2."""
 
+import inspect
+import traceback
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
+from pathlib import Path
 
 from .text import plain
 
 LIKENESS = 0.6  # of two names, from 0 to 1, above which one may be a misspelling of the other
+MAX_MESSAGE = 300  # characters of a library's message; some list every tensor of a network
 CLOSE = 0.05  # names whose likeness is this close to the best one are suggested as well
 
 
@@ -34,3 +38,21 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
         return f"choose from: {', '.join(likeness) or 'nothing'}"
     similar = [other for other, ratio in likeness.items() if ratio > best - CLOSE]
     return f"did you mean {' or '.join(similar[:3])}?"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the class of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:MAX_MESSAGE].rstrip(' .:')}" if lines else type(error).__name__
+
+
+def place_in_code(error: Exception, cls: type) -> str:
+    """Return `file:line` of the innermost call in the folder of the method's class; of the class if there is none."""
+    file = inspect.getsourcefile(cls) or "?"
+    folder = Path(file).resolve().parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        # Installed packages may lie below the folder, in a virtual environment.
+        if path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts:
+            return f"{frame.filename}:{frame.lineno}"
+    return f"{file}:{inspect.getsourcelines(cls)[1]}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from .errors import UserError, did_you_mean
+from .errors import UserError, describe_error, did_you_mean, place_in_code
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -63,6 +63,8 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         raise UserError("; ".join(_problem(item, prefix) for item in error.errors())) from error
+    except Exception as error:  # of a plugin's __post_init__
+        raise UserError(f"{cls.__name__} ({place_in_code(error, cls)}) fails: {describe_error(error)}") from error
 
 
 def field_names(cls: "type[DataclassInstance]", prefix: str) -> list[str]:

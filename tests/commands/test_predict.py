@@ -305,7 +305,7 @@ def test_a_file_is_prepared_as_the_runs_dataset_does(own, tmp_path):
     shutil.copy(config.data_dir / "02.png", tmp_path / "three.png")
     shutil.copy(config.data_dir / "02.png", tmp_path / "02.png")
     with pytest.raises(
-        UserError, match=r"2 of 3 images .* cannot be read by dataset gamma_of_test .* as uint8 \(4, 4, 3\)"
+        UserError, match=r"2 of 3 images .*gamma plugin\.py:\d+\) fails to read image .* as uint8 \(4, 4, 3\)"
     ):
         predict_images(PredictConfig([str(tmp_path)], place, tmp_path / "out", pictures=False))
     (by_id,) = predict_images(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from PIL import Image
 
 from chxbench.benchmark.data import pixel_cache
 from chxbench.benchmark.data.pixel_cache import Shrink, prepare_pixels
+from chxbench.benchmark.data.source import load_index
 from chxbench.benchmark.dataset import DataError, Dataset, Index, Labels, Split
 from chxbench.benchmark.utils.files import hold_lock
 
@@ -180,10 +182,19 @@ def test_the_same_names_in_another_folder_are_other_pixels(paths, tmp_path):
     np.testing.assert_array_equal(first, before)
 
 
-@pytest.mark.parametrize("image", [np.full((40, 40), 300, np.uint16), np.zeros((40, 40, 3), np.uint8)])
-def test_an_image_that_is_not_gray_bytes_is_refused(paths, tmp_path, monkeypatch, image):
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (np.full((40, 40), 300, np.uint16), r"uint16 \(40, 40\)"),
+        (np.zeros((40, 40, 3), np.uint8), r"uint8 \(40, 40, 3\)"),
+        (np.zeros((0, 40), np.uint8), r"uint8 \(0, 40\)"),
+        ([[0, 1]], "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_an_image_that_is_not_gray_bytes_is_refused(paths, tmp_path, monkeypatch, image, kind):
     monkeypatch.setattr(Files, "read", lambda self, name, path: image)
-    with pytest.raises(DataError, match=r"image 0\.png was read as uint\d+ \(40, 40.*not as uint8"):
+    with pytest.raises(DataError, match=rf"image \S*0\.png was read as {kind}, not as uint8 \(H, W\)"):
         prepare_pixels(Files(), index_of(paths[:1]), 40, tmp_path / "cache")
 
 
@@ -299,7 +310,14 @@ def test_the_image_that_ended_a_reading_process_is_named(tmp_path, monkeypatch, 
     prepare_pixels(Files(), index, 40, cache)
 
 
-def test_an_error_in_a_plugins_code_keeps_its_traceback(tmp_path, monkeypatch):
-    monkeypatch.setattr(Files, "read", lambda self, image_id, path: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize(
+    ("name", "action"), [("read", "read image"), ("stamp", "stamp image"), ("index", "list its images")]
+)
+def test_an_error_in_a_plugins_code_is_told_with_its_line(tmp_path, monkeypatch, name, action):
+    monkeypatch.setattr(Files, name, lambda *_: 1 / 0)
+    monkeypatch.setattr(Files, "needs_folder", False)
+    told = rf"dataset files \({re.escape(__file__)}:\d+\) fails to {action}.*ZeroDivisionError: division by zero"
+    with pytest.raises(DataError, match=told):
+        if name == "index":
+            load_index(Files(), None)
         prepare_pixels(Files(), index_of(many(tmp_path)[:3]), 40, tmp_path / "cache")

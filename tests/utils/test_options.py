@@ -59,3 +59,17 @@ def test_help_is_read_from_the_docstring_and_inherited():
 @pytest.mark.parametrize("cls", [pytest.param(cls, id=name) for name, cls in CLASSES.items()])
 def test_every_option_is_explained(cls):
     assert list(field_help(cls)) == field_names(cls, "")
+
+
+def test_an_error_in_the_code_of_a_class_is_told_with_its_line():
+    @dataclass(frozen=True)
+    class Broken:
+        size: int = 0
+
+        def __post_init__(self):
+            1 / self.size
+
+    with pytest.raises(
+        UserError, match=r"^Broken \(.*test_options\.py:\d+\) fails: ZeroDivisionError: division by zero$"
+    ):
+        build(Broken, {}, "")

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ...data.source import load_index
+from ...data.source import load_index, read_gray
 from ...data.unreadable import without_images
-from ...dataset import DataError, Dataset, Index
+from ...dataset import Dataset, Index
 from ...records.schema import Record
 from ...utils.errors import UserError
 
@@ -54,18 +54,7 @@ class AnnotationIndex:
             DataError: it cannot be decoded; also if a plugin raises something else or returns other pixels.
         """
         row: Any = {"path": str(path)} if path else self._images.loc[image_id]
-        try:
-            gray = self.dataset.read(image_id, row["path"])
-        except DataError:
-            raise
-        except Exception as error:  # a plugin's, about one image: the others are predicted all the same
-            reason = f"{type(error).__name__}: {error}"
-            raise DataError(
-                f"image {path or image_id} cannot be read by dataset {self.dataset.name} ({reason})"
-            ) from error
-        if gray.ndim != 2 or gray.dtype != np.uint8:
-            raise DataError(f"image {path or image_id} was read as {gray.dtype} {gray.shape}, not as uint8 (H, W)")
-        return gray
+        return read_gray(self.dataset, image_id, row["path"])
 
     def annotations(self, image_id: str) -> Annotations:
         """Return the annotations of an image in the index."""

@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from ...data.pixel_cache import prepare_pixels
-from ...engine.blame import blame, describe_error
+from ...engine.blame import blame
 from ...engine.device import Device
 from ...engine.experiment import Experiment
 from ...engine.inference import NO_LAYER, Heatmaps, Predictor
@@ -20,7 +20,7 @@ from ...metrics.localization import Frame
 from ...records import record as records
 from ...records.figures.overlays import Panel, draw_panels
 from ...records.schema import Record
-from ...utils.errors import UserError
+from ...utils.errors import UserError, describe_error
 from ...utils.progress import say
 from ...utils.text import display_name, plain
 from ..trained_run import load_weights

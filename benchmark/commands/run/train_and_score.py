@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ...data.pixel_cache import Decoded, prepare_pixels
-from ...engine.blame import describe_error
 from ...engine.checkpoint import TrainedStage
 from ...engine.device import Device
 from ...engine.experiment import Experiment
@@ -24,7 +23,7 @@ from ...evaluation.artifacts import boxed_rows, score_table
 from ...method import Selection
 from ...records import record as records
 from ...records.schema import EnvironmentPart, WeightsPart
-from ...utils.errors import UserError
+from ...utils.errors import UserError, describe_error
 from ...utils.files import CHECKPOINT_FILE
 from ...utils.progress import say
 from ...utils.run_log import log_event
