@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from chxbench import DATASETS, METHODS
+from chxbench import DATASETS, METHODS, UserError
 from chxbench.benchmark.recipe import SECTIONS
-from chxbench.benchmark.utils.options import field_help, field_names
+from chxbench.benchmark.utils.options import build, field_help, field_names
 
 CLASSES = {
     **{f"method {entry.name}": entry.cls for entry in METHODS},
