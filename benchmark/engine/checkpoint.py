@@ -23,6 +23,7 @@ from ..utils.errors import UserError
 from ..utils.files import previous_version, seal_problem, write_atomic
 from ..utils.progress import say
 from .device import Device
+from .random_state import random_state
 from .step import Learner
 
 CHECKPOINT_FORMAT = 1  # raise it when the keys of a checkpoint change
@@ -78,14 +79,14 @@ class EpochProgress:
         loss_sum: loss times images, summed over the batches done, this rank's part only: a float32 scalar on the
             device.
         steps: batches done.
-        random_state: state of torch's random generators from which the epoch resumes; None at its beginning.
+        random_state: state of the random generators from which the epoch resumes; None at its beginning.
         unchecked: losses of the batches since the last `check_finite`, each a scalar on the device.
         stopwatch: time spent on the epoch.
     """
 
     loss_sum: Tensor
     steps: int = 0
-    random_state: dict[str, Tensor] | None = None
+    random_state: dict[str, Any] | None = None
     unchecked: list[Tensor] = field(default_factory=list)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -239,21 +240,6 @@ def _all_finite(learner: Learner) -> bool:
     floating = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
     target = next(learner.network.parameters()).device  # some optimizers count their steps on the CPU
     return bool(torch.stack([torch.isfinite(value).all().to(target) for value in floating]).all())
-
-
-def random_state(device: Device) -> dict[str, Tensor]:
-    """Return the state of torch's random generators: that of the CPU, and that of the GPU in use."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.on_gpu:
-        states["cuda"] = torch.cuda.get_rng_state(device.torch_device)
-    return states
-
-
-def set_random_state(device: Device, states: dict[str, Tensor]) -> None:
-    """Set the generators to what `random_state` returned; a GPU that was not in use then keeps its state."""
-    torch.set_rng_state(states["cpu"])
-    if device.on_gpu and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device.torch_device)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

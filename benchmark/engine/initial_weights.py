@@ -18,6 +18,7 @@ from ..utils.progress import say
 from ..utils.text import count
 from .blame import blame
 from .experiment import Experiment
+from .random_state import keep_random_state, seed_random
 from .weights import NAMED, copy_weights, read_weights
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -62,7 +63,7 @@ def build_network(experiment: Experiment) -> tuple[nn.Module, InitialWeights]:
     """
     weights, seed = experiment.recipe.model.weights, experiment.config.seed
     tensors = None if weights in NAMED else read_weights(Path(weights))
-    torch.manual_seed(seed)
+    seed_random(seed)
     network = _build(experiment, weights)
     _check_batch_norm(experiment.recipe, network)
     loaded = _loaded_by_method(experiment, network)
@@ -131,8 +132,8 @@ def _loaded_by_method(experiment: Experiment, network: nn.Module) -> set[str]:
         MethodError: ImageNet weights were requested, but all parameters are random.
     """
     weights = experiment.recipe.model.weights
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.config.seed ^ 1)
+    with keep_random_state(None):
+        seed_random(experiment.config.seed ^ 1)
         fixed = _equal(network, _build(experiment, weights))
         sizes = {name: value.numel() for name, value in network.named_parameters()}
         if 2 * sum(sizes[name] for name in fixed) > sum(sizes.values()):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..method import Method
 from .device import Device
+from .random_state import keep_random_state
 
 GRID = 4  # an image is divided into GRID x GRID patches
 NOISE_IMAGES = 3  # images in which each patch is changed
@@ -81,7 +82,7 @@ def untouched(device: Device, network: nn.Module) -> Iterator[None]:
     """Run the block in evaluation mode; modes, buffers and random state are restored afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    with torch.random.fork_rng([device.torch_device] if device.on_gpu else []):
+    with keep_random_state(device):
         network.eval()
         try:
             yield

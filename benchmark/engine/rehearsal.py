@@ -4,7 +4,6 @@ A throwaway network takes steps of training on noise, and is saved, scored and e
 states and settings of torch are afterwards what they were before.
 """
 
-import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,12 +24,13 @@ from ..recipe import Recipe, Train
 from ..utils.errors import UserError
 from ..utils.text import count
 from .blame import blame
-from .checkpoint import random_state, save_checkpoint, set_random_state
+from .checkpoint import save_checkpoint
 from .device import Device
 from .experiment import Experiment
 from .inference import HeatmapReader, Predictor
 from .locality import logits_problem, maps_problem
 from .memory import advise_on_memory
+from .random_state import keep_random_state, seed_random
 from .stages import list_stages, select_examples
 from .step import Learner, make_learner
 from .train_context import build_train_context
@@ -89,7 +89,7 @@ def rehearse(experiment: Experiment, device: Device, initial: Mapping[str, Tenso
         ).targets[index.rows("train")]
         stages = list_stages(method)
         _select_by_random_scores(method, stages, targets, seed)
-        torch.manual_seed(seed)
+        seed_random(seed)
         network = _build(method, index.findings)
         network.load_state_dict(initial)
         later = SMALLEST_BATCH if any(stage.select for stage in stages) else 0
@@ -245,17 +245,13 @@ def step_sizes(total: int, train: Train, device: Device, later: int = 0) -> list
 @contextmanager
 def leave_no_trace(device: Device) -> Iterator[None]:
     """Restore random states and settings of torch after the block, and do not count its warnings as shown."""
-    states = random_state(device), np.random.get_state(), random.getstate()  # noqa: NPY002  of methods that use them
     settings = _settings()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are shown in training
+    with keep_random_state(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are shown in training
+        try:
             yield
-    finally:
-        _restore(settings)
-        set_random_state(device, states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
+        finally:
+            _restore(settings)
 
 
 def _settings() -> tuple[list[object], str, torch.dtype, int, bool, bool]:

@@ -29,12 +29,12 @@ from .checkpoint import (
     TrainedStage,
     check_finite,
     new_progress,
-    set_random_state,
     training_identity,
 )
 from .device import Device
 from .epoch import Epoch
 from .memory import advise_on_memory, peak_memory
+from .random_state import seed_random, set_random_state
 from .step import Learner, make_learner, train_step
 from .train_context import TrainContext
 from .weights import copy_weights
@@ -105,7 +105,7 @@ def train_epoch(epoch: Epoch, learner: Learner, manager: CheckpointManager | Non
     context, device = epoch.context, epoch.context.device
     position = manager.progress if manager else new_progress(device)
     position.stopwatch.start()
-    torch.manual_seed(_torch_seed(context.seed, *epoch.key))
+    seed_random(_epoch_seed(context.seed, *epoch.key))
     batches = epoch.batches(position.steps)
     if position.random_state:  # restored last: making the loader draws from torch's generator
         set_random_state(device, position.random_state)
@@ -209,8 +209,8 @@ def _finish_epoch(
     return auc
 
 
-def _torch_seed(*key: int) -> int:
-    """Derive a seed for torch, which takes 63 bits, from counts."""
+def _epoch_seed(*key: int) -> int:
+    """Derive a seed of 63 bits from counts."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

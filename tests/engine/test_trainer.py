@@ -1,6 +1,7 @@
 """Training: random draws by key, resuming, the rule that selects the epoch, and the label-permutation control."""
 
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -78,14 +79,27 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(stage, monkeypatch):
 
 
 class Dropping(nn.Module):
-    """A small network that draws random numbers in every step."""
+    """A small network that draws its weights and, in every step, random numbers from each global generator."""
 
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(3 * 32 * 32, 14), nn.BatchNorm1d(14))
+        self.offset = nn.Parameter(torch.tensor([np.random.randn() + random.gauss(0, 1)]).float())  # noqa: NPY002
 
     def forward(self, images):
-        return Output(self.layers(images))
+        if self.training:
+            images = images + np.random.randn() + random.gauss(0, 1)  # noqa: NPY002
+        return Output(self.layers(images) + self.offset)
+
+
+def test_results_do_not_depend_on_what_was_drawn_before(stage, monkeypatch):
+    from chxbench.methods.bsl import Baseline
+
+    monkeypatch.setattr(Baseline, "build", lambda *_: Dropping())
+    first = stage("a")
+    for generator in (torch.rand, np.random.randn, lambda count: random.gauss(0, 1)):
+        generator(3)
+    assert equal(first.weights, stage("b").weights)
 
 
 @pytest.mark.parametrize("saves", [1, 4, 5, 6, 8])
@@ -140,7 +154,7 @@ def test_weights_that_are_not_finite_are_never_saved(stage, tmp_path, monkeypatc
         loss = train_step(device, method, learner, *rest)
         steps.append(loss)
         if len(steps) == 10:  # the last of the second epoch: no loss is computed from these weights
-            next(learner.network.parameters()).data[0, 0] = torch.inf
+            next(learner.network.parameters()).data.fill_(torch.inf)
         return loss
 
     monkeypatch.setattr(trainer, "train_step", spoil)
