@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,15 @@ class _Commands(click.Group):
 
 
 def _output_fails() -> bool:
-    """Return whether standard output cannot be written to, by an attempt: the error of a write names no file."""
+    """Return whether standard output cannot be written to, by an attempt: the error of a write names no file.
+
+    What is left in its buffer is then discarded: Python would fail once more to write it when it exits.
+    """
     try:
         click.echo()
     except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,14 @@ def cache_key(dataset: Dataset, index: Index, size: int) -> str:
         "origin": dataset.stamp(first, None) if paths.isna().any() else os.path.commonpath(paths.tolist()),
         "images": index.images["image_id"].tolist(),
         "dataset": _dataset_identity(dataset) if reads_itself else dataset.name,
-        "reader": code_sha256(Path(image_io.__file__)),
+        "reader": _reader_sha256(),
     }
     return json_sha256(identity)[:16]
+
+
+@cache
+def _reader_sha256() -> str:
+    return code_sha256(Path(image_io.__file__))
 
 
 def pixel_sample(index: Index, pixels: np.ndarray) -> dict[str, str]:

@@ -15,10 +15,11 @@ from chxbench.benchmark.utils import files
 from chxbench.benchmark.utils.files import hold_lock, is_locked, write_atomic
 
 HOLD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from chxbench.benchmark.utils import files
 files.PATIENCE = 0.2
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
 with files.hold_lock(Path(sys.argv[1]), "the records"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
