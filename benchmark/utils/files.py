@@ -76,6 +76,8 @@ def write_atomic(path: Path, content: Writer | bytes, previous: Path | None = No
     Raises:
         UserError: the file cannot be written. The old file is unchanged in this case, and no partial file remains.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/null, or a pipe, would be replaced by a file
+        raise UserError(f"{path} is not a regular file: choose a different path")
     part = path.with_name(f"{path.name}.part")
     try:
         with as_user_error(path):

@@ -63,6 +63,8 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         raise UserError("; ".join(_problem(item, prefix) for item in error.errors())) from error
+    except UserError:
+        raise
     except Exception as error:  # of a plugin's __post_init__
         raise UserError(f"{cls.__name__} ({place_in_code(error, cls)}) fails: {describe_error(error)}") from error
 

@@ -84,6 +84,13 @@ def test_a_holder_that_is_unknown_is_another_process(lock, holder, damage):
         pass
 
 
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path):
+    files.os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is not a regular file: choose a different path"):
+        write_atomic(tmp_path / "pipe", b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_lock_that_cannot_be_opened_is_one_sentence(lock, tmp_path):
     lock.mkdir(parents=True)
     (tmp_path / "file").write_text("")
