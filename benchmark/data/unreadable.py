@@ -107,5 +107,5 @@ def _skip(dataset: Dataset, index: Index, unreadable: Collection[UnreadableImage
 
 def _check_report(report: Path | None) -> None:
     """Raise a UserError if the report cannot be written, before hours of decoding."""
-    if report and (report.is_dir() or not report.parent.is_dir()):
+    if report and ((report.exists() and not report.is_file()) or not report.parent.is_dir()):
         raise UserError(f"--report {report} cannot be written: choose a file in an existing folder")

@@ -73,3 +73,15 @@ def test_an_error_in_the_code_of_a_class_is_told_with_its_line():
         UserError, match=r"^Broken \(.*test_options\.py:\d+\) fails: ZeroDivisionError: division by zero$"
     ):
         build(Broken, {}, "")
+
+
+def test_a_sentence_of_the_class_itself_stays_as_it_is():
+    @dataclass(frozen=True)
+    class Limited:
+        size: int = 0
+
+        def __post_init__(self):
+            raise UserError("size 0 is too small: use 1")
+
+    with pytest.raises(UserError, match=r"^size 0 is too small: use 1$"):
+        build(Limited, {}, "")
