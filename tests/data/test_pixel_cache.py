@@ -36,6 +36,12 @@ class Files(Dataset):
         return super().read(image_id, path)
 
 
+class Plain(Dataset):
+    """Images as files, read as most datasets do: no code of its own, which other users may not read, is hashed."""
+
+    name: ClassVar[str] = "plain"
+
+
 def index_of(paths):
     images = pd.DataFrame(
         {
@@ -250,14 +256,14 @@ def test_another_user_reads_a_complete_cache_and_is_told_that_an_incomplete_one_
     with shared_folder() as folder:
         here = [Path(shutil.copy(path, folder)) for path in paths[:3]]
         index, cache = index_of(here), folder / "cache"
-        before = prepare_pixels(Files(), index, 40, cache).sha256
+        before = prepare_pixels(Plain(), index, 40, cache).sha256
         read_only(cache)
-        assert as_other_user(lambda: prepare_pixels(Files(), index, 40, cache).sha256) == before
+        assert as_other_user(lambda: prepare_pixels(Plain(), index, 40, cache).sha256) == before
         (manifest,) = cache.glob("*/manifest.json")
         os.utime(here[1], ns=(1, 1))
         told = r"is incomplete and cannot be written \(.*Permission denied\): choose a different --cache, or have"
         with pytest.raises(DataError, match=told):
-            as_other_user(lambda: prepare_pixels(Files(), index, 40, cache).sha256)
+            as_other_user(lambda: prepare_pixels(Plain(), index, 40, cache).sha256)
         assert manifest.exists()  # its owner's cache is as it was
 
 
