@@ -398,14 +398,14 @@ def score(settings: tuple[str, ...], **fields: Any) -> None:
     score_predictions(config, lambda record, folder: report_run(record, folder, Workspace(config.results)))
 
 
-@main.command(short_help="Compare two runs on the same test images.")
-@click.argument("first", type=PATH, metavar="RUN")
-@click.argument("second", type=PATH, metavar="RUN")
+@main.command(short_help="Compare two methods on the same test images.")
+@click.argument("first", type=PATH, metavar="METHOD")
+@click.argument("second", type=PATH, metavar="METHOD")
 @click.option(
     "--out",
     type=PATH,
     metavar="DIR",
-    help="Output folder.  [default: comparisons/<method-run>-vs-<method-run>]",
+    help="Output folder.  [default: comparisons/<method>-vs-<method>]",
 )
 @click.option(
     "--resamples",
@@ -423,21 +423,22 @@ def score(settings: tuple[str, ...], **fields: Any) -> None:
     help="Folder of published records, whose speed records are included.",
 )
 def compare(first: Path, second: Path, out: Path | None, resamples: int, results: Path) -> None:
-    """Compare the AUCs of two runs on the same test images, per finding.
+    """Compare the AUCs of two methods on the same test images, per finding and in the mean.
 
-    RUN is the folder of a run, in runs/ or results/. Differences are paired: both runs are evaluated on the same
-    resamples of patients. p-values are corrected for the number of findings (Holm). Writes comparison.json,
-    comparison.md and roc.png, with the ROC curves of both runs.
+    METHOD is a folder of results/ with the runs of a method, which differ only in their seed, or the folder of one run.
+    Differences are over test patients and training seeds; from single runs, nothing follows about methods. p-values are
+    corrected for the number of findings (Holm). Writes comparison.json, comparison.md and roc.png, with the ROC curves
+    of all runs.
 
     \b
     Examples:
-      chxbench compare results/phantom/ma/quick-seed0-32a61d9e03 results/phantom/sam/quick-seed0-23cb0ab9ed
+      chxbench compare results/phantom/ma results/phantom/sam
       chxbench compare runs/paper-seed0-1a2b3c4d5e runs/paper-seed1-5e4d3c2b1a --resamples 10000 --out seeds
     """
-    from .commands.compare.compare import compare_runs, default_folder, write_comparison
+    from .commands.compare.compare import compare_methods, default_folder, write_comparison
     from .commands.compare.report import report_comparison
 
-    compared = compare_runs(first, second, resamples, results)
+    compared = compare_methods(first, second, resamples, results)
     folder = out or default_folder(compared)
     write_comparison(compared, folder)
     report_comparison(compared, folder)

@@ -1,24 +1,33 @@
-"""Localization metrics of heatmaps, compared with two baselines: random heatmaps and one box in the image center."""
+"""Localization metrics of heatmaps, compared with baselines that do not see the image.
+
+These are random heatmaps, one box in the center, and the boxes of other patients with the same finding.
+"""
 
 from functools import lru_cache
 
 import numpy as np
 
 from ..metrics import localization
+from ..metrics.intervals import Statistic, interval
 from ..metrics.localization import IOBB, IOU, THRESHOLDS, Boxes, Frame, Score
 from .artifacts import HeatmapSet, heatmaps_sha256
-from .results import FindingHits, Hits, Localization, MeanHits, OverlapRates
+from .results import FindingHits, Hits, IntervalPart, Localization, MeanHits, OverlapRates
 
 RANDOM_MAPS = 5  # number of seeds over which the random baseline is averaged
 
+MAIN_IOBB = 0.25  # level of the accuracy that is compared with the location prior
+
 _Key = tuple[str, tuple[str, ...], Frame, int]
-_evaluated: dict[_Key, Localization] = {}
+_evaluated: dict[_Key, tuple[Localization, dict[str, Statistic]]] = {}
 
 
-def evaluate_heatmaps(maps: HeatmapSet, findings: list[str], frame: Frame, resamples: int) -> Localization:
-    """Compute the localization metrics of a test split.
+def evaluate_heatmaps(
+    maps: HeatmapSet, findings: list[str], frame: Frame, resamples: int
+) -> tuple[Localization, dict[str, Statistic]]:
+    """Compute the localization metrics of a test split, and statistics of its means for intervals over several runs.
 
-    Results are cached in the process, because a run needs them when it writes, publishes and ranks its record.
+    The statistics are pointing_game and accuracy (at `MAIN_IOBB`), those of the location prior with the prefix
+    prior_. Results are cached in the process, because a run needs them when it writes, publishes and ranks its record.
 
     Args:
         maps: heatmaps of the test images that have boxes, and the boxes.
@@ -32,18 +41,29 @@ def evaluate_heatmaps(maps: HeatmapSet, findings: list[str], frame: Frame, resam
     return _evaluated[key]
 
 
-def _evaluate(maps: HeatmapSet, findings: list[str], frame: Frame, resamples: int) -> Localization:
+def _evaluate(
+    maps: HeatmapSet, findings: list[str], frame: Frame, resamples: int
+) -> tuple[Localization, dict[str, Statistic]]:
     truth = maps.truth()
     matches = localization.match_boxes(maps.maps, truth, frame)
     height, width = maps.maps.shape[2:]
+    prior = localization.prior_baseline((height, width), len(findings), truth, frame)
     scores = {
         "method": localization.score(matches, truth),
         "random": _random_baseline((height, width), len(findings), frame, _HashableBoxes(truth)),
         "center": localization.score(localization.center_baseline(len(findings), truth), truth),
+        "prior": localization.score(prior, truth),
     }
     boxes = np.bincount(truth.finding, minlength=len(findings)).tolist()
-    low, high = localization.mean_interval(matches, truth, resamples)
-    return Localization(
+    means, of_prior = (localization.evaluate_means(each, truth, resamples) for each in (matches, prior))
+    main = 1 + IOBB.index(MAIN_IOBB)
+    statistics = {
+        "pointing_game": means[0],
+        "accuracy": means[main],
+        "prior_pointing_game": of_prior[0],
+        "prior_accuracy": of_prior[main],
+    }
+    metrics = Localization(
         heatmap=maps.kind,
         images=len(maps.image_id),
         grid=[height, width],
@@ -58,10 +78,15 @@ def _evaluate(maps: HeatmapSet, findings: list[str], frame: Frame, resamples: in
             boxes=sum(boxes),
             findings=sum(count > 0 for count in boxes),
             **{who: _hits(localization.mean_score(score)) for who, score in scores.items()},
-            low=_hits(low),
-            high=_hits(high),
+            pointing_game=_interval(means[0]),
+            accuracy=_interval(means[main]),
         ),
     )
+    return metrics, statistics
+
+
+def _interval(statistic: Statistic) -> IntervalPart:
+    return IntervalPart(**interval(statistic)._asdict())
 
 
 class _HashableBoxes:

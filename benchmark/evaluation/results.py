@@ -22,10 +22,10 @@ class Part(BaseModel):
 
 
 class IntervalPart(Part):
-    """A value and its 95 % percentile interval over bootstrap resamples of patients.
+    """A value and its 95 % interval over test patients (metrics/intervals.py).
 
-    All three are null if the value is undefined on the test split. Resamples in which the value is undefined are
-    excluded; if it is undefined in all of them, both bounds are null.
+    All three are null if the value is undefined on the test split. Both bounds are null if too few patients have or
+    lack a finding, and at 0 and 1.
     """
 
     value: Number | None
@@ -36,7 +36,9 @@ class IntervalPart(Part):
 class FindingAuc(IntervalPart):
     """AUC of one finding."""
 
-    positives: Count
+    positives: Count  # images
+    positive_patients: Count  # patients with at least one of them
+    negative_patients: Count  # patients with at least one negative image
 
 
 class MeanInterval(IntervalPart):
@@ -58,9 +60,10 @@ class FindingMetrics(Part):
 
     undefined_reason: str | None  # why AUC and average precision are undefined; null if they are defined
     prevalence: Number | None  # fraction of positives among the images with a label
-    average_precision: IntervalPart
+    average_precision: Number | None
     brier: Number | None
     calibration_error: Number | None  # expected calibration error over 15 bins of equal count
+    calibration_error_floor: Number | None  # its mean if the predicted probabilities were exactly right
     threshold: Number | None  # log-odds, chosen on the validation split; null if it has no negatives
     sensitivity: IntervalPart  # on the test split, at this threshold
     specificity: IntervalPart
@@ -70,8 +73,9 @@ class MeanMetrics(Part):
     """Means of each metric over the findings for which it is defined; null if it is undefined for all."""
 
     average_precision: MeanInterval
-    brier: Number | None
+    brier: MeanInterval
     calibration_error: Number | None
+    calibration_error_floor: Number | None
     sensitivity: Number | None
     specificity: Number | None
 
@@ -110,20 +114,21 @@ class Hits(Part):
 
 
 class FindingHits(Part):
-    """Localization scores of one finding and of two baselines; null if the finding has no box."""
+    """Localization scores of one finding and of three baselines; null if the finding has no box."""
 
     boxes: Count
     method: Hits | None
     random: Hits | None  # baseline: random heatmaps of the same size
     center: Hits | None  # baseline: one box in the center of every image
+    prior: Hits | None  # baseline: where the boxes of the finding are on the images of other patients
 
 
 class MeanHits(FindingHits):
     """Means over the findings that have boxes."""
 
     findings: Count  # number of findings in the mean
-    low: Hits | None  # lower bounds of the 95 % intervals of the method's means
-    high: Hits | None  # upper bounds
+    pointing_game: IntervalPart  # of the method
+    accuracy: IntervalPart  # of the method, at IoBB > 0.25
 
 
 class Localization(Part):

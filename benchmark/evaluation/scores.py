@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from ..metrics import auc as auc_metrics
 from ..metrics import calibration, operating_point
-from ..metrics.bootstrap import Interval
+from ..metrics.intervals import Interval, Statistic, average_findings, interval
 from ..recipe import Evaluate, Recipe
 from ..utils.errors import UserError, first_few
 from .artifacts import findings_of, label_column, score_column, traits_of
@@ -48,17 +48,15 @@ class SplitScores(NamedTuple):
     labels: np.ndarray
     patients: np.ndarray
 
+    @property
+    def num_patients(self) -> int:
+        """Number of patients."""
+        return len(np.unique(self.patients))
 
-class ScoreEvaluation(NamedTuple):
-    """AUC of a test split.
 
-    Attributes:
-        metrics: AUC per finding and mean AUCs, with intervals.
-        replicates: mean AUC of each bootstrap replicate (R,), NaN if undefined; paired differences use them.
-    """
-
-    metrics: ScoreMetrics
-    replicates: np.ndarray
+# Metrics of a run for intervals over several runs, by name: mean_auc, mean_auc_without_rare, average_precision, brier,
+# the mean AUC of a subgroup (`subgroup_name`), and those of localization.py.
+Statistics = dict[str, Statistic]
 
 
 def split_scores(table: pd.DataFrame, split: str = "test") -> SplitScores:
@@ -71,8 +69,8 @@ def split_scores(table: pd.DataFrame, split: str = "test") -> SplitScores:
     return SplitScores(findings, scores, labels, part["patient_id"].to_numpy(str))
 
 
-def evaluate_scores(table: pd.DataFrame, resamples: int, rare: Sequence[str] = ()) -> ScoreEvaluation:
-    """Compute AUC on the test split of a score table.
+def evaluate_scores(table: pd.DataFrame, resamples: int, rare: Sequence[str] = ()) -> tuple[ScoreMetrics, Statistics]:
+    """Compute AUC on the test split of a score table, and `Statistics` of its means.
 
     Args:
         table: score table, see `artifacts.score_table`.
@@ -82,17 +80,25 @@ def evaluate_scores(table: pd.DataFrame, resamples: int, rare: Sequence[str] = (
     return _evaluate_auc(split_scores(table), resamples, rare)
 
 
-def evaluate_secondary_metrics(table: pd.DataFrame, resamples: int) -> SecondaryMetrics:
-    """Compute average precision, calibration, operating points and subgroups on the test split.
+def evaluate_secondary_metrics(table: pd.DataFrame, resamples: int) -> tuple[SecondaryMetrics, Statistics]:
+    """Compute average precision, calibration, operating points and subgroups on the test split, with `Statistics`.
 
     Args:
         table: score table, see `artifacts.score_table`.
         resamples: number of bootstrap resamples of patients.
     """
-    metrics = _evaluate_secondary(split_scores(table), split_scores(table, "val"), resamples)
+    metrics, statistics = _evaluate_secondary(split_scores(table), split_scores(table, "val"), resamples)
     test = table[table["split"] == "test"]
-    subgroups = {trait: _evaluate_groups(test, trait, resamples) for trait in traits_of(table)}
-    return metrics.model_copy(update={"subgroups": subgroups})
+    subgroups: dict[str, dict[str, GroupPart]] = {}
+    for trait in traits_of(table):
+        subgroups[trait], of_groups = _evaluate_groups(test, trait, resamples)
+        statistics |= of_groups
+    return metrics.model_copy(update={"subgroups": subgroups}), statistics
+
+
+def subgroup_name(trait: str, group: str) -> str:
+    """Name the mean AUC of a subgroup in `Statistics`."""
+    return f"mean_auc, {trait}: {group}"
 
 
 def evaluate_arrays(
@@ -135,8 +141,9 @@ def evaluate_arrays(
         raise UserError(f"rare findings are not among the findings ({first_few(unlisted)}): correct rare or findings")
     test = test._replace(patients=names.astype(str))
     val = _check_arrays("validation ", *(validation or (test.scores[:0], test.labels[:0])), test.findings)
-    auc = _evaluate_auc(test, resamples, rare).metrics
-    return {**auc.model_dump(), "secondary_metrics": _evaluate_secondary(test, val, resamples).model_dump()}
+    auc, _ = _evaluate_auc(test, resamples, rare)
+    secondary, _ = _evaluate_secondary(test, val, resamples)
+    return {**auc.model_dump(), "secondary_metrics": secondary.model_dump()}
 
 
 def resamples_of(recipe: Recipe | None) -> int:
@@ -174,42 +181,65 @@ def _check_arrays(what: str, scores: np.ndarray, labels: np.ndarray, findings: S
     return SplitScores(names, scores, labels, np.array([], str))
 
 
-def _evaluate_auc(test: SplitScores, resamples: int, rare: Sequence[str]) -> ScoreEvaluation:
-    replicates = auc_metrics.bootstrap(test.scores, test.labels, test.patients, resamples)
-    excluded = [c for c, finding in enumerate(test.findings) if finding in rare]
-    summary = auc_metrics.summarize(test.scores, test.labels, replicates, excluded)
-    per_finding = zip(test.findings, summary.each, summary.positives, strict=True)
+def _evaluate_auc(test: SplitScores, resamples: int, rare: Sequence[str]) -> tuple[ScoreMetrics, Statistics]:
+    each = dict(zip(test.findings, _evaluate_findings(test, resamples), strict=True))
+    common = [statistic for finding, statistic in each.items() if finding not in rare]
+    statistics = {
+        "mean_auc": average_findings(list(each.values()), test.num_patients),
+        "mean_auc_without_rare": average_findings(common, test.num_patients),
+    }
     metrics = ScoreMetrics(
-        auc={name: FindingAuc(**interval._asdict(), positives=positives) for name, interval, positives in per_finding},
-        mean_auc=_mean_interval(summary.mean),
-        mean_auc_without_rare=_mean_interval(summary.mean_without),
+        auc={finding: _finding_auc(test, c, each[finding]) for c, finding in enumerate(test.findings)},
+        mean_auc=_mean_interval(statistics["mean_auc"], list(each.values())),
+        mean_auc_without_rare=_mean_interval(statistics["mean_auc_without_rare"], common),
     )
-    return ScoreEvaluation(metrics, auc_metrics.mean_defined(replicates))
+    return metrics, statistics
 
 
-def _evaluate_secondary(test: SplitScores, val: SplitScores, resamples: int) -> SecondaryMetrics:
+def _evaluate_findings(
+    test: SplitScores, resamples: int, measure: auc_metrics.Measure = auc_metrics.measure_auc
+) -> list[Statistic]:
+    return auc_metrics.evaluate(test.scores, test.labels, test.patients, resamples, measure=measure)
+
+
+def _finding_auc(test: SplitScores, c: int, statistic: Statistic) -> FindingAuc:
+    labels = test.labels[:, c]
+    positives, negatives = (len(np.unique(test.patients[labels == value])) for value in (1, 0))
+    return FindingAuc(
+        **interval(statistic)._asdict(),
+        positives=int((labels == 1).sum()),
+        positive_patients=positives,
+        negative_patients=negatives,
+    )
+
+
+def _evaluate_secondary(test: SplitScores, val: SplitScores, resamples: int) -> tuple[SecondaryMetrics, Statistics]:
     """Compute the secondary metrics, without subgroups."""
-    precision = auc_metrics.evaluate(
-        test.scores, test.labels, test.patients, resamples, measure=auc_metrics.measure_precision
-    )
-    findings = dict(zip(test.findings, _metrics_per_finding(test, val, precision.each, resamples), strict=True))
-    per_finding = list(findings.values())
-    return SecondaryMetrics(
+    precision = _evaluate_findings(test, resamples, auc_metrics.measure_precision)
+    brier = calibration.evaluate_brier(expit(test.scores), test.labels, test.patients, resamples)
+    statistics = {
+        "average_precision": average_findings(precision, test.num_patients),
+        "brier": average_findings(brier, test.num_patients),
+    }
+    per_finding = list(_metrics_per_finding(test, val, precision, brier, resamples))
+    metrics = SecondaryMetrics(
         target_specificity=TARGET_SPECIFICITY,
         mean=MeanMetrics(
-            average_precision=_mean_interval(precision.mean),
-            brier=_mean(metrics.brier for metrics in per_finding),
+            average_precision=_mean_interval(statistics["average_precision"], precision),
+            brier=_mean_interval(statistics["brier"], brier),
             calibration_error=_mean(metrics.calibration_error for metrics in per_finding),
+            calibration_error_floor=_mean(metrics.calibration_error_floor for metrics in per_finding),
             sensitivity=_mean(metrics.sensitivity.value for metrics in per_finding),
             specificity=_mean(metrics.specificity.value for metrics in per_finding),
         ),
-        findings=findings,
+        findings=dict(zip(test.findings, per_finding, strict=True)),
         subgroups={},
     )
+    return metrics, statistics
 
 
 def _metrics_per_finding(
-    test: SplitScores, val: SplitScores, precision: Sequence[Interval], resamples: int
+    test: SplitScores, val: SplitScores, precision: Sequence[Statistic], brier: Sequence[Statistic], resamples: int
 ) -> Iterator[FindingMetrics]:
     columns = range(len(test.findings))
     # Thresholds are chosen on the validation split only. Without its negatives there are none.
@@ -221,26 +251,30 @@ def _metrics_per_finding(
         yield FindingMetrics(
             undefined_reason=auc_metrics.undefined_reason(labels),
             prevalence=_mean(labels[~np.isnan(labels)].tolist()),
-            average_precision=_interval(precision[c]),
-            brier=calibration.brier(probabilities[:, c], labels),
+            average_precision=interval(precision[c]).value,
+            brier=interval(brier[c]).value,
             calibration_error=calibration.expected_calibration_error(probabilities[:, c], labels),
+            calibration_error_floor=calibration.calibration_error_floor(probabilities[:, c], labels),
             threshold=thresholds[c],
             sensitivity=_interval(rates[c].sensitivity),
             specificity=_interval(rates[c].specificity),
         )
 
 
-def _evaluate_groups(test: pd.DataFrame, trait: str, resamples: int) -> dict[str, GroupPart]:
+def _evaluate_groups(test: pd.DataFrame, trait: str, resamples: int) -> tuple[dict[str, GroupPart], Statistics]:
     """Compute the mean AUC within each non-empty group of the test images."""
-    groups = {}
+    groups, statistics = {}, {}
     for group, belongs in _groups(test[trait]):
         part = test[belongs]
         if len(part):
             arrays = split_scores(part)
-            mean = auc_metrics.evaluate(arrays.scores, arrays.labels, arrays.patients, resamples).mean
-            patients = int(part["patient_id"].nunique())
-            groups[group] = GroupPart(images=len(part), patients=patients, mean_auc=_mean_interval(mean))
-    return groups
+            each = _evaluate_findings(arrays, resamples)
+            mean = average_findings(each, arrays.num_patients)
+            groups[group] = GroupPart(
+                images=len(part), patients=arrays.num_patients, mean_auc=_mean_interval(mean, each)
+            )
+            statistics[subgroup_name(trait, group)] = mean
+    return groups, statistics
 
 
 def _groups(trait: pd.Series) -> Iterator[tuple[str, pd.Series]]:
@@ -258,9 +292,9 @@ def _interval(interval: Interval) -> IntervalPart:
     return IntervalPart(**interval._asdict())
 
 
-def _mean_interval(mean: tuple[Interval, int]) -> MeanInterval:
-    interval, findings = mean
-    return MeanInterval(**interval._asdict(), findings=findings)
+def _mean_interval(mean: Statistic, findings: Sequence[Statistic]) -> MeanInterval:
+    defined = sum(not np.isnan(finding.value) for finding in findings)
+    return MeanInterval(**interval(mean)._asdict(), findings=defined)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

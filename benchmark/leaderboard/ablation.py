@@ -1,43 +1,49 @@
-"""Compute paired differences between methods and those they claim to improve on, over the same replicates."""
+"""Differences between rows of a board, over test patients and training seeds: pairs, ranks, and a check without effect.
 
-from collections.abc import Callable, Sequence
+A conclusion about methods needs `MIN_SEEDS` seeds of both: from one seed, a difference may be due to it alone.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from ..records.schema import Record
-from .rows import Row
-from .tables import MAX_NAMED, make_table
+from ..metrics.intervals import SeedVariance, Spread, Statistic, mean_statistic, spread, subtract
+from ..metrics.paired import holm
+from ..records.schema import Record, StagePart
+from ..utils.text import count
+from .rows import MIN_SEEDS, Row
+from .tables import EMPTY, MAX_NAMED, make_table
 
 SAME_BUDGET = 0.05  # budgets count as equal if the numbers of images seen differ by at most 5 %
 BUDGETS = ("equal", "more", "fewer")
-# A gain is not called significant: the interval does not contain the variance between training seeds.
+SAME_EXAMPLES = 0.9  # share of all candidates above which any two selections are nearly the same examples
+SIGNIFICANCE = 0.05
 GAIN, NEITHER, LOSS = "gain", "no significant difference", "loss"
-OUTSIDE = "95 % CI over test patients excludes 0"
-INTERVAL = {GAIN: OUTSIDE, NEITHER: "95 % CI of the difference includes 0", LOSS: OUTSIDE}
+INTERVAL = "the 95 % interval over test patients and training seeds {} 0"
+REASONS = {GAIN: INTERVAL.format("excludes"), NEITHER: INTERVAL.format("includes"), LOSS: INTERVAL.format("excludes")}
 
 
-class PairedDifference(NamedTuple):
-    """Paired difference between the mean AUC of a method and that of a method it claims to improve on.
+class Difference(NamedTuple):
+    """Difference between the mean AUCs of two rows.
 
     Attributes:
-        upper: the method, restricted to the seeds that both have.
-        lower: the method it is compared with, restricted to the same seeds.
-        by_seed: difference for each seed.
-        low: lower bound of the 95 % interval of the mean difference, over resampled patients.
-        high: upper bound of the interval.
+        upper, lower: the rows.
+        value: difference of their means over seeds.
+        spread: its standard error over test patients and, if any row of the board has two seeds, training seeds; None
+            if there are too few patients (metrics/intervals.py).
     """
 
     upper: Row
     lower: Row
-    by_seed: list[float]
-    low: float
-    high: float
+    value: float
+    spread: Spread | None
 
     @property
-    def difference(self) -> float:
-        """The mean difference over the common seeds."""
-        return float(np.mean(self.by_seed))
+    def p(self) -> float | None:
+        """The two-sided p-value of no difference; None if it cannot be tested."""
+        return None if self.spread is None or self.untested else self.spread.p_value(self.value)
 
     @property
     def budget_ratio(self) -> float:
@@ -52,43 +58,127 @@ class PairedDifference(NamedTuple):
         return "more" if self.budget_ratio > 1 else "fewer"
 
     @property
+    def untested(self) -> str | None:
+        """Why no conclusion is possible; None if one is."""
+        if not (self.upper.is_tested and self.lower.is_tested):
+            return f"a conclusion needs at least {MIN_SEEDS} seeds of each method"
+        if self.spread is None:
+            return "too few test patients have or lack a finding"
+        return _same_examples(self.upper, self.lower)
+
+    @property
     def outcome(self) -> str:
-        """The conclusion from the interval: `GAIN`, `NEITHER` or `LOSS`."""
-        if self.low > 0:
-            return GAIN
-        return LOSS if self.high < 0 else NEITHER
+        """The conclusion, if one is possible: `GAIN`, `NEITHER` or `LOSS`."""
+        if self.p is None or self.p >= SIGNIFICANCE:
+            return NEITHER
+        return GAIN if self.value > 0 else LOSS
 
 
-def paired_differences(rows: Sequence[Row]) -> list[PairedDifference]:
+def difference(upper: Row, lower: Row) -> Difference | None:
+    """Return the difference between the mean AUCs of two rows of a board; None if it is undefined."""
+    # All records of a board resample the same patients in the same order: replicate r of one pairs with r of the other.
+    first, second = upper.statistics("mean_auc"), lower.statistics("mean_auc")
+    found, error = _subtract(first, second, upper.seed_variance["mean_auc"])
+    return None if np.isnan(found.value) else Difference(upper, lower, found.value, error)
+
+
+def paired_differences(rows: Sequence[Row]) -> list[Difference]:
     """Compare every row with the rows of the methods in its `compared_with` if their shared options are equal."""
-    pairs = []
-    for upper in rows:
-        for name in upper.first.method.compared_with:
-            for lower in rows:
-                if lower.first.method.name == name and _same_options(upper.first, lower.first):
-                    pairs += _paired_difference(upper, lower)
-    return pairs
+    pairs = [
+        difference(upper, lower)
+        for upper in rows
+        for name in upper.first.method.compared_with
+        for lower in rows
+        if lower.first.method.name == name and _same_options(upper.first, lower.first)
+    ]
+    return [pair for pair in pairs if pair is not None]
 
 
-def ablation_table(pairs: Sequence[PairedDifference]) -> str:
+class Rank(NamedTuple):
+    """Rank of a row among those of a board with the same training budget.
+
+    Attributes:
+        best, worst: ends of its 95 % interval, from 1; equal if it differs from all others.
+        total: number of these rows.
+    """
+
+    best: int
+    worst: int
+    total: int
+
+
+def rank_rows(rows: Sequence[Row]) -> list[Rank | None]:
+    """Rank each row among those that saw as many images in training; None if it cannot be tested or is alone.
+
+    The best rank counts the rows that are significantly better, the worst those that are not significantly worse, by
+    tests of all pairs, corrected (Holm 1979). Rows that are not told apart share ranks.
+    """
+    ranks: list[Rank | None] = [None] * len(rows)
+    for group in _same_budget(rows):
+        better = _better(rows, group)
+        for number in group if len(group) > 1 else ():
+            above = sum(loser == number for _, loser in better)
+            below = sum(winner == number for winner, _ in better)
+            ranks[number] = Rank(1 + above, len(group) - below, len(group))
+    return ranks
+
+
+def rank_text(rank: Rank | None) -> str:
+    """Format a rank, as "1–3 of 5"; `EMPTY` without one."""
+    if rank is None:
+        return EMPTY
+    place = str(rank.best) if rank.best == rank.worst else f"{rank.best}–{rank.worst}"
+    return f"{place} of {rank.total}"
+
+
+class NullCheck(NamedTuple):
+    """How many pairs of runs that differ only in their seed are significantly different."""
+
+    significant: int
+    pairs: int
+
+
+def check_null(rows: Sequence[Row]) -> NullCheck:
+    """Compare all pairs of runs of the same row by the test that compares methods."""
+    p_values = []
+    for row in rows:
+        for first, second in combinations(row.statistics("mean_auc"), 2):
+            found, error = _subtract([first], [second], row.seed_variance["mean_auc"])
+            if error is not None:
+                p_values.append(error.p_value(found.value))
+    return NullCheck(sum(p < SIGNIFICANCE for p in p_values), len(p_values))
+
+
+def null_sentence(rows: Sequence[Row]) -> str:
+    """State the result of `check_null`; empty without two seeds of a method."""
+    found = check_null(rows)
+    if not found.pairs:
+        return ""
+    pairs = count(found.pairs, "pair")
+    return (
+        f"Check without an effect: of {pairs} of runs that differ only in their seed, the same test finds "
+        f"{found.significant} different ({100 * found.significant / found.pairs:.0f} %; about 5 % are expected)."
+    )
+
+
+def ablation_table(pairs: Sequence[Difference]) -> str:
     """Tabulate the paired differences, one line per pair."""
     table = [
         [
             pair.upper.label,
             pair.lower.label,
-            f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]",
-            ", ".join(f"{value:+.3f}" for value in pair.by_seed),
+            f"{pair.value:+.3f}{_interval_text(pair)}",
+            EMPTY if pair.p is None else "<0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
+            f"{len(pair.upper.runs)} vs. {len(pair.lower.runs)}",
             f"{pair.budget_ratio:.2f}",
         ]
         for pair in pairs
     ]
-    headers = ["Method", "Compared with", "Difference in mean AUC [95 % CI]", "Per seed", "Images seen (ratio)"]
-    return make_table(headers, table, "llllr")
+    headers = ["Method", "Compared with", "Difference in mean AUC [95 % CI]", "p", "Seeds", "Images seen (ratio)"]
+    return make_table(headers, table, "lllrrr")
 
 
-def summary_list(
-    pairs: Sequence[PairedDifference], caveat: str, name: Callable[[Row], str] = lambda row: row.label
-) -> str:
+def summary_list(pairs: Sequence[Difference], caveat: str, name: Callable[[Row], str] = lambda row: row.label) -> str:
     """Summarize the outcomes of the differences and their limits as a list, one item per line.
 
     Args:
@@ -99,51 +189,95 @@ def summary_list(
     items = []
     for budget in BUDGETS:
         for outcome in (GAIN, NEITHER, LOSS):
-            group = [pair for pair in pairs if (pair.budget, pair.outcome) == (budget, outcome)]
+            group = [pair for pair in pairs if not pair.untested and (pair.budget, pair.outcome) == (budget, outcome)]
             if group:
                 items.append(f"{_claim(budget, outcome, group)}: {_name_pairs(group, name)}")
-    single_seed = min(len(pair.by_seed) for pair in pairs) == 1
-    limits = ["a difference from one seed may be due to its initialization"] if single_seed else []
-    limits += [caveat] if caveat else []
-    if limits:
-        items.append(f"note that {', and that '.join(limits)}")
+    for reason in dict.fromkeys(pair.untested for pair in pairs if pair.untested):
+        group = [pair for pair in pairs if pair.untested == reason]
+        items.append(f"not tested, because {reason}: {_name_pairs(group, name)}")
+    if caveat:
+        items.append(f"note that {caveat}")
     return "\n".join(f"- {item[0].upper()}{item[1:]}." for item in items)
 
 
-def _name_pairs(pairs: Sequence[PairedDifference], name: Callable[[Row], str]) -> str:
+def _subtract(
+    first: Sequence[Statistic], second: Sequence[Statistic], seeds: SeedVariance | None
+) -> tuple[Statistic, Spread | None]:
+    """Subtract the means of two methods' runs; return the difference and its spread."""
+    found = subtract(mean_statistic(first), mean_statistic(second))
+    return found, spread(found, 1 / len(first) + 1 / len(second), seeds)
+
+
+def _same_budget(rows: Sequence[Row]) -> list[list[int]]:
+    """Group the positions of the rows that can be tested by the images seen in training."""
+    tested = [number for number, row in enumerate(rows) if row.is_tested and not np.isnan(row.mean_auc)]
+    groups: list[list[int]] = []
+    for number in sorted(tested, key=lambda number: rows[number].images()):
+        smallest = rows[groups[-1][0]].images() if groups else -1.0
+        if groups and rows[number].images() <= smallest * (1 + SAME_BUDGET):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
+def _better(rows: Sequence[Row], group: Iterable[int]) -> set[tuple[int, int]]:
+    """Return the pairs (winner, loser) of rows whose mean AUCs differ significantly after correction for all pairs."""
+    pairs = list(combinations(group, 2))
+    found = [difference(rows[first], rows[second]) for first, second in pairs]
+    corrected = holm([None if one is None else one.p for one in found])
+    return {
+        (first, second) if one.value > 0 else (second, first)
+        for (first, second), one, p in zip(pairs, found, corrected, strict=True)
+        if one is not None and p is not None and p < SIGNIFICANCE
+    }
+
+
+def _same_examples(upper: Row, lower: Row) -> str | None:
+    """Explain that two methods repeat nearly the same examples, so that their selection cannot matter; else None."""
+    shares = [_repeated_share(run.record) for row in (upper, lower) for run in row.runs]
+    known = [share for share in shares if share is not None]
+    if len(known) < len(shares) or min(known) < SAME_EXAMPLES:
+        return None
+    return f"both repeat at least {100 * min(known):.0f} % of the training images with a finding, nearly the same ones"
+
+
+def _repeated_share(record: Record) -> float | None:
+    """Return the smallest share of the images with a finding that a stage repeats; None if none selects examples."""
+    candidates = record.dataset.counts["train"].with_finding
+    selected = [_repeated_images(stage) for stage in record.stages if stage.hard_positives is not None]
+    return min(selected) / candidates if selected and candidates else None
+
+
+def _repeated_images(stage: StagePart) -> int:
+    return (stage.hard_positives or {}).get("images", 0)
+
+
+def _interval_text(pair: Difference) -> str:
+    if pair.spread is None:
+        return ""
+    low, high = pair.value - pair.spread.margin, pair.value + pair.spread.margin
+    return f" [{low:+.3f}, {high:+.3f}]"
+
+
+def _name_pairs(pairs: Sequence[Difference], name: Callable[[Row], str]) -> str:
     if len(pairs) > MAX_NAMED:
-        values = [pair.difference for pair in pairs]
+        values = [pair.value for pair in pairs]
         return f"{len(pairs)} of the comparisons (from {min(values):+.3f} to {max(values):+.3f})"
-    return ", ".join(f"{name(pair.upper)} vs. {name(pair.lower)} ({pair.difference:+.3f})" for pair in pairs)
+    return ", ".join(f"{name(pair.upper)} vs. {name(pair.lower)} ({pair.value:+.3f})" for pair in pairs)
 
 
-def _claim(budget: str, outcome: str, pairs: Sequence[PairedDifference]) -> str:
+def _claim(budget: str, outcome: str, pairs: Sequence[Difference]) -> str:
     if budget == "equal":
-        return f"{outcome} at equal training budget ({INTERVAL[outcome]})"
+        return f"{outcome} at equal training budget ({REASONS[outcome]})"
     ratios = sorted({f"{pair.budget_ratio:.1f}x" for pair in pairs}, key=lambda text: float(text[:-1]))
     times = ratios[0] if len(ratios) == 1 else f"{ratios[0]} to {ratios[-1]}"
     # More training alone can raise the AUC, so such a gain cannot be attributed to the method.
     caution = ", which may explain all of it" if (budget, outcome) == ("more", GAIN) else ""
-    return f"{outcome} with {times} the images seen in training ({INTERVAL[outcome]}){caution}"
+    return f"{outcome} with {times} the images seen in training ({REASONS[outcome]}){caution}"
 
 
 def _same_options(upper: Record, lower: Record) -> bool:
     """Return whether all options that both methods have are equal."""
     options, reference = upper.method.options, lower.method.options
     return all(options[key] == reference[key] for key in options.keys() & reference.keys())
-
-
-def _paired_difference(upper: Row, lower: Row) -> list[PairedDifference]:
-    """Return a list with the difference over the common seeds; empty if there is no common seed or defined AUC."""
-    seeds = {run.record.seed for run in upper.runs} & {run.record.seed for run in lower.runs}
-    if not seeds:
-        return []
-    upper, lower = (row._replace(runs=[run for run in row.runs if run.record.seed in seeds]) for row in (upper, lower))
-    # All records of a board resample the same patients in the same order: replicate r of one pairs with r of the other.
-    means = [np.mean([run.verified.bootstrap() for run in row.runs], axis=0) for row in (upper, lower)]
-    differences = means[0] - means[1]
-    if np.isnan(differences).all():
-        return []
-    low, high = np.nanquantile(differences, [0.025, 0.975])
-    by_seed = (upper.values("mean_auc") - lower.values("mean_auc")).tolist()
-    return [PairedDifference(upper, lower, by_seed, float(low), float(high))]

@@ -83,8 +83,8 @@ def _of_board(board: Board, speeds: Sequence[SpeedRecord], base: Path) -> Iterat
 
 
 def _line(row: Row) -> AucLine:
-    low, high = row.bounds("mean_auc")
+    mean = row.interval("mean_auc")
     paper = row.reported
     reported = paper.mean_auc if paper is not None and row.same_protocol(paper) else None
-    seeds = row.values("mean_auc").tolist()
-    return AucLine(row.name, row.mean("mean_auc"), low, high, seeds, row.is_control, reported)
+    seeds = [statistic.value for statistic in row.statistics("mean_auc")]
+    return AucLine(row.name, *mean, seeds, row.is_control, reported)

@@ -1,44 +1,42 @@
-"""Format the localization tables of a board, with two baselines that do not use the image."""
+"""Format the localization tables of a board, with baselines that do not see the image."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..evaluation.results import Hits, MeanHits
+from ..evaluation.localization import MAIN_IOBB
+from ..evaluation.results import Hits
+from ..metrics.intervals import mean_statistic, spread, subtract
 from ..metrics.localization import IOBB, IOU
 from ..utils.text import display_name, escape
+from .ablation import SIGNIFICANCE
 from .rows import Row
-from .tables import EMPTY, MAX_NAMED, Item, cross_table, make_table, short_names
+from .tables import EMPTY, MAX_NAMED, Item, cross_table, make_table, short_names, with_interval
 
-MAIN_IOBB = 0.25  # overlap threshold of the main table
 OTHER_IOBB, OTHER_IOU = (0.1, 0.5), (0.1, 0.3, 0.5)  # overlap thresholds of the second table; the records contain more
-
-# Keys: whether the lower bound of the interval is above the random baseline, and whether above the center-box baseline.
-ABOVE = {
-    (True, True): "above both baselines",
-    (True, False): "above the random baseline but not above the center-box baseline",
-    (False, True): "above the center-box baseline but not above the random baseline",
-    (False, False): "above neither baseline",
-}
+ABOVE, SAME, BELOW = "significantly above", "not significantly different from", "significantly below"
 
 
 def localization_table(rows: Sequence[Row]) -> str:
     """Tabulate pointing game, and accuracy and false positives at IoBB > 0.25; means over the findings.
 
+    The baselines follow the methods.
+
     Args:
         rows: rows whose runs all have localization scores.
     """
-    table = [[row.label, *_heatmap_cells(row), *_mean_cells(_method_hits(row), _main_metrics)] for row in rows]
+    table = [[row.label, *_heatmap_cells(row), *_mean_cells(_method_hits(row), _false_positives)] for row in rows]
     for name, hits in _baselines(rows).items():
-        table.append([name, EMPTY, f"{hits.pointing_game:.3f}", *_mean_cells([hits], _main_metrics)])
+        values = [f"{value:.3f}" for value in (hits.pointing_game, _main_accuracy(hits))]
+        table.append([name, EMPTY, *values, *_mean_cells([hits], _false_positives)])
     headers = [
         "Method",
         "Heatmap",
         "Pointing game [95 % CI]",
-        f"Acc, IoBB > {MAIN_IOBB:g}",
+        f"Acc, IoBB > {MAIN_IOBB:g} [95 % CI]",
         f"AFP, IoBB > {MAIN_IOBB:g}",
     ]
-    return make_table(headers, table, "lllrr")
+    return make_table(headers, table, "llllr")
 
 
 def other_levels_table(rows: Sequence[Row]) -> str:
@@ -54,34 +52,50 @@ def _baselines(rows: Sequence[Row]) -> dict[str, Hits]:
     baselines: dict[str, Hits | None] = {}
     for row in rows:
         first = row.localizations[0]
-        baselines[f"Baseline: random {first.grid[0]}x{first.grid[1]} heatmaps"] = first.mean.random
+        grid = f"{first.grid[0]}x{first.grid[1]} heatmaps"
+        baselines[f"Baseline: random {grid}"] = first.mean.random
         baselines["Baseline: one box in the center"] = first.mean.center
+        baselines[f"Baseline: boxes of other patients, {grid}"] = first.mean.prior
     return {name: hits for name, hits in baselines.items() if hits is not None}
 
 
 def summarize_localization(rows: Sequence[Row]) -> str:
-    """Summarize as a list which intervals are above which baselines."""
+    """Summarize as a list how the methods compare with the boxes of other patients, by paired tests."""
     items = []
-    for metric, read in (("Pointing game", _pointing), (f"Acc at IoBB > {MAIN_IOBB:g}", _main_accuracy)):
-        labels: dict[tuple[bool, bool], list[str]] = {above: [] for above in ABOVE}
+    for metric, name in (("Pointing game", "pointing_game"), (f"Acc at IoBB > {MAIN_IOBB:g}", "accuracy")):
+        outcomes: dict[str, list[str]] = {ABOVE: [], SAME: [], BELOW: []}
+        untested: list[str] = []
         for row in rows:
-            means = [part.mean for part in row.localizations]
-            low = np.mean([read(mean.low) for mean in means])
-            labels[bool(low > read(means[0].random)), bool(low > read(means[0].center))].append(row.label)
-        for above, names in labels.items():
-            if names:
-                items.append(f"- {metric}, 95 % interval {ABOVE[above]}: {_name_or_count(names, rows)}.")
+            outcome = _compare_with_prior(row, name)
+            (untested if outcome is None else outcomes[outcome]).append(row.label)
+        items += [
+            f"- {metric}, {outcome} the boxes of other patients: {_name_or_count(names, rows)}."
+            for outcome, names in outcomes.items()
+            if names
+        ]
+        if untested:
+            items.append(f"- {metric}, not tested (too few seeds or patients): {_name_or_count(untested, rows)}.")
     return "\n".join(items)
+
+
+def _compare_with_prior(row: Row, name: str) -> str | None:
+    """Test a metric against the same metric of the boxes of other patients; None if it cannot be tested."""
+    runs, priors = row.statistics(name), row.statistics(f"prior_{name}")
+    if not row.is_tested or not runs:
+        return None
+    found = subtract(mean_statistic(runs), mean_statistic(priors))  # all priors are equal: they have no seed
+    error = spread(found, 1 / len(runs), row.seed_variance[name])
+    if error is None:
+        return None
+    if error.p_value(found.value) >= SIGNIFICANCE:
+        return SAME
+    return ABOVE if found.value > 0 else BELOW
 
 
 def _name_or_count(names: Sequence[str], rows: Sequence[Row]) -> str:
     if len(names) == len(rows) > 1:
         return "all methods"
     return ", ".join(names) if len(names) <= MAX_NAMED else f"{len(names)} of {len(rows)} rows"
-
-
-def _pointing(hits: Hits | None) -> float:
-    return np.nan if hits is None else hits.pointing_game
 
 
 def _main_accuracy(hits: Hits | None) -> float:
@@ -98,11 +112,11 @@ def localization_by_finding(rows: Sequence[Row]) -> str:
             float(np.mean([_main_accuracy(part.findings[finding].method) for part in row.localizations]))
             for row in rows
         ]
-        values += [_main_accuracy(hits.random), _main_accuracy(hits.center)]
+        values += [_main_accuracy(baseline) for baseline in (hits.random, hits.center, hits.prior)]
         cells = [EMPTY if np.isnan(value) else f"{value:.3f}" for value in values]
         title, head = (escape(display_name(name)) for name in (finding, short[finding]))
         items.append(Item(title, head, [f"{hits.boxes:,}"], cells))
-    labels = [*(row.label for row in rows), "Baseline: random", "Baseline: center box"]
+    labels = [*(row.label for row in rows), "Baseline: random", "center box", "boxes of others"]
     return cross_table(("Finding", "Boxes"), items, labels)
 
 
@@ -111,10 +125,9 @@ def _method_hits(row: Row) -> list[Hits]:
 
 
 def _heatmap_cells(row: Row) -> list[str]:
-    """Format the source of the heatmaps, and the pointing game with its interval, averaged over the seeds."""
-    means: list[MeanHits] = [part.mean for part in row.localizations]
-    value, low, high = np.mean([[_pointing(h) for h in (mean.method, mean.low, mean.high)] for mean in means], axis=0)
-    return [escape(row.localizations[0].heatmap), f"{value:.3f} [{low:.3f}, {high:.3f}]"]
+    """Format the source of the heatmaps, and pointing game and accuracy with their intervals."""
+    intervals = [with_interval(row.interval(name)) for name in ("pointing_game", "accuracy")]
+    return [escape(row.localizations[0].heatmap), *intervals]
 
 
 def _mean_cells(runs: Sequence[Hits], metrics: Callable[[Hits], list[float]]) -> list[str]:
@@ -122,9 +135,9 @@ def _mean_cells(runs: Sequence[Hits], metrics: Callable[[Hits], list[float]]) ->
     return [f"{value:.3f}" for value in np.mean([metrics(hits) for hits in runs], axis=0)]
 
 
-def _main_metrics(hits: Hits) -> list[float]:
-    false_positives = hits.iobb.false_positives[IOBB.index(MAIN_IOBB)]
-    return [_main_accuracy(hits), np.nan if false_positives is None else false_positives]
+def _false_positives(hits: Hits) -> list[float]:
+    rate = hits.iobb.false_positives[IOBB.index(MAIN_IOBB)]
+    return [np.nan if rate is None else rate]
 
 
 def _other_metrics(hits: Hits) -> list[float]:

@@ -13,18 +13,19 @@ from typing import Any
 import pandas as pd
 
 from ..dataset import FINDINGS
+from ..evaluation.localization import MAIN_IOBB
+from ..metrics.intervals import MIN_PATIENTS, MIN_PATIENTS_IN_MEAN
 from ..recipe import SECTIONS, recipe_table
 from ..records.schema import Counts
 from ..records.speed_record import SpeedRecord, setup_label
 from ..utils.errors import first_few
 from ..utils.options import format_value
 from ..utils.text import code, count, display_name, escape, plain
-from .ablation import ablation_table, paired_differences, summary_list
+from .ablation import ablation_table, null_sentence, paired_differences, rank_rows, rank_text, summary_list
 from .boards import Board, heading, ranked_by
 from .figure_files import auc_figure
 from .literature import literature
 from .localization import (
-    MAIN_IOBB,
     localization_by_finding,
     localization_table,
     other_levels_table,
@@ -37,9 +38,9 @@ from .speed import speed_markdown, speed_sections
 from .tables import (
     EMPTY,
     MAX_METHOD_COLUMNS,
-    best_in_bold,
     by_finding,
     by_finding_of_all,
+    decimals,
     make_table,
     ranking,
     with_interval,
@@ -49,65 +50,70 @@ READING_NOTES = """\
 - **Boards.** A board ranks only runs on the same images, labels, split and recipe.
 - **AUC.** Area under the ROC curve on the test split. A finding without positives or without negatives there has no \
 AUC and is excluded from the mean.
-- **Brackets.** 95 % intervals over resampled patients of the test split. They reflect the sampling of test patients, \
-not seed variance. With several seeds, a row shows the mean AUC of the seeds and the mean of the seeds' 95 % \
-intervals (lower and upper bounds averaged separately), which is not a confidence interval of the mean over seeds.
+- **Brackets.** 95 % intervals over test patients and training seeds: the value that other patients and other seeds \
+would give. The variance between seeds is estimated from all rows of a board together. Where no method has two \
+seeds, intervals are over test patients alone, and nothing follows about methods. A number without brackets depends \
+on too few patients for an interval: fewer than {min_patients} with or without a finding, or fewer than \
+{min_in_mean} for a finding of a mean.
+- **Rank.** 95 % interval of the rank among the methods that saw as many images in training, whose number follows. \
+Methods that are not significantly different (all pairs tested, corrected by Holm 1979) share ranks. Without two \
+seeds, a method has no rank. Rows are sorted by mean AUC.
 - **Seeds (range).** The number of seeds, and the lowest and highest mean AUC among them.
 - **Images seen.** Images processed in training, over all epochs of all stages, including repeated ones.
 - **Comparing methods.** Overlapping intervals say little about a difference. Use the paired differences, on this page \
 or from `chxbench compare`.
-- **Controls** are shown for comparison and have no rank.
-- **Bold** marks the highest AUC in each row.\
+- **Controls** are trained like a method without the part that they control for, and are ranked like methods.\
 """
 ABLATION_NOTES = (
-    "Paired differences of the mean AUC over the same resampled patients. The intervals reflect the sampling of test "
-    "patients, not seed variance, and are not corrected for multiple comparisons."
+    "Differences of the mean AUC on the same test patients. Intervals and p are over test patients and training seeds, "
+    "and are not corrected for the number of comparisons."
 )
 SUMMARY = "**Summary:**"
 LOCALIZATION_LEGEND = (
     "Means over the findings with boxes. Pointing game: fraction of image-finding pairs with the heatmap maximum "
     "inside a ground-truth box. Acc: fraction of ground-truth boxes that a predicted box overlaps by more than the "
     "threshold. IoBB: intersection over the area of the predicted box. AFP (average false positives): predicted boxes "
-    "that overlap no ground-truth box by more than the threshold, per ground-truth box; lower is better. Compare "
-    "heatmaps with the baselines, not with 0."
+    "that overlap no ground-truth box by more than the threshold, per ground-truth box; lower is better. The baselines "
+    "do not see the image: a heatmap shows what its method adds only where it is above the boxes of other patients."
 )
 LOCALIZATION_NOTES = (
     "Protocol of Wang et al. 2017: heatmaps are normalized per image and thresholded at 60 and at 180 of 255; the "
     "bounding box of each connected region is a predicted box. IoU: intersection over union of predicted and "
-    "ground-truth box. The random baseline is the mean over several seeds. The records contain all overlap thresholds."
+    "ground-truth box. The random baseline is the mean over several seeds. The boxes of other patients: a map of where "
+    "the finding is on the images of all other patients, which does not see the image. The records contain all overlap "
+    "thresholds."
 )
 
 
 def introduction(num_records: int) -> str:
     """Return the introduction of the page: the number of records and how to read the tables."""
+    notes = READING_NOTES.format(min_patients=MIN_PATIENTS, min_in_mean=MIN_PATIENTS_IN_MEAN)
     return "\n\n".join(
         [
             f"{count(num_records, 'record')}. All AUCs, secondary metrics and localization scores are recomputed from "
             "the published scores (`scores.parquet`) and heatmaps (`maps.npz`).",
-            *_details("How to read the tables", READING_NOTES),
+            *_details("How to read the tables", notes),
         ]
     )
 
 
 def contents(boards: Sequence[Board]) -> list[str]:
-    """Return a table of contents with the best method of each board; empty for fewer than two boards."""
+    """Return a table of contents with the highest mean AUC of each board; empty for fewer than two boards."""
     if len(boards) < 2:
         return []
     table = [
-        [f"[{escape(heading(board))}](#{anchor})", *_best(board)]
+        [f"[{escape(heading(board))}](#{anchor})", *_highest(board)]
         for board, anchor in zip(boards, _anchors([heading(board) for board in boards]), strict=True)
     ]
-    return [make_table(["Board", "Methods", "Best method", "Mean AUC [95 % CI]"], table, "lrll")]
+    return [make_table(["Board", "Methods", "Highest mean AUC [95 % CI]", "Method"], table, "lrll")]
 
 
-def _best(board: Board) -> list[str]:
-    """Return the number of methods and of controls, and the best method with its mean AUC."""
-    ranked = [row for row in board.rows if not row.is_control]
-    controls = len(board.rows) - len(ranked)
-    size = f"{len(ranked)} + {count(controls, 'control')}" if controls else str(len(ranked))
-    if not ranked or (mean := with_interval(ranked[0], "mean_auc")) == EMPTY:
-        return [size, EMPTY, EMPTY]
-    return [size, ranked[0].label, mean]
+def _highest(board: Board) -> list[str]:
+    """Return the number of methods and of controls, and the highest mean AUC of a method."""
+    methods = [row for row in board.rows if not row.is_control]
+    controls = len(board.rows) - len(methods)
+    size = f"{len(methods)} + {count(controls, 'control')}" if controls else str(len(methods))
+    return [size, *([with_interval(methods[0].interval("mean_auc")), methods[0].label] if methods else [EMPTY] * 2)]
 
 
 def _anchors(headings: Sequence[str]) -> list[str]:
@@ -132,7 +138,7 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
     return [
         f"## {escape(heading(board))}",
         f"{_test_images(board)} {escape(ranked_by(board))}",
-        ranking(rows),
+        ranking(rows, [rank_text(rank) for rank in rank_rows(rows)]),
         *_reported_notes(rows),
         f"![Mean AUC of each method with its 95 % interval]({auc_figure(board)})",
         *_ablation(board),
@@ -199,7 +205,9 @@ def _ablation(board: Board) -> list[str]:
     if not pairs:
         return []
     summary = summary_list(pairs, escape(board.first.dataset.caveat))
-    return ["### Paired differences (ablation)", ABLATION_NOTES, ablation_table(pairs), SUMMARY, summary]
+    check = null_sentence(board.rows)
+    notes = f"{ABLATION_NOTES} {check}".strip()
+    return ["### Paired differences (ablation)", notes, ablation_table(pairs), SUMMARY, summary]
 
 
 def _by_finding(rows: Sequence[Row]) -> list[str]:
@@ -295,5 +303,5 @@ def _complete_table(methods: pd.DataFrame) -> str:
     """Tabulate methods with a reported AUC for every finding."""
     columns = {finding: escape(display_name(finding)) for finding in FINDINGS}
     columns |= {"mean_auc": "Mean", "mean_auc_without_hernia": "Mean without Hernia"}
-    cells = [[title, *best_in_bold(methods[column].tolist(), 4)] for column, title in columns.items()]
+    cells = [[title, *(decimals(value, 4) for value in methods[column])] for column, title in columns.items()]
     return make_table(["Finding", *map(escape, methods["title"])], cells, "l" + "r" * len(methods))

@@ -129,13 +129,13 @@ def _explain(lines: Sequence[AucLine]) -> list[Line2D]:
 
 
 class Dot(NamedTuple):
-    """A method in the figure of AUC vs. speed: name, images/s, mean AUC and the bounds of its interval."""
+    """A method in the figure of AUC vs. speed: name, images/s, mean AUC and the bounds of its interval, if any."""
 
     name: str
     speed: float
     auc: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def dots_sha256(dots: Sequence[Dot], title: str) -> str:
@@ -157,7 +157,8 @@ def draw_speed(dots: Sequence[Dot], title: str, path: Path) -> None:
     axes = figure.add_subplot(xlabel="Inference, images/s", ylabel="Mean test AUC, 95 % interval")
     for rank, (dot, name, center) in enumerate(zip(ranked, names, centers, strict=True)):
         color = COLORS[rank % len(COLORS)]
-        axes.plot([dot.speed] * 2, [dot.low, dot.high], color=color, linewidth=1.2, alpha=0.6)
+        if dot.low is not None and dot.high is not None:
+            axes.plot([dot.speed] * 2, [dot.low, dot.high], color=color, linewidth=1.2, alpha=0.6)
         axes.plot(dot.speed, dot.auc, "o", color=color, markersize=7, markeredgecolor="white", markeredgewidth=0.8)
         _annotate(axes, dot, name, center, color)
     _scale_speed(axes, [dot.speed for dot in dots])

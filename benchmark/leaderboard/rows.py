@@ -2,17 +2,27 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..evaluation.results import IntervalPart
+from ..metrics.intervals import (
+    UNDEFINED,
+    Interval,
+    SeedVariance,
+    Statistic,
+    interval,
+    mean_statistic,
+    pool_seed_variance,
+)
 from ..records.schema import LocalizationPart, Record
 from ..utils.files import json_sha256
 from ..utils.text import changed_options, code, escape, plain
 from .literature import Reported, reported
 from .verified_cache import Verified
+
+MIN_SEEDS = 2  # of a method, for a conclusion about it
 
 
 class Run(NamedTuple):
@@ -29,10 +39,13 @@ class Row(NamedTuple):
     Attributes:
         details: what distinguishes the row from others of the same method; empty if nothing does.
         runs: runs by seed.
+        seed_variance: variance of each statistic between seeds, pooled over the rows of the board; None if no row has
+            two seeds.
     """
 
     details: str
     runs: list[Run]
+    seed_variance: Mapping[str, SeedVariance | None]
 
     @property
     def first(self) -> Record:
@@ -71,21 +84,36 @@ class Row(NamedTuple):
         """The name of the row in Markdown: title and details."""
         return escape(self.first.method.title) + (f" ({code(self.details)})" if self.details else "")
 
-    def values(self, name: str) -> np.ndarray:
-        """Return the AUC of each seed (S,) for a finding, "mean_auc" or "mean_auc_without_rare"; NaN if undefined."""
-        values = [_interval(run.record, name).value for run in self.runs]
-        return np.array([np.nan if value is None else value for value in values])
+    def finding_auc(self, finding: str) -> float:
+        """Return the mean of the AUC of a finding over the seeds; NaN if any is undefined."""
+        values = [run.record.auc[finding].value for run in self.runs]
+        return float(np.mean([np.nan if value is None else value for value in values]))
 
-    def mean(self, name: str) -> float:
-        """Return the mean of an AUC over the seeds; NaN if any is undefined."""
-        return float(self.values(name).mean())
+    def statistics(self, name: str) -> list[Statistic]:
+        """Return a metric of each run, see `evaluation.scores.Statistics`; empty unless all runs have it."""
+        found = [statistic for run in self.runs if (statistic := run.verified.statistic(name)) is not None]
+        return found if len(found) == len(self.runs) else []
 
-    def bounds(self, name: str) -> tuple[float, float]:
-        """Return the mean lower and mean upper bound of the seeds' 95 % intervals; NaN if any is undefined."""
-        intervals = [_interval(run.record, name) for run in self.runs]
-        bounds = np.array([[interval.low, interval.high] for interval in intervals], dtype=float)
-        low, high = bounds.mean(axis=0)
-        return float(low), float(high)
+    def interval(self, name: str) -> Interval:
+        """Return the mean of a statistic over the seeds with its 95 % interval.
+
+        It is over test patients and training seeds, or over test patients alone if no row of the board has two seeds.
+        """
+        found = self.statistics(name)
+        if not found:
+            return UNDEFINED
+        return interval(mean_statistic(found), 1 / len(found), self.seed_variance[name])
+
+    @property
+    def mean_auc(self) -> float:
+        """The mean AUC over findings and seeds; NaN if undefined."""
+        value = self.interval("mean_auc").value
+        return np.nan if value is None else value
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there are enough seeds for a conclusion; external predictions are not conclusions about a method."""
+        return self.first.submission is not None or len(self.runs) >= MIN_SEEDS
 
     def images(self) -> float:
         """Return the images seen in training, over all epochs of all stages; the mean over the seeds."""
@@ -93,18 +121,27 @@ class Row(NamedTuple):
 
 
 def make_rows(runs: Iterable[Run]) -> list[Row]:
-    """Group runs that differ only in their seed into rows, sorted by mean AUC."""
+    """Group the runs of a board that differ only in their seed into rows, sorted by mean AUC."""
     groups = defaultdict(list)
     for run in runs:
         groups[_identity(run.record)].append(run)
+    names = dict.fromkeys(name for group in groups.values() for name in group[0].verified.statistics)
+    variance = {name: _seed_variance(groups.values(), name) for name in names}
     titles = Counter((group[0].record.method.title, _details(group[0].record)) for group in groups.values())
     rows = []
     for identity, group in groups.items():
         record = group[0].record
         is_ambiguous = titles[record.method.title, _details(record)] > 1
-        variant = f"variant {json_sha256(identity)[:7]}" if is_ambiguous else ""
-        rows.append(Row(", ".join(filter(None, (_details(record), variant))), sorted(group, key=_seed)))
-    return sorted(rows, key=lambda row: (-np.nan_to_num(row.mean("mean_auc"), nan=-1), row.label))
+        variant = f"variant {json_sha256(identity)[:7]}, {record.environment.precision}" if is_ambiguous else ""
+        rows.append(Row(", ".join(filter(None, (_details(record), variant))), sorted(group, key=_seed), variance))
+    return sorted(rows, key=lambda row: (-np.nan_to_num(row.mean_auc, nan=-1), row.label))
+
+
+def _seed_variance(groups: Collection[Sequence[Run]], name: str) -> SeedVariance | None:
+    """Pool the variance of a statistic between seeds over the groups for which it is defined."""
+    found = [[run.verified.statistic(name) for run in group] for group in groups]
+    defined = [[one for one in group if one is not None and not np.isnan(one.value)] for group in found]
+    return pool_seed_variance([group for group in defined if group])
 
 
 def _identity(record: Record) -> tuple[object, ...]:
@@ -117,6 +154,7 @@ def _identity(record: Record) -> tuple[object, ...]:
         record.experiment_sha256,
         pixels and pixels.sha256,
         weights and weights.source,
+        record.environment.precision,
     )
 
 
@@ -130,9 +168,3 @@ def _details(record: Record) -> str:
     is_plugin = record.submission is None and not record.method.built_in
     plugin = f"plugin {record.method.name} {record.method.source_sha256[:7]}" if is_plugin else ""
     return ", ".join(part for part in (changed, plugin) if part)
-
-
-def _interval(record: Record, name: str) -> IntervalPart:
-    if name in record.auc:
-        return record.auc[name]
-    return {"mean_auc": record.mean_auc, "mean_auc_without_rare": record.mean_auc_without_rare}[name]

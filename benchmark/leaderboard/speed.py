@@ -12,7 +12,7 @@ from ..utils.text import code, count, escape, plain, recipe_label
 from .boards import Board, figure_path
 from .plots import Dot, dots_sha256, draw_speed
 from .rows import Row
-from .tables import EMPTY, make_table
+from .tables import EMPTY, decimals, make_table
 
 HEADERS = (
     "Method",
@@ -59,11 +59,9 @@ class SpeedSection(NamedTuple):
     def dots(self) -> list[Dot]:
         """The dots of the figure: rows with both an AUC and a speed. If it is empty, there is no figure."""
         return [
-            Dot(row.name, record.best.images_per_second, row.mean("mean_auc"), *row.bounds("mean_auc"))
+            Dot(row.name, record.best.images_per_second, row.mean_auc, *row.interval("mean_auc")[1:])
             for row, record in self.timed
-            if record.best is not None
-            and record.best.images_per_second is not None
-            and not np.isnan(row.mean("mean_auc"))
+            if record.best is not None and record.best.images_per_second is not None and not np.isnan(row.mean_auc)
         ]
 
     @property
@@ -127,8 +125,7 @@ def _notes(section: SpeedSection) -> str:
 def speed_table(timed: Iterable[Timed]) -> str:
     """Tabulate the speed of each row of the board."""
     table = [
-        [row.label, _three_decimals(row.mean("mean_auc")), *inference_cells(record), *training_cells(record)]
-        for row, record in timed
+        [row.label, decimals(row.mean_auc), *inference_cells(record), *training_cells(record)] for row, record in timed
     ]
     return make_table(HEADERS, table, "l" + "r" * (len(HEADERS) - 1))
 
@@ -155,10 +152,6 @@ def training_cells(record: SpeedRecord) -> list[str]:
     rates = (steps.images_per_second, record.loader.images_per_second, record.end_to_end.images_per_second)
     batch = EMPTY if steps.batch_size is None else f"{steps.batch_size:,}"
     return [*map(_three_figures, rates), batch, _gigabytes(steps.peak_memory)]
-
-
-def _three_decimals(value: float) -> str:
-    return EMPTY if np.isnan(value) else f"{value:.3f}"
 
 
 def _three_figures(value: float | None) -> str:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
+from ..evaluation.results import IntervalPart
+from ..metrics.intervals import Interval
 from ..records.schema import Record
 from ..utils.text import display_name, escape
 from .rows import Row
@@ -32,13 +34,21 @@ class Item(NamedTuple):
     cells: list[str]
 
 
-def ranking(rows: Sequence[Row]) -> str:
-    """Tabulate the mean AUC of each row with its interval, seeds, images seen, and the value reported by its paper."""
-    headers, align = ["#", "Method", "Mean AUC [95 % CI]"], "rll"
-    table = [[rank, row.label, with_interval(row, "mean_auc")] for rank, row in zip(ranks(rows), rows, strict=True)]
+def ranking(rows: Sequence[Row], ranks: Sequence[str]) -> str:
+    """Tabulate the mean AUC of each row with its interval, seeds, images seen, and the value reported by its paper.
+
+    Args:
+        rows: rows of the board.
+        ranks: rank of each row, formatted.
+    """
+    headers, align = ["Rank", "Method", "Mean AUC [95 % CI]"], "lll"
+    table = [
+        [rank, _marked(row), with_interval(row.interval("mean_auc"))] for rank, row in zip(ranks, rows, strict=True)
+    ]
     if rare := rare_label(rows[0].first):
         headers, align = [*headers, rare], align + "l"
-        table = [[*cells, with_interval(row, "mean_auc_without_rare")] for cells, row in zip(table, rows, strict=True)]
+        means = [with_interval(row.interval("mean_auc_without_rare")) for row in rows]
+        table = [[*cells, mean] for cells, mean in zip(table, means, strict=True)]
     if any(row.first.stages for row in rows):
         headers, align = [*headers, "Seeds (range)", "Images seen"], align + "lr"
         table = [[*cells, seeds(row), f"{row.images():,.0f}"] for cells, row in zip(table, rows, strict=True)]
@@ -48,19 +58,15 @@ def ranking(rows: Sequence[Row]) -> str:
     return make_table(headers, table, align)
 
 
-def ranks(rows: Sequence[Row]) -> list[str]:
-    """Rank the rows; rows with equal means share a rank, and controls have none."""
-    means = [row.mean("mean_auc") for row in rows if not row.is_control]
-    # Reversed, so that equal means get the rank of the first of them.
-    rank = {mean: number for number, mean in reversed(list(enumerate(means, 1)))}
-    return ["control" if row.is_control else str(rank.get(row.mean("mean_auc"), len(means))) for row in rows]
+def _marked(row: Row) -> str:
+    return f"{row.label} (control)" if row.is_control else row.label
 
 
 def seeds(row: Row) -> str:
     """Format the number of seeds and the range of their mean AUCs."""
-    values = row.values("mean_auc")
+    values = np.array([statistic.value for statistic in row.statistics("mean_auc")])
     defined = values[~np.isnan(values)]
-    return f"{len(values)}" + (f" ({defined.min():.3f}–{defined.max():.3f})" if len(defined) > 1 else "")
+    return f"{len(row.runs)}" + (f" ({defined.min():.3f}–{defined.max():.3f})" if len(defined) > 1 else "")
 
 
 def rare_label(record: Record) -> str | None:
@@ -77,21 +83,23 @@ def _reported_cells(row: Row) -> list[str]:
     if paper is None:
         return [EMPTY] * 3
     source = escape(f"{paper.source}; {paper.split} split, {paper.labels} labels")
-    difference = f"{row.mean('mean_auc') - paper.mean_auc:+.3f}" if row.same_protocol(paper) else EMPTY
+    difference = f"{row.mean_auc - paper.mean_auc:+.3f}" if row.same_protocol(paper) else EMPTY
     return [f"{paper.mean_auc:.4f}", source, difference]
 
 
 def by_finding(rows: Sequence[Row]) -> str:
     """Tabulate the AUC of each finding for the first `MAX_METHOD_COLUMNS` rows."""
-    shown = [row.label for row in rows[:MAX_METHOD_COLUMNS]]
-    return cross_table(("Finding", "Test positives"), _finding_items(rows), shown)
+    return _by_finding(rows, rows[:MAX_METHOD_COLUMNS])
 
 
 def by_finding_of_all(rows: Sequence[Row]) -> str:
     """Tabulate the AUC of each finding for all rows; empty if `by_finding` shows all."""
-    if len(rows) <= MAX_METHOD_COLUMNS:
-        return ""
-    return cross_table(("Finding", "Test positives"), _finding_items(rows), [row.label for row in rows])
+    return _by_finding(rows, rows) if len(rows) > MAX_METHOD_COLUMNS else ""
+
+
+def _by_finding(rows: Sequence[Row], shown: Sequence[Row]) -> str:
+    headers = ("Finding", "Test positives", "of patients")
+    return cross_table(headers, _finding_items(rows), [row.label for row in shown])
 
 
 def _finding_items(rows: Sequence[Row]) -> list[Item]:
@@ -99,13 +107,13 @@ def _finding_items(rows: Sequence[Row]) -> list[Item]:
     short = dict(zip(first.auc, short_names(list(first.auc)), strict=True))
     items = []
     for finding, auc in first.auc.items():
-        cells = best_in_bold([row.mean(finding) for row in rows])
+        cells = [decimals(row.finding_auc(finding)) for row in rows]
         title, head = (escape(display_name(name)) for name in (finding, short[finding]))
-        items.append(Item(title, head, [f"{auc.positives:,}"], cells))
+        items.append(Item(title, head, [f"{auc.positives:,}", f"{auc.positive_patients:,}"], cells))
     means = {"mean_auc": "Mean", "mean_auc_without_rare": rare_label(first)}
     for name, label in means.items():
         if label is not None:
-            items.append(Item(label, label, [""], best_in_bold([row.mean(name) for row in rows])))
+            items.append(Item(label, label, ["", ""], [decimals(row.interval(name).value) for row in rows]))
     return items
 
 
@@ -146,16 +154,14 @@ def make_table(headers: Sequence[str], rows: Sequence[Sequence[object]], align: 
     return str(tabulate(rows, headers, tablefmt="pipe", colalign=sides if rows else None, disable_numparse=True))
 
 
-def best_in_bold(values: Sequence[float], digits: int = 3) -> list[str]:
-    """Format numbers, with the highest (as printed) in bold if there are several."""
-    texts = [EMPTY if np.isnan(value) else f"{value:.{digits}f}" for value in values]
-    best = max((text for text in texts if text != EMPTY), default=None)
-    return [f"**{text}**" if text == best and len(texts) > 1 else text for text in texts]
+def decimals(value: float | None, digits: int = 3) -> str:
+    """Format a number; `EMPTY` if it is None or NaN."""
+    return EMPTY if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
-def with_interval(row: Row, name: str) -> str:
-    """Format an AUC with its 95 % interval, both averaged over the seeds."""
-    if np.isnan(row.mean(name)):
-        return EMPTY
-    low, high = row.bounds(name)
-    return f"{row.mean(name):.3f} [{low:.3f}, {high:.3f}]"
+def with_interval(interval: Interval | IntervalPart, digits: int = 3) -> str:
+    """Format a value with its 95 % interval, if it has one; `EMPTY` if it is undefined."""
+    if interval.low is None or interval.high is None:
+        return decimals(interval.value, digits)
+    value, low, high = (decimals(number, digits) for number in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"

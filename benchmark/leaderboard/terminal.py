@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..utils.text import plain
-from .ablation import paired_differences, summary_list
+from .ablation import paired_differences, rank_rows, rank_text, summary_list
 from .boards import Board, heading, make_boards, ranked_by
 from .rows import Row, Run
-from .tables import ranks, rare_label, seeds, with_interval
+from .tables import decimals, rare_label, seeds, with_interval
 
 MIN_NAME = 16  # minimum width of the method column; longer names are wrapped
 
@@ -28,7 +28,8 @@ def show_boards(runs: Sequence[Run]) -> None:
 def _show_board(console: Console, board: Board) -> None:
     console.print(plain(heading(board)), style="bold")
     console.print(
-        f"{plain(ranked_by(board))} Brackets: 95 % intervals over resampled patients. Controls (–) have no rank."
+        f"{plain(ranked_by(board))} Brackets: 95 % intervals over test patients and, with two seeds of any method, "
+        "training seeds. Rank: among methods that saw as many images in training; ties share ranks."
     )
     console.print(_ranking(board.rows), crop=False)
     if pairs := paired_differences(board.rows):
@@ -40,16 +41,17 @@ def _show_board(console: Console, board: Board) -> None:
 def _ranking(rows: Sequence[Row]) -> Table:
     """Format the ranking; on a narrow screen, names are wrapped but numbers are not."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("Rank", no_wrap=True)
     table.add_column("Method", overflow="fold", min_width=MIN_NAME)
-    columns = [("Mean AUC", [with_interval(row, "mean_auc") for row in rows])]
+    columns = [("Mean AUC", [with_interval(row.interval("mean_auc")) for row in rows])]
     if rare := rare_label(rows[0].first):
-        means = [with_interval(row, "mean_auc_without_rare").split(" ")[0] for row in rows]
+        means = [decimals(row.interval("mean_auc_without_rare").value) for row in rows]
         columns.append((rare.replace(" ", "\n", 1), means))
     columns.append(("Seeds", ["" if row.first.seed is None else seeds(row) for row in rows]))
     for title, cells in columns:
         width = max(map(len, (*cells, *title.split("\n"))))
         table.add_column(title, justify="right" if "\n" in title else "left", overflow="fold", min_width=width)
-    for rank, row, *cells in zip(ranks(rows), rows, *(cells for _, cells in columns), strict=True):
-        table.add_row(rank.replace("control", "–"), row.name, *cells)
+    ranks = map(rank_text, rank_rows(rows))
+    for rank, row, *cells in zip(ranks, rows, *(cells for _, cells in columns), strict=True):
+        table.add_row(rank, row.name, *cells)
     return table

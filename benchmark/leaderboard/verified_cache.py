@@ -12,12 +12,13 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field
 
 from ..evaluation import artifacts
+from ..metrics.intervals import Statistic
 from ..records import record as records
 from ..records.provenance import Origin, dataset_source, origin
 from ..records.recompute import verify_record
@@ -29,6 +30,20 @@ from ..utils.package import ROOT
 NUMERIC = ("numpy", "scipy", "pandas", "pyarrow")  # a different version may change the last digit of a result
 
 
+class StatisticPart(Part):
+    """A metric, its value in each bootstrap replicate, and the number of patients that it depends on."""
+
+    value: float | None  # null if undefined
+    replicates: Annotated[list[float | None], Field(min_length=1)]
+    patients: int
+
+    @classmethod
+    def of(cls, statistic: Statistic) -> Self:
+        """Convert a statistic."""
+        value, *replicates = (None if np.isnan(x) else x for x in [statistic.value, *statistic.replicates.tolist()])
+        return cls(value=value, replicates=replicates, patients=statistic.patients)
+
+
 class Verified(Part):
     """Values recomputed from the artifacts of a record that the leaderboard needs besides the record."""
 
@@ -37,11 +52,15 @@ class Verified(Part):
     boxes: Sha256 | None  # hash of the ground-truth boxes; None without localization
     origin: Origin
     secondary_metrics: SecondaryMetrics
-    replicates: Annotated[list[float | None], Field(min_length=1)]  # mean AUC per replicate, null if undefined
+    statistics: dict[str, StatisticPart]
 
-    def bootstrap(self) -> np.ndarray:
-        """Return the mean AUC of each bootstrap replicate (R,), NaN if undefined."""
-        return np.array([np.nan if value is None else value for value in self.replicates])
+    def statistic(self, name: str) -> Statistic | None:
+        """Return a metric for intervals over several runs, see `evaluation.scores.Statistics`; None if it has none."""
+        part = self.statistics.get(name)
+        if part is None:
+            return None
+        value, *replicates = (np.nan if x is None else x for x in (part.value, *part.replicates))
+        return Statistic(value, np.array(replicates), part.patients)
 
 
 def verify_cached(folder: Path, record: Record, cache_folder: Path | None = None) -> Verified:
@@ -75,7 +94,7 @@ def _compute(folder: Path, record: Record) -> Verified:
         boxes=None if maps is None else artifacts.boxes_sha256(maps),
         origin=origin(folder, record, table),
         secondary_metrics=verified.secondary_metrics,
-        replicates=[None if np.isnan(value) else value for value in verified.replicates.tolist()],
+        statistics={name: StatisticPart.of(statistic) for name, statistic in verified.statistics.items()},
     )
 
 

@@ -14,26 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from .bootstrap import UNDEFINED, Interval, bootstrap_counts, encode_patients, percentile_interval
+from .bootstrap import bootstrap_counts, encode_patients
+from .intervals import Statistic
 
 # Counts of positives (K, R) and negatives (2K + 1, R), see `measure_auc`, to the measure in each replicate (R,).
 Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-class Evaluation(NamedTuple):
-    """A measure of the scores of one split.
-
-    Attributes:
-        each: the measure of each finding, in order.
-        positives: number of positive images of each finding.
-        mean: the mean over the defined findings, and their number.
-        mean_without: the same without the excluded findings.
-    """
-
-    each: list[Interval]
-    positives: list[int]
-    mean: tuple[Interval, int]
-    mean_without: tuple[Interval, int]
 
 
 def measure_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
@@ -117,42 +102,29 @@ def evaluate(
     labels: np.ndarray,
     patients: Sequence | np.ndarray,
     resamples: int,
-    leave_out: Sequence[int] = (),
     seed: int = 0,
     measure: Measure = measure_auc,
-) -> Evaluation:
-    """Compute the AUC (or another measure) of every finding and of their mean, with percentile intervals.
+) -> list[Statistic]:
+    """Compute the AUC (or another measure) of every finding, with bootstrap replicates of the patients.
 
     Args:
         scores: (N, C), any monotone scale, finite.
         labels: (N, C), 1, 0 or NaN for unknown.
         patients: (N,) the patient of each image; patients are resampled with all of their images.
-        resamples: number of bootstrap replicates. A finding with one class in a replicate is excluded from its mean.
-        leave_out: columns of the findings to exclude from the second mean: those with too few positives.
+        resamples: number of bootstrap replicates.
         seed: seed of the bootstrap; results to be compared must use the same one.
         measure: `measure_auc` or `measure_precision`; both use the same replicates.
     """
     replicates = bootstrap(scores, labels, patients, resamples, seed, measure)
-    return summarize(scores, labels, replicates, leave_out, measure)
-
-
-def summarize(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    replicates: np.ndarray,
-    leave_out: Sequence[int] = (),
-    measure: Measure = measure_auc,
-) -> Evaluation:
-    """Evaluate on the replicates (R, C) returned by `bootstrap`; other arguments as for `evaluate`."""
     columns = range(labels.shape[1])
-    values = np.array([_measure_all(scores[:, c], labels[:, c], measure) for c in columns])
-    included = [c for c in columns if c not in leave_out]
-    return Evaluation(
-        [percentile_interval(values[c], replicates[:, c]) for c in columns],
-        [int((labels[:, c] == 1).sum()) for c in columns],
-        _mean(values, replicates),
-        _mean(values[included], replicates[:, included]),
-    )
+    values = [_measure_all(scores[:, c], labels[:, c], measure) for c in columns]
+    return [Statistic(values[c], replicates[:, c], rarer_class(labels[:, c], patients)) for c in columns]
+
+
+def rarer_class(labels: np.ndarray, patients: Sequence | np.ndarray) -> int:
+    """Count the patients with an image of each class of labels (N,), 1, 0 or NaN; return the smaller count."""
+    names = np.asarray(patients)
+    return min(len(np.unique(names[labels == value])) for value in (1, 0))
 
 
 def bootstrap(
@@ -175,13 +147,6 @@ def bootstrap(
         for counts in bootstrap_counts(patient_index, resamples, seed)
     ]
     return np.concatenate(parts)
-
-
-def mean_defined(values: np.ndarray) -> np.ndarray:
-    """Average each row of (R, C) over the values that are not NaN; (R,), NaN if all are."""
-    defined = ~np.isnan(values)
-    sums = np.where(defined, values, 0).sum(axis=1)
-    return np.where(defined.any(axis=1), sums / defined.sum(axis=1).clip(min=1), np.nan)
 
 
 def roc(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -237,11 +202,3 @@ def _measure_all(scores: np.ndarray, labels: np.ndarray, measure: Measure) -> fl
 
 def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-def _mean(values: np.ndarray, replicates: np.ndarray) -> tuple[Interval, int]:
-    """Average the defined ones of C values, with the interval from the replicates (R, C), and count them."""
-    defined = ~np.isnan(values)
-    if not defined.any():
-        return UNDEFINED, 0
-    return percentile_interval(values[defined].mean(), mean_defined(replicates[:, defined])), int(defined.sum())

@@ -1,4 +1,4 @@
-"""Patient-level bootstrap and percentile intervals: pure functions of arrays.
+"""Patient-level bootstrap: pure functions of arrays.
 
 Images of one patient are not independent, so patients are resampled with all of their images, with replacement (the
 cluster bootstrap: Field and Welsh 2007, JRSS B 69:369). Everything computed with the same patients and the same seed
@@ -6,25 +6,10 @@ uses the same replicates, so that two such results may be subtracted replicate b
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 CHUNK = 2_000_000  # images x replicates at a time: at most 60 MB
-
-
-class Interval(NamedTuple):
-    """A value with its 95 % interval.
-
-    All are None if the value is undefined; only the ends are None if it is undefined in every replicate.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-UNDEFINED = Interval(None, None, None)
 
 
 def encode_patients(patients: Sequence | np.ndarray) -> np.ndarray:
@@ -50,17 +35,3 @@ def bootstrap_counts(patient_index: np.ndarray, resamples: int, seed: int) -> It
         # One call per replicate: with a single call per chunk, the numbers would depend on CHUNK.
         samples = [generator.integers(0, patients, patients) for _ in range(min(step, resamples - first))]
         yield np.stack([np.bincount(sample, minlength=patients) for sample in samples], axis=1, dtype=np.int32)
-
-
-def percentile_interval(value: float, replicates: np.ndarray) -> Interval:
-    """Combine a value with the 2.5 % and 97.5 % quantiles of its replicates (R,), NaN where undefined.
-
-    Efron and Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 13.
-    """
-    if np.isnan(value):
-        return UNDEFINED
-    defined = replicates[~np.isnan(replicates)]
-    if not len(defined):
-        return Interval(float(value), None, None)
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return Interval(float(value), float(low), float(high))

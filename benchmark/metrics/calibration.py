@@ -5,10 +5,16 @@ Learning*). Bins of equal width, as in the usual figure, would put nearly all im
 one. Images with the same probability share a bin, so that the order of the images does not matter.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm, rankdata
+
+from .bootstrap import bootstrap_counts, encode_patients
+from .intervals import Statistic
+
+DRAWS = 200  # of labels, to average the calibration error of a perfect forecaster
 
 
 class Reliability(NamedTuple):
@@ -42,6 +48,55 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
     """
     labeled = ~np.isnan(labels)
     return float(np.mean((probabilities[labeled] - labels[labeled]) ** 2)) if labeled.any() else None
+
+
+def evaluate_brier(
+    probabilities: np.ndarray, labels: np.ndarray, patients: Sequence | np.ndarray, resamples: int, seed: int = 0
+) -> list[Statistic]:
+    """Compute the Brier score of every finding, with bootstrap replicates of the patients.
+
+    Args:
+        probabilities: (N, C), 0..1.
+        labels: (N, C), 1, 0 or NaN for unknown.
+        patients: (N,) the patient of each image; patients are resampled with all of their images.
+        resamples: number of bootstrap replicates.
+        seed: seed of the bootstrap; with the seed of `auc.evaluate` the replicates are the same.
+    """
+    index = encode_patients(patients)
+    known = ~np.isnan(labels)
+    losses = np.where(known, (probabilities - np.where(known, labels, 0)) ** 2, 0)
+    of_patients = np.zeros((2, index.max(initial=-1) + 1, labels.shape[1]))
+    np.add.at(of_patients[0], index, losses)
+    np.add.at(of_patients[1], index, known)
+    parts = [counts.T @ of_patients for counts in bootstrap_counts(index, resamples, seed)]
+    sums, images = np.concatenate(parts, axis=1)
+    replicates = np.where(images > 0, sums / np.where(images > 0, images, 1), np.nan)
+    values = [brier(probabilities[:, c], labels[:, c]) for c in range(labels.shape[1])]
+    with_label = (of_patients[1] > 0).sum(axis=0)
+    return [
+        Statistic(np.nan if value is None else value, replicates[:, c], int(with_label[c]))
+        for c, value in enumerate(values)
+    ]
+
+
+def calibration_error_floor(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 15, seed: int = 0
+) -> float | None:
+    """Average the calibration error that these probabilities have if they are exactly right.
+
+    With few images per bin, observed fractions differ from the probabilities by chance, so that a perfectly calibrated
+    forecaster has an error above 0 as well. Labels are drawn from the probabilities `DRAWS` times, independently;
+    labels of a patient's images are not independent, and the floor would be higher.
+    Arguments and None as for `expected_calibration_error`; `seed` is that of the draws.
+    """
+    known = probabilities[~np.isnan(labels)].astype(np.float64)
+    if not len(known):
+        return None
+    generator, bin_index = np.random.default_rng(seed), _bin_index(known, bins)
+    errors = [
+        np.abs(np.bincount(bin_index, (generator.random(len(known)) < known) - known, bins)).sum() for _ in range(DRAWS)
+    ]
+    return float(np.mean(errors) / len(known))
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float | None:

@@ -20,6 +20,9 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from .bootstrap import encode_patients
+from .intervals import Statistic, average_findings
+
 THRESHOLDS = (60, 180)  # of 0..255, each applied by itself
 IOBB = (0.1, 0.25, 0.5, 0.75, 0.9)  # thresholds T(IoBB) of Wang et al. 2017, Table 3
 IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # thresholds T(IoU), the same table
@@ -49,10 +52,20 @@ class Frame(NamedTuple):
     size: int
     side: int
 
+    @property
+    def corner(self) -> np.ndarray:
+        """The crop's upper left corner as the box of size 0 there, in fractions of the whole image."""
+        start = (self.size - self.side) // 2 / self.size
+        return np.array([start, start, 0, 0])
+
     def to_image(self, boxes: np.ndarray) -> np.ndarray:
         """Convert boxes (n, 4) from fractions of the crop to fractions of the whole image."""
-        start = (self.size - self.side) // 2 / self.size
-        converted: np.ndarray = boxes * (self.side / self.size) + np.array([start, start, 0, 0])
+        converted: np.ndarray = boxes * (self.side / self.size) + self.corner
+        return converted
+
+    def to_crop(self, boxes: np.ndarray) -> np.ndarray:
+        """Convert boxes (n, 4) from fractions of the whole image to fractions of the crop, beyond 0..1 outside it."""
+        converted: np.ndarray = (boxes - self.corner) / (self.side / self.size)
         return converted
 
 
@@ -118,6 +131,28 @@ def center_baseline(num_findings: int, truth: Boxes) -> BoxMatches:
     return _match_findings(lambda c: same_box, np.full((images, num_findings, 2), 0.5), truth)
 
 
+def prior_baseline(grid: tuple[int, int], num_findings: int, truth: Boxes, frame: Frame) -> BoxMatches:
+    """Match maps that show where the boxes of a finding are on the images of all other patients.
+
+    Such a map knows the finding, but not the image: cells of the grid (h, w) count the boxes on them, in parts.
+    """
+    patient_index = encode_patients(truth.patients)
+    inside = frame.to_crop(truth.boxes)
+    columns, rows = (_covered(inside[:, axis], inside[:, axis + 2], grid[1 - axis]) for axis in (0, 1))
+    of_patients = np.zeros((patient_index.max(initial=0) + 1, num_findings, *grid))
+    np.add.at(of_patients, (patient_index[truth.image], truth.finding), rows[:, :, None] * columns[:, None, :])
+    # Rounded, so that a finding that no other patient has gives a map without contrast.
+    return match_boxes(np.round(of_patients.sum(axis=0) - of_patients[patient_index], 9), truth, frame)
+
+
+def _covered(starts: np.ndarray, lengths: np.ndarray, cells: int) -> np.ndarray:
+    """Return the part of each cell that intervals (n,) cover, as fractions of a side: (n, cells) in 0..1."""
+    edges = np.arange(cells + 1) / cells
+    low = np.maximum(starts[:, None], edges[:-1])
+    covered: np.ndarray = (np.minimum((starts + lengths)[:, None], edges[1:]) - low).clip(min=0) * cells
+    return covered
+
+
 def score(matches: BoxMatches, truth: Boxes) -> Score:
     """Compute the rates of each finding, (C, ...)."""
     findings = len(matches.false)
@@ -134,10 +169,10 @@ def mean_score(scores: Score) -> Score:
     return Score(*(np.nanmean(part, axis=0) for part in scores))
 
 
-def mean_interval(matches: BoxMatches, truth: Boxes, resamples: int, seed: int = 0) -> tuple[Score, Score]:
-    """Compute the ends of the 95 % intervals of the mean accuracies and of the mean pointing game.
+def evaluate_means(matches: BoxMatches, truth: Boxes, resamples: int, seed: int = 0) -> list[Statistic]:
+    """Compute the mean pointing game and the mean accuracies over the findings, with bootstrap replicates.
 
-    Patients are resampled with all of their images. A finding without a box in a replicate is excluded from its mean.
+    Patients are resampled with all of their images.
 
     Args:
         matches: matches of the heatmaps, from `match_boxes`.
@@ -146,25 +181,26 @@ def mean_interval(matches: BoxMatches, truth: Boxes, resamples: int, seed: int =
         seed: seed of the bootstrap.
 
     Returns:
-        Lower and upper ends, as means over the findings. False positives have no interval (NaN).
+        The pointing game, then the accuracy at each of the 12 levels.
     """
-    _, patient_index = np.unique(truth.patients, return_inverse=True)
+    patient_index = encode_patients(truth.patients)
     patients = patient_index.max() + 1
     samples = np.random.default_rng(seed).integers(0, patients, (resamples, patients))
     counts = np.stack([np.bincount(sample, minlength=patients) for sample in samples])[:, patient_index[truth.image]]
     weights = _weights(truth)
     hits = _hits(matches) * weights
-    rates = []
+    rates: list[list[Statistic]] = []
+    scores = score(matches, truth)
     for c in np.unique(truth.finding):
         of_finding = truth.finding == c
         totals = counts[:, of_finding] @ weights[of_finding]
         defined = totals > 0
         fractions = counts[:, of_finding] @ hits[of_finding] / np.where(defined, totals, 1)
-        rates.append(np.where(defined, fractions, np.nan))
-    ends = np.nanquantile(np.nanmean(rates, axis=0), [0.025, 0.975], axis=0)
-    undefined = np.full(len(LEVELS), np.nan)
-    low, high = (Score(end[1:], undefined, end[0]) for end in ends)
-    return low, high
+        replicates = np.where(defined, fractions, np.nan)
+        values = [scores.pointing_game[c], *scores.accuracy[c]]
+        with_box = len(np.unique(patient_index[truth.image[of_finding]]))
+        rates.append([Statistic(value, replicates[:, k], with_box) for k, value in enumerate(values)])
+    return [average_findings(of_metric, patients) for of_metric in zip(*rates, strict=True)]
 
 
 def predict_boxes(maps: np.ndarray, frame: Frame) -> PredictedBoxes:

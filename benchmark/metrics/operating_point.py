@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bootstrap import UNDEFINED, Interval, bootstrap_counts, encode_patients, percentile_interval
+from .bootstrap import bootstrap_counts, encode_patients
+from .intervals import UNDEFINED, Interval, Statistic, interval
 
 ROUNDING = 1e-9  # keeps 0.07 * 100 at 7 images, although the product is 7.000000000000001
 
@@ -26,7 +27,7 @@ class Rates(NamedTuple):
 
 
 class OperatingPoint(NamedTuple):
-    """Rates with 95 % intervals from resampled patients of the test split, for a fixed threshold."""
+    """Rates with 95 % intervals over patients of the test split (intervals.py), for a fixed threshold."""
 
     sensitivity: Interval
     specificity: Interval
@@ -72,7 +73,7 @@ def evaluate(
     resamples: int,
     seed: int = 0,
 ) -> list[OperatingPoint]:
-    """Compute sensitivity and specificity of every finding at its threshold, with percentile intervals.
+    """Compute sensitivity and specificity of every finding at its threshold, with 95 % intervals.
 
     Args:
         scores: (N, C), scores of the test split.
@@ -111,7 +112,8 @@ def _fraction_interval(
         return UNDEFINED
     images = np.bincount(patient_index[of_class], minlength=len(counts)) @ counts
     hits = np.bincount(patient_index[of_class & correct], minlength=len(counts)) @ counts
-    return percentile_interval(fraction, hits / np.where(images > 0, images, np.nan))
+    patients = len(np.unique(patient_index[of_class]))
+    return interval(Statistic(fraction, hits / np.where(images > 0, images, np.nan), patients))
 
 
 def _fraction(correct: np.ndarray) -> float | None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..dataset import split_sha256
 from ..evaluation.artifacts import ID_COLUMNS, HeatmapSet, label_column, score_column, traits_of
-from ..evaluation.scores import evaluate_scores, evaluate_secondary_metrics, resamples_of
+from ..evaluation.scores import Statistics, evaluate_scores, evaluate_secondary_metrics, resamples_of
 from ..utils.errors import first_few
 from .record import MAPS_FILE, RECORD_FILE, RUN_AGAIN, SCORES_FILE, RecordError, localize, read_maps, read_scores
 from .schema import Record, SecondaryMetrics
@@ -27,13 +27,13 @@ class Artifacts(NamedTuple):
         table: score table of the record.
         maps: heatmaps of the record; None if it has no localization.
         secondary_metrics: average precision, calibration, operating points and subgroups.
-        replicates: mean AUC of each bootstrap replicate (R,), NaN if undefined.
+        statistics: metrics for intervals over several runs, see `evaluation.scores.Statistics`.
     """
 
     table: pd.DataFrame
     maps: HeatmapSet | None
     secondary_metrics: SecondaryMetrics
-    replicates: np.ndarray
+    statistics: Statistics
 
 
 def verify_record(folder: Path, record: Record) -> Artifacts:
@@ -48,17 +48,17 @@ def verify_record(folder: Path, record: Record) -> Artifacts:
     """
     table = read_scores(folder, record)
     check_rows(folder, record, table)
-    secondary_metrics, replicates = check_scores(folder, record, table)
+    secondary_metrics, statistics = check_scores(folder, record, table)
     maps = read_maps(folder, record)
     if maps is not None:
-        check_maps(folder, record, table, maps)
-    return Artifacts(table, maps, secondary_metrics, replicates)
+        statistics |= check_maps(folder, record, table, maps)
+    return Artifacts(table, maps, secondary_metrics, statistics)
 
 
 # --- metrics ------------------------------------------------------------------------------------------------------
 
 
-def check_scores(folder: Path, record: Record, table: pd.DataFrame) -> tuple[SecondaryMetrics, np.ndarray]:
+def check_scores(folder: Path, record: Record, table: pd.DataFrame) -> tuple[SecondaryMetrics, Statistics]:
     """Recompute all metrics of the scores; `check_rows` must have accepted the table.
 
     Args:
@@ -67,22 +67,22 @@ def check_scores(folder: Path, record: Record, table: pd.DataFrame) -> tuple[Sec
         table: score table of the record.
 
     Returns:
-        The secondary metrics, and the mean AUC of each bootstrap replicate (R,).
+        The secondary metrics, and the statistics of all metrics.
 
     Raises:
         RecordError: if a recorded value differs from the recomputed one.
     """
     resamples = resamples_of(record.recipe)
-    metrics, replicates = evaluate_scores(table, resamples, record.dataset.rare)
+    metrics, statistics = evaluate_scores(table, resamples, record.dataset.rare)
     computed = metrics.model_dump()
     _compare(folder, record.model_dump(include=set(computed)), computed)
-    secondary = evaluate_secondary_metrics(table, resamples)
+    secondary, of_secondary = evaluate_secondary_metrics(table, resamples)
     recorded = record.secondary_metrics.model_dump()
     _compare(folder, {"secondary_metrics": recorded}, {"secondary_metrics": secondary.model_dump()})
-    return secondary, replicates
+    return secondary, statistics | of_secondary
 
 
-def check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: HeatmapSet) -> None:
+def check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: HeatmapSet) -> Statistics:
     """Recompute the localization of a run from its heatmaps.
 
     Args:
@@ -91,14 +91,18 @@ def check_maps(folder: Path, record: Record, table: pd.DataFrame, maps: HeatmapS
         table: score table of the record.
         maps: heatmaps of the record.
 
+    Returns:
+        The statistics of the localization.
+
     Raises:
         RecordError: if the heatmaps are invalid, or a recorded value differs from the recomputed one.
     """
     check_arrays(folder, record, table, maps)
     if record.localization is None or record.recipe is None:
         raise RecordError(f"{folder / RECORD_FILE} has no localization, {folder / MAPS_FILE} has heatmaps: {RUN_AGAIN}")
-    computed = localize(maps, record.dataset.findings, record.recipe)
+    computed, statistics = localize(maps, record.dataset.findings, record.recipe)
     _compare(folder, record.localization.model_dump(), computed.model_dump())
+    return statistics
 
 
 def _compare(folder: Path, recorded: dict[str, Any], computed: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ..evaluation import artifacts
 from ..evaluation.artifacts import HeatmapSet
 from ..evaluation.localization import evaluate_heatmaps
-from ..evaluation.scores import evaluate_scores, evaluate_secondary_metrics, resamples_of
+from ..evaluation.scores import Statistics, evaluate_scores, evaluate_secondary_metrics, resamples_of
 from ..metrics.localization import Frame
 from ..recipe import Recipe
 from ..utils.errors import UserError, first_few
@@ -133,8 +133,8 @@ def write(
     write_atomic(folder / SCORES_FILE, table.to_parquet(index=False))
     scores = ScoresPart(file=SCORES_FILE, sha256=file_sha256(folder / SCORES_FILE))
     resamples = resamples_of(run.recipe)
-    metrics = evaluate_scores(table, resamples, run.dataset.rare).metrics
-    secondary = evaluate_secondary_metrics(table, resamples)
+    metrics, _ = evaluate_scores(table, resamples, run.dataset.rare)
+    secondary, _ = evaluate_secondary_metrics(table, resamples)
     content = {
         "schema": SCHEMA,
         **run.model_dump(mode="json"),
@@ -170,7 +170,7 @@ def _localization(folder: Path, run: RunDescription, maps: HeatmapSet | None, pr
     """Write the heatmaps, if any, and return the record's keys on localization."""
     if maps is None or run.recipe is None:
         return {"localization": None, "localization_problem": problem}
-    part = localize(maps, run.dataset.findings, run.recipe)
+    part, _ = localize(maps, run.dataset.findings, run.recipe)
     artifacts.save_heatmaps(maps, folder / MAPS_FILE)
     return {"localization": part.model_dump(mode="json"), "localization_problem": None}
 
@@ -183,10 +183,11 @@ def _write(folder: Path, content: dict[str, Any]) -> Record:
     return record
 
 
-def localize(maps: HeatmapSet, findings: list[str], recipe: Recipe) -> LocalizationPart:
-    """Compute a record's localization from its heatmaps."""
-    metrics = evaluate_heatmaps(maps, findings, Frame(recipe.pixels.size, recipe.pixels.crop), resamples_of(recipe))
-    return LocalizationPart(**dict(metrics), file=MAPS_FILE, sha256=artifacts.heatmaps_sha256(maps))
+def localize(maps: HeatmapSet, findings: list[str], recipe: Recipe) -> tuple[LocalizationPart, Statistics]:
+    """Compute a record's localization from its heatmaps, with `Statistics` of its means."""
+    frame = Frame(recipe.pixels.size, recipe.pixels.crop)
+    metrics, statistics = evaluate_heatmaps(maps, findings, frame, resamples_of(recipe))
+    return LocalizationPart(**dict(metrics), file=MAPS_FILE, sha256=artifacts.heatmaps_sha256(maps)), statistics
 
 
 def publish(work: Path, record: Record, results: Path) -> tuple[Path, str]:

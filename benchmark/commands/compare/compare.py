@@ -1,7 +1,7 @@
-"""`chxbench compare`: compare two runs, paired, and write comparison.json, comparison.md and roc.png.
+"""`chxbench compare`: compare two methods, paired, and write comparison.json, comparison.md and roc.png.
 
-Both runs are evaluated on the same bootstrap replicates of patients (metrics/paired.py), so that variation that affects
-both cancels in the difference.
+All runs of both are evaluated on the same bootstrap replicates of patients (metrics/paired.py), so that variation that
+affects both cancels in the difference.
 """
 
 import json
@@ -13,19 +13,19 @@ from ...records import speed_record
 from ...utils.files import write_atomic
 from ...utils.package import __version__
 from .figure import draw_comparison
-from .pair import ALPHA, ComparedPair, ComparedRun, check_same_test_set, read_compared_run
-from .run_differences import differing_context, paired_timings
+from .pair import ALPHA, ComparedMethod, ComparedPair, check_same_test_set, read_compared_method
+from .run_differences import ContextFact, differing_context, paired_timings
 from .tables import comparison_markdown, summarize
 
 FILES = ("roc.png", "comparison.md", "comparison.json")
 
 
-def compare_runs(first: Path, second: Path, resamples: int, results: Path) -> ComparedPair:
-    """Compare two runs on the test images that both were evaluated on.
+def compare_methods(first: Path, second: Path, resamples: int, results: Path) -> ComparedPair:
+    """Compare two methods, or two single runs, on the test images that all runs were evaluated on.
 
     Args:
-        first: folder of the first run, with run.json and its artifacts.
-        second: folder of the second run.
+        first: folder of a run, with run.json and its artifacts, or of the runs of the first method.
+        second: folder of the second run or method.
         resamples: number of bootstrap replicates of patients.
         results: folder whose speed records are included; need not exist.
 
@@ -33,14 +33,23 @@ def compare_runs(first: Path, second: Path, resamples: int, results: Path) -> Co
         UserError: if a folder has no record or one that does not match its artifacts, or if the runs were evaluated on
             different images or labels.
     """
-    run_a, run_b = read_compared_run(first), read_compared_run(second)
-    check_same_test_set(run_a, run_b)
-    test_a, test_b = run_a.test_scores(run_a.findings), run_b.test_scores(run_a.findings)
-    rare = [c for c, finding in enumerate(run_a.findings) if finding in run_a.record.dataset.rare]
-    comparison = compare(test_a.scores, test_b.scores, test_a.labels, test_a.patients, resamples, rare)
+    one, other = read_compared_method(first), read_compared_method(second)
+    check_same_test_set(one.first, other.first)
+    findings, rare = one.first.findings, one.record.dataset.rare
+    tests, others = ([run.test_scores(findings) for run in method.runs] for method in (one, other))
+    comparison = compare(
+        [test.scores for test in tests],
+        [test.scores for test in others],
+        tests[0].labels,
+        tests[0].patients,
+        resamples,
+        [c for c, finding in enumerate(findings) if finding in rare],
+    )
     speeds = [speed_record.read(path) for path in speed_record.find(results)]
-    facts = differing_context(run_a.record, run_b.record)
-    return ComparedPair(run_a, run_b, comparison, resamples, facts, paired_timings(run_a.record, run_b.record, speeds))
+    facts = differing_context(one.record, other.record)
+    if one.seeds != other.seeds:
+        facts.append(ContextFact("seeds", one.seeds or None, other.seeds or None))
+    return ComparedPair(one, other, comparison, resamples, facts, paired_timings(one.record, other.record, speeds))
 
 
 def default_folder(compared: ComparedPair) -> Path:
@@ -63,11 +72,12 @@ def _content(compared: ComparedPair) -> dict[str, Any]:
     comparison = compared.comparison
     return {
         "chxbench": __version__,
-        "first": _describe_run(compared.first),
-        "second": _describe_run(compared.second),
+        "first": _describe(compared.first),
+        "second": _describe(compared.second),
         "difference": "AUC of the first minus AUC of the second",
         "resamples": compared.resamples,
         "level": ALPHA,
+        "of_methods": compared.is_of_methods,
         "findings": {name: difference._asdict() for name, difference in compared.differences.items()},
         "mean_auc": comparison.mean._asdict(),
         "mean_auc_without_rare": comparison.mean_without._asdict(),
@@ -85,15 +95,22 @@ def _content(compared: ComparedPair) -> dict[str, Any]:
     }
 
 
-def _describe_run(run: ComparedRun) -> dict[str, Any]:
-    record = run.record
+def _describe(method: ComparedMethod) -> dict[str, Any]:
+    table = method.first.table
     return {
-        "folder": run.folder.as_posix(),
-        "run_id": record.run_id,
-        "method": record.method.name,
-        "title": run.title,
-        "record": record.checksum,
-        "scores": record.scores.sha256,
-        "test_images": len(run.table),
-        "test_patients": int(run.table["patient_id"].nunique()),
+        "folder": method.folder.as_posix(),
+        "method": method.record.method.name,
+        "title": method.title,
+        "test_images": len(table),
+        "test_patients": int(table["patient_id"].nunique()),
+        "runs": [
+            {
+                "folder": run.folder.as_posix(),
+                "run_id": run.record.run_id,
+                "seed": run.record.seed,
+                "record": run.record.checksum,
+                "scores": run.record.scores.sha256,
+            }
+            for run in method.runs
+        ],
     }

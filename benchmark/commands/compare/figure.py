@@ -1,4 +1,4 @@
-"""Draw the figure of a comparison: the ROC curves of both runs, one small panel per finding."""
+"""Draw the figure of a comparison: the ROC curves of all runs of both methods, one small panel per finding."""
 
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,26 @@ TICKS = ([0, 0.5, 1], ["0", "0.5", "1"])
 
 def comparison_sha256(compared: ComparedPair) -> str:
     """Hash everything that `draw_comparison` shows."""
-    scores = [run.record.scores.sha256 for run in (compared.first, compared.second)]
+    scores = [run.record.scores.sha256 for method in (compared.first, compared.second) for run in method.runs]
     return sha256([_title(compared), _labels(compared), scores, compared.significant])
 
 
 @styled
 def draw_comparison(compared: ComparedPair, path: Path) -> None:
-    """Draw a panel per finding with both curves and AUCs; significant differences have a star and a bold name."""
+    """Draw a panel per finding with the curves of all runs and both AUCs.
+
+    Significant differences have a star and a bold name.
+    """
     rows = len(compared.differences) // COLUMNS + 1  # with a panel for the legend
     figure = new_figure(2.2 * rows + 0.6)
     cells = figure.subplots(rows, COLUMNS, squeeze=False).flat
-    tests = [run.test_scores(compared.first.findings) for run in (compared.first, compared.second)]
+    methods, findings = (compared.first, compared.second), compared.first.first.findings
+    tests = [(k, run.test_scores(findings)) for k, method in enumerate(methods) for run in method.runs]
     for c, (finding, difference) in enumerate(compared.differences.items()):
-        curves = [] if difference.value is None else [roc(test.scores[:, c], test.labels[:, c]) for test in tests]
-        for k, (false, true) in enumerate(curves):
-            cells[c].plot(false, true, color=COLORS[k], linestyle=STROKES[k], linewidth=LINE_WIDTH)
+        for k, test in () if difference.value is None else tests:
+            width = LINE_WIDTH if len(methods[k].runs) == 1 else LINE_WIDTH / 2
+            curve = roc(test.scores[:, c], test.labels[:, c])
+            cells[c].plot(*curve, color=COLORS[k], linestyle=STROKES[k], linewidth=width)
         _finish(cells[c], difference)
         _set_name(cells[c], finding, finding in compared.significant)
     for axes in cells[len(compared.differences) :]:

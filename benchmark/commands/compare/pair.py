@@ -1,4 +1,4 @@
-"""Read and verify the two records of a comparison; reject them unless both were evaluated on the same test set.
+"""Read and verify the records of a comparison; reject them unless all were evaluated on the same test set.
 
 Test images, their patients and their labels must be equal; the names of datasets and label files need not be.
 """
@@ -11,7 +11,7 @@ import pandas as pd
 
 from ...evaluation.artifacts import label_column
 from ...evaluation.scores import SplitScores, split_scores
-from ...metrics.paired import Comparison, Difference
+from ...metrics.paired import MIN_SEEDS, Comparison, Difference
 from ...records import record as records
 from ...records.recompute import verify_record
 from ...records.schema import Record
@@ -23,10 +23,10 @@ ALPHA = 0.05  # significance level, after the correction for the number of findi
 
 
 class ComparedRun(NamedTuple):
-    """One of the two runs.
+    """A run of one of the two methods.
 
     Attributes:
-        folder: folder of the run, as passed by the user.
+        folder: folder of the run.
         record: record of the run.
         table: score table of the test split.
     """
@@ -40,18 +40,6 @@ class ComparedRun(NamedTuple):
         """Findings, in the order of the record."""
         return list(self.record.auc)
 
-    @property
-    def label(self) -> str:
-        """Method and run id, for the name of a folder."""
-        return f"{self.record.method.name}-{self.record.run_id}"
-
-    @property
-    def title(self) -> str:
-        """The method's title, its changed options, and the seed of a trained run."""
-        record = self.record
-        seed = "" if record.seed is None else f"seed {record.seed}"
-        return plain(", ".join(filter(None, (record.method.title, changed_options(record.method.changed), seed))))
-
     def test_scores(self, findings: list[str]) -> SplitScores:
         """Return scores and labels of the test split, with the findings in this order."""
         test = split_scores(self.table)
@@ -59,19 +47,59 @@ class ComparedRun(NamedTuple):
         return SplitScores(findings, test.scores[:, order], test.labels[:, order], test.patients)
 
 
-class ComparedPair(NamedTuple):
-    """Two runs and how they differ.
+class ComparedMethod(NamedTuple):
+    """One of the two methods: a run, or several runs that differ only in their seed.
 
     Attributes:
-        first, second: the runs, shown as A and B.
-        comparison: differences first - second, in the order of the first run's findings.
+        folder: folder of the run or of the runs, as passed by the user.
+        runs: the runs, by seed.
+    """
+
+    folder: Path
+    runs: list[ComparedRun]
+
+    @property
+    def first(self) -> ComparedRun:
+        """The run with the lowest seed."""
+        return self.runs[0]
+
+    @property
+    def record(self) -> Record:
+        """The record of the first run, whose method, data and recipe all runs share."""
+        return self.first.record
+
+    @property
+    def seeds(self) -> str:
+        """The seeds, such as "0, 1, 2"; empty for external predictions."""
+        return ", ".join(str(run.record.seed) for run in self.runs if run.record.seed is not None)
+
+    @property
+    def label(self) -> str:
+        """Method and run id, or number of seeds, for the name of a folder."""
+        seeds = f"{len(self.runs)}-seeds" if len(self.runs) > 1 else self.record.run_id
+        return f"{self.record.method.name}-{seeds}"
+
+    @property
+    def title(self) -> str:
+        """The method's title, its changed options, and the seeds of trained runs."""
+        record = self.record
+        seeds = f"seed{'s' if len(self.runs) > 1 else ''} {self.seeds}" if self.seeds else ""
+        return plain(", ".join(filter(None, (record.method.title, changed_options(record.method.changed), seeds))))
+
+
+class ComparedPair(NamedTuple):
+    """Two methods and how they differ.
+
+    Attributes:
+        first, second: the methods, shown as A and B.
+        comparison: differences first - second, in the order of the findings of the first one.
         resamples: number of bootstrap replicates of patients, for intervals and p-values.
-        facts: other differences between the runs.
+        facts: other differences between the methods' runs.
         timings: speed records of both methods, for each setup in which both were measured.
     """
 
-    first: ComparedRun
-    second: ComparedRun
+    first: ComparedMethod
+    second: ComparedMethod
     comparison: Comparison
     resamples: int
     facts: list[ContextFact]
@@ -80,7 +108,12 @@ class ComparedPair(NamedTuple):
     @property
     def differences(self) -> dict[str, Difference]:
         """Differences by finding."""
-        return dict(zip(self.first.findings, self.comparison.each, strict=True))
+        return dict(zip(self.first.first.findings, self.comparison.each, strict=True))
+
+    @property
+    def is_of_methods(self) -> bool:
+        """Whether both methods have enough seeds for a conclusion about methods rather than trained networks."""
+        return min(len(self.first.runs), len(self.second.runs)) >= MIN_SEEDS
 
     @property
     def significant(self) -> list[str]:
@@ -89,14 +122,32 @@ class ComparedPair(NamedTuple):
         return [name for name, p in p_values.items() if p is not None and p <= ALPHA]
 
 
-def read_compared_run(folder: Path) -> ComparedRun:
-    """Read a run by its folder in `runs/` or `results/`, and verify it against its artifacts.
+def read_compared_method(folder: Path) -> ComparedMethod:
+    """Read a run by its folder in `runs/` or `results/`, or all runs of a method; verify them against their artifacts.
 
     Raises:
-        UserError: if the folder has no record.
-        RecordError: if the record does not match its artifacts.
+        UserError: if the folder has no record, or runs that differ in more than their seed.
+        RecordError: if a record does not match its artifacts.
     """
-    records.require_record(folder)
+    folders = sorted(
+        path.parent for path in folder.glob(f"*/{records.RECORD_FILE}") if not path.parent.name.startswith(".")
+    )
+    if (folder / records.RECORD_FILE).exists() or not folders:
+        records.require_record(folder)
+        folders = [folder]
+    runs = sorted(map(_read_run, folders), key=lambda run: run.record.seed or 0)
+    variants = {run.record.experiment_sha256: run.folder.name for run in runs}
+    if len(variants) > 1 or (len(runs) > 1 and None in variants):
+        raise UserError(
+            f"{folder} has runs that differ in more than their seed ({first_few(sorted(variants.values()))}): pass the "
+            "folder of one run, or one with only the runs of one method, recipe and set of options"
+        )
+    for run in runs[1:]:
+        check_same_test_set(runs[0], run)
+    return ComparedMethod(folder, runs)
+
+
+def _read_run(folder: Path) -> ComparedRun:
     record = records.read(folder)
     table = verify_record(folder, record).table
     return ComparedRun(folder, record, table[table["split"] == "test"])

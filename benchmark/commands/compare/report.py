@@ -1,4 +1,4 @@
-"""Print the result of `chxbench compare` within 80 columns, with A and B for the two runs."""
+"""Print the result of `chxbench compare` within 80 columns, with A and B for the two methods."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +16,16 @@ from .tables import MEANS, cells, rows, summarize, timing_rows
 
 
 def report_comparison(compared: ComparedPair, folder: Path) -> None:
-    """Print both runs, their differences, a summary, other differences, and the files written."""
+    """Print both methods, their differences, a summary, other differences, and the files written."""
     console = Console(highlight=False)
     for letter, run in zip("AB", (compared.first, compared.second), strict=True):
         console.print(f"{letter}  {run.title}: {run.folder}", markup=False, soft_wrap=True)
-    table = compared.first.table
+    table = compared.first.first.table
     console.print(f"{count(len(table), 'test image')} of {count(table['patient_id'].nunique(), 'patient')}")
     console.print(_differences(compared))
     for sentence in summarize(compared):
         console.print(sentence, markup=False)
-    console.print("analytic: p by Obuchowski 1997, uncorrected; *: p at most 0.05 after Holm's correction")
+    console.print("*: p at most 0.05 after Holm's correction")
     if compared.facts:
         console.print(_table("Other differences", compared.facts))
     for pair in compared.timings:
@@ -36,7 +36,7 @@ def report_comparison(compared: ComparedPair, folder: Path) -> None:
 
 def _differences(compared: ComparedPair) -> Table:
     table = _new_table("Finding")
-    for heading in ("A", "B", "A - B", "95 % interval", "p, Holm", "analytic"):
+    for heading in ("A", "B", "A - B", "95 % interval", "p", "p, Holm"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, difference in rows(compared):
         if name == MEANS[0]:

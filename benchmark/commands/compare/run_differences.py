@@ -31,7 +31,7 @@ class Timing(NamedTuple):
 
 
 def differing_context(first: Record, second: Record) -> list[ContextFact]:
-    """Return the differences in method, data, recipe, seed and machine of two records."""
+    """Return the differences in method, data, recipe and machine of two records."""
     facts_a, facts_b = _facts(first), _facts(second)
     facts = (ContextFact(name, facts_a.get(name), facts_b.get(name)) for name in dict.fromkeys([*facts_a, *facts_b]))
     return [fact for fact in facts if fact.first != fact.second]
@@ -73,7 +73,6 @@ def _training(record: Record) -> dict[str, Any]:
     return {
         "recipe": recipe_label(record.recipe.name),
         **settings,
-        "seed": record.seed,
         "selected epoch": record.selection,
         "initial weights": record.weights.source or record.weights.init,
         "images seen in training": f"{sum(stage.examples * stage.epochs for stage in record.stages):,}",

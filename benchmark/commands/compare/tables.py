@@ -1,10 +1,11 @@
-"""Write a comparison as Markdown and as sentences; A is the first run, B the second."""
+"""Write a comparison as Markdown and as sentences; A is the first method, B the second."""
 
 from collections.abc import Sequence
 
 from ...leaderboard.speed import inference_cells, training_cells
 from ...leaderboard.tables import EMPTY, make_table
-from ...metrics.paired import Difference
+from ...metrics.intervals import MIN_PATIENTS
+from ...metrics.paired import MIN_SEEDS, Difference
 from ...records.speed_record import setup_label
 from ...utils.text import code, count, display_name, escape
 from .pair import ALPHA, ComparedPair, ComparedRun
@@ -23,11 +24,11 @@ def comparison_markdown(compared: ComparedPair) -> str:
     parts = [
         "# A vs. B",
         runs,
-        _data(compared.first),
+        _data(compared.first.first),
         _auc_table(compared),
         _legend(compared),
         " ".join(map(escape, summarize(compared))),
-        "![ROC curves of both runs, per finding](roc.png)",
+        "![ROC curves of all runs, per finding](roc.png)",
         "## Other differences",
         _facts_table(compared),
         *(part for pair in compared.timings for part in _speed(pair)),
@@ -37,38 +38,29 @@ def comparison_markdown(compared: ComparedPair) -> str:
 
 def summarize(compared: ComparedPair) -> list[str]:
     """Summarize what the differences show and what they cannot show, in sentences without markup."""
-    defined = [difference for difference in compared.comparison.each if difference.value is not None]
-    if not defined:
+    if all(difference.value is None for difference in compared.comparison.each):
         return ["No finding has both positive and negative test images, so nothing can be compared."]
-    sentences = [_significant(compared, len(defined)), _mean(compared.comparison.mean)]
-    smallest = 2 * len(defined) / (compared.resamples + 1)
-    if smallest > ALPHA:
-        sentences.append(
-            f"With {compared.resamples:,} resamples no finding can differ significantly: the smallest possible "
-            f"corrected p is {min(1, smallest):.2f}; use --resamples {resamples_needed(len(defined))} or more."
-        )
-    elif smallest > ALPHA / 10:
-        sentences.append(f"With {compared.resamples:,} resamples the smallest possible corrected p is {smallest:.3f}.")
-    sentences += _budgets(compared)
-    sentences.append("Only test patients are resampled: intervals do not include the variance between training seeds.")
-    return sentences
+    sentences = [_significant(compared), _mean(compared.comparison.mean), *_budgets(compared)]
+    if compared.is_of_methods:
+        return sentences
+    return [
+        "These are trained networks, not methods: intervals and p are over test patients alone, and the next seed may "
+        f"reverse any difference; a comparison of methods needs at least {MIN_SEEDS} seeds of each.",
+        *sentences,
+    ]
 
 
 def _budgets(compared: ComparedPair) -> list[str]:
     """Return a sentence if one run saw more images in training, which may be the cause of the difference."""
     seen_a, seen_b = (
-        sum(stage.examples * stage.epochs for stage in run.record.stages) for run in (compared.first, compared.second)
+        sum(stage.examples * stage.epochs for stage in method.record.stages)
+        for method in (compared.first, compared.second)
     )
     if not seen_a or not seen_b or max(seen_a, seen_b) <= SAME_BUDGET * min(seen_a, seen_b):
         return []
     letter = "A" if seen_a > seen_b else "B"
     ratio = max(seen_a, seen_b) / min(seen_a, seen_b)
     return [f"{letter} saw {ratio:.1f} times as many images in training, which may explain the difference."]
-
-
-def resamples_needed(num_findings: int) -> int:
-    """Return the number of resamples needed for a finding to differ at `ALPHA` after Holm's correction."""
-    return round(2 * num_findings / ALPHA) - 1
 
 
 def rows(compared: ComparedPair) -> list[tuple[str, Difference]]:
@@ -78,13 +70,13 @@ def rows(compared: ComparedPair) -> list[tuple[str, Difference]]:
 
 
 def cells(difference: Difference) -> list[str]:
-    """Return AUC of A and of B, difference, interval, corrected p (starred if significant), analytic p."""
+    """Return AUC of A and of B, difference, interval, p, and corrected p (starred if significant)."""
     if difference.value is None:
         return [EMPTY, EMPTY, EMPTY, difference.reason or "", EMPTY, EMPTY]
     star = "*" if difference.p_corrected is not None and difference.p_corrected <= ALPHA else ""
     ends = EMPTY if difference.low is None else f"{difference.low:+.3f} to {difference.high:+.3f}"
     values = [f"{difference.first:.3f}", f"{difference.second:.3f}", f"{difference.value:+.3f}", ends]
-    return [*values, p_text(difference.p_corrected) + star, p_text(difference.p_analytic)]
+    return [*values, p_text(difference.p), p_text(difference.p_corrected) + star]
 
 
 def p_text(p: float | None) -> str:
@@ -113,17 +105,18 @@ def _data(run: ComparedRun) -> str:
 def _auc_table(compared: ComparedPair) -> str:
     table = []
     for name, difference in rows(compared):
-        *values, corrected, analytic = cells(difference)
-        table.append([escape(name), *values, p_text(difference.p), escape(corrected), analytic])
-    headers = ["Finding", "A", "B", "A − B", "95 % interval", "p", "p, Holm", "p, analytic"]
-    return make_table(headers, table, "lrrrrrrr")
+        *values, corrected = cells(difference)
+        table.append([escape(name), *values, escape(corrected)])
+    headers = ["Finding", "A", "B", "A − B", "95 % interval", "p", "p, Holm"]
+    return make_table(headers, table, "lrrrrrr")
 
 
 def _legend(compared: ComparedPair) -> str:
+    over = "test patients and training seeds" if compared.is_of_methods else "test patients"
     return (
-        f'AUC; intervals and p from {compared.resamples:,} resamples of patients, the same for both. "p, Holm" is p '
-        'corrected for the number of findings, with \\* if it is at most 0.05. "p, analytic" is a second, '
-        "uncorrected estimate of p, from the variance of Obuchowski 1997."
+        f"AUC; intervals and p over {over}, from {compared.resamples:,} resamples of patients, the same for all runs. "
+        f'"p, Holm" is p corrected for the number of findings, with \\* if it is at most {ALPHA:g}. A finding that '
+        f"fewer than {MIN_PATIENTS} patients have, or lack, has no interval and no p."
     )
 
 
@@ -141,9 +134,12 @@ def _speed(pair: Timing) -> Sequence[str]:
     return f"## Speed on {escape(setup_label(pair.first.setup))}", make_table(["", "A", "B"], timing_rows(pair), "lrr")
 
 
-def _significant(compared: ComparedPair, num_findings: int) -> str:
-    """Return a sentence on the findings that differ, grouped by the better run."""
-    correction = f"at {ALPHA * 100:.0f} % after Holm's correction for {count(num_findings, 'finding')}"
+def _significant(compared: ComparedPair) -> str:
+    """Return a sentence on the findings that differ, grouped by the better method."""
+    tested = sum(difference.p is not None for difference in compared.differences.values())
+    if not tested:
+        return f"No finding can be tested: fewer than {MIN_PATIENTS} patients have or lack it."
+    correction = f"at {ALPHA * 100:.0f} % after Holm's correction for {count(tested, 'finding')}"
     better = []
     for letter, sign in (("A", 1), ("B", -1)):
         findings = [
@@ -154,14 +150,16 @@ def _significant(compared: ComparedPair, num_findings: int) -> str:
         if findings:
             better.append(f"{letter} is better on {_listed(findings)}")
     if not better:
-        return f"No finding differs {correction}."
+        return f"No finding differs significantly {correction}."
     return f"{correction[0].upper()}{correction[1:]}, {'; '.join(better)}."
 
 
 def _mean(mean: Difference) -> str:
-    ends = "" if mean.low is None else f" [{mean.low:+.3f}, {mean.high:+.3f}]"
+    if mean.low is None:
+        return f"The mean AUC differs by {mean.value:+.3f}; too few patients have or lack a finding for an interval."
     p = p_text(mean.p)
-    return f"The mean AUC differs by {mean.value:+.3f}{ends}, p {'< ' if p.startswith('<') else '= '}{p.lstrip('<')}."
+    sign = "< " if p.startswith("<") else "= "
+    return f"The mean AUC differs by {mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}], p {sign}{p.lstrip('<')}."
 
 
 def _listed(names: list[str]) -> str:

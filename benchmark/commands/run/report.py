@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ...evaluation.localization import MAIN_IOBB
 from ...evaluation.results import Hits, IntervalPart
 from ...records.schema import LocalizationPart, Record
 from ...registry import DATASETS, METHODS, PLUGIN_PREFIX
@@ -57,25 +58,25 @@ def _auc_table(record: Record) -> Table:
 
 
 def _localization_table(part: LocalizationPart) -> Table:
-    """Build the table of localization, with the baselines of random maps and of a centered box."""
+    """Build the table of localization, with its baselines."""
     mean = part.mean
     table = Table(f"Localization of {count(mean.boxes, 'box', 'boxes')} of {count(mean.findings, 'finding')}")
-    for heading in ("Heatmaps", "95 % interval", "Random maps", "Center box"):
+    for heading in ("Heatmaps", "95 % interval", "Random maps", "Center box", "Boxes of others"):
         table.add_column(heading, justify="right")
-    iobb, iou = part.t_iobb.index(0.25), part.t_iou.index(0.3)
-    metrics: dict[str, Callable[[Hits], float]] = {
-        "Pointing game": lambda hits: hits.pointing_game,
-        "Accuracy, IoBB > 0.25": lambda hits: hits.iobb.accuracy[iobb],
-        "Accuracy, IoU > 0.3": lambda hits: hits.iou.accuracy[iou],
+    level = part.t_iobb.index(MAIN_IOBB)
+    metrics: dict[str, tuple[IntervalPart, Callable[[Hits], float]]] = {
+        "Pointing game": (mean.pointing_game, lambda hits: hits.pointing_game),
+        f"Accuracy, IoBB > {MAIN_IOBB:g}": (mean.accuracy, lambda hits: hits.iobb.accuracy[level]),
     }
-    columns = (mean.method, mean.low, mean.high, mean.random, mean.center)
-    for name, metric in metrics.items():
-        value, low, high, *baselines = ("–" if hits is None else f"{metric(hits):.3f}" for hits in columns)
-        table.add_row(name, value, f"{low} to {high}", *baselines)
+    for name, (interval, read) in metrics.items():
+        baselines = ("–" if hits is None else f"{read(hits):.3f}" for hits in (mean.random, mean.center, mean.prior))
+        table.add_row(name, *_interval_cells(interval), *baselines)
     return table
 
 
 def _interval_cells(interval: IntervalPart) -> tuple[str, str]:
     if interval.value is None:
         return "undefined", ""
+    if interval.low is None:
+        return f"{interval.value:.3f}", "too few patients"
     return f"{interval.value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"
