@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..metrics.intervals import SeedVariance, Spread, Statistic, mean_statistic, spread, subtract
-from ..metrics.paired import holm
+from ..metrics.intervals import Spread, compare_means
+from ..metrics.paired import MIN_SEEDS, holm
 from ..records.schema import Record, StagePart
 from ..utils.text import count
-from .rows import MIN_SEEDS, Row
+from .rows import Row
 from .tables import EMPTY, MAX_NAMED, make_table
 
 SAME_BUDGET = 0.05  # budgets count as equal if the numbers of images seen differ by at most 5 %
@@ -78,7 +78,7 @@ def difference(upper: Row, lower: Row) -> Difference | None:
     """Return the difference between the mean AUCs of two rows of a board; None if it is undefined."""
     # All records of a board resample the same patients in the same order: replicate r of one pairs with r of the other.
     first, second = upper.statistics("mean_auc"), lower.statistics("mean_auc")
-    found, error = _subtract(first, second, upper.seed_variance["mean_auc"])
+    found, error = compare_means(first, second, upper.seed_variance["mean_auc"])
     return None if np.isnan(found.value) else Difference(upper, lower, found.value, error)
 
 
@@ -143,7 +143,7 @@ def check_null(rows: Sequence[Row]) -> NullCheck:
     p_values = []
     for row in rows:
         for first, second in combinations(row.statistics("mean_auc"), 2):
-            found, error = _subtract([first], [second], row.seed_variance["mean_auc"])
+            found, error = compare_means([first], [second], row.seed_variance["mean_auc"])
             if error is not None:
                 p_values.append(error.p_value(found.value))
     return NullCheck(sum(p < SIGNIFICANCE for p in p_values), len(p_values))
@@ -198,14 +198,6 @@ def summary_list(pairs: Sequence[Difference], caveat: str, name: Callable[[Row],
     if caveat:
         items.append(f"note that {caveat}")
     return "\n".join(f"- {item[0].upper()}{item[1:]}." for item in items)
-
-
-def _subtract(
-    first: Sequence[Statistic], second: Sequence[Statistic], seeds: SeedVariance | None
-) -> tuple[Statistic, Spread | None]:
-    """Subtract the means of two methods' runs; return the difference and its spread."""
-    found = subtract(mean_statistic(first), mean_statistic(second))
-    return found, spread(found, 1 / len(first) + 1 / len(second), seeds)
 
 
 def _same_budget(rows: Sequence[Row]) -> list[list[int]]:

@@ -16,13 +16,12 @@ from ..metrics.intervals import (
     mean_statistic,
     pool_seed_variance,
 )
+from ..metrics.paired import MIN_SEEDS
 from ..records.schema import LocalizationPart, Record
 from ..utils.files import json_sha256
 from ..utils.text import changed_options, code, escape, plain
 from .literature import Reported, reported
 from .verified_cache import Verified
-
-MIN_SEEDS = 2  # of a method, for a conclusion about it
 
 
 class Run(NamedTuple):

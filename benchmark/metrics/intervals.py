@@ -8,9 +8,9 @@ those of Student's t with Satterthwaite's degrees of freedom. The interval of a 
 log-odds. It is that of the metric's expectation over test splits of this size, which differs from the value in the
 population for a metric that depends on the number of images, such as average precision.
 
-Percentiles of the replicates are not used: with few positive patients, and for average precision at any size, they miss
-the truth far too often. tests/metrics/test_interval_coverage.py simulates all kinds of intervals in use; below
-`MIN_PATIENTS` their coverage was not shown, and there are none.
+Percentiles of the replicates are not used: with few positive patients they miss the truth far too often.
+tests/metrics/test_interval_coverage.py simulates all kinds of intervals in use; below `MIN_PATIENTS` their coverage was
+not shown, and there are none.
 """
 
 from collections.abc import Sequence
@@ -152,6 +152,17 @@ def spread(statistic: Statistic, weight: float = 1, seeds: SeedVariance | None =
     # The whole observed variance is what was estimated from few runs, also where most of it is explained by patients.
     inverse = min(seeds.observed * weight / total, 1) ** 2 / seeds.freedom
     return Spread(total**0.5, 1 / (inverse + (sampling / total) ** 2 / (statistic.patients - 1)))
+
+
+def compare_means(
+    first: Sequence[Statistic], second: Sequence[Statistic], seeds: SeedVariance | None
+) -> tuple[Statistic, Spread | None]:
+    """Return the difference between the means of two methods' runs, first - second, and its spread.
+
+    Replicate r of all runs has the same patients. `seeds` and None are those of `spread`.
+    """
+    found = subtract(mean_statistic(first), mean_statistic(second))
+    return found, spread(found, 1 / len(first) + 1 / len(second), seeds)
 
 
 def interval(statistic: Statistic, weight: float = 1, seeds: SeedVariance | None = None) -> Interval:

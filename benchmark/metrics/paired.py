@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import auc as auc_metrics
-from .intervals import Statistic, average_findings, mean_statistic, pool_seed_variance, spread, subtract
+from .intervals import Statistic, average_findings, compare_means, mean_statistic, pool_seed_variance
 
 MIN_SEEDS = 2  # runs of a method, for a conclusion about it
 
@@ -93,16 +93,15 @@ def compare(
 
 def difference(first: Sequence[Statistic], second: Sequence[Statistic]) -> Difference:
     """Compare a metric of the runs of two methods; replicate r of all runs has the same patients."""
-    one, other = mean_statistic(first), mean_statistic(second)
-    found = subtract(one, other)
+    is_tested = min(len(first), len(second)) >= MIN_SEEDS
+    found, error = compare_means(first, second, pool_seed_variance([first, second]) if is_tested else None)
     if np.isnan(found.value):
         return Difference(None, None, None, None, None, None, None, None)
-    is_tested = min(len(first), len(second)) >= MIN_SEEDS
-    error = spread(found, 1 / len(first) + 1 / len(second), pool_seed_variance([first, second]) if is_tested else None)
+    values = mean_statistic(first).value, mean_statistic(second).value, found.value
     if error is None:
-        return Difference(one.value, other.value, found.value, None, None, None, None, None)
+        return Difference(*values, None, None, None, None, None)
     low, high, p = found.value - error.margin, found.value + error.margin, error.p_value(found.value)
-    return Difference(one.value, other.value, found.value, low, high, p, None, None)
+    return Difference(*values, low, high, p, None, None)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
