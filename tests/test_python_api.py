@@ -64,7 +64,9 @@ def test_load_results_has_one_row_per_record(page):
 def test_load_results_reads_the_committed_records():
     table = chxbench.load_results(ROOT / "results")
     assert len(table) == len(list((ROOT / "results").glob("*/*/*/run.json")))
-    assert table["mean_auc"].between(table["mean_auc_low"], table["mean_auc_high"]).all()
+    shown = table.dropna(subset="mean_auc_low")  # the trial has too few patients for an interval
+    assert len(shown) == len(table) - 1
+    assert shown["mean_auc"].between(shown["mean_auc_low"], shown["mean_auc_high"]).all()
 
 
 def test_load_results_rejects_a_changed_record_and_a_missing_folder(page, tmp_path):

@@ -14,7 +14,7 @@ from scipy.stats import norm, rankdata
 from .bootstrap import bootstrap_counts, encode_patients
 from .intervals import Statistic
 
-DRAWS = 200  # of labels, to average the calibration error of a perfect forecaster
+DRAWS = 500  # of labels, to average the calibration error of a perfect forecaster
 
 
 class Reliability(NamedTuple):

@@ -143,7 +143,7 @@ def spread(statistic: Statistic, weight: float = 1, seeds: SeedVariance | None =
     defined = statistic.replicates[~np.isnan(statistic.replicates)]
     if np.isnan(statistic.value) or statistic.patients < MIN_PATIENTS or len(defined) < 2:
         return None
-    sampling = float(defined.var(ddof=1))
+    sampling = float(defined.var(ddof=1)) if np.ptp(defined) > EDGE**2 else 0.0  # equal but for rounding
     if seeds is None:
         return Spread(sampling**0.5, statistic.patients - 1)
     total = sampling + max(seeds.observed - seeds.interaction, 0) * weight

@@ -64,8 +64,8 @@ def forge_scores(folder, change):
 
     def follow(content):
         content["scores"]["sha256"] = file_sha256(folder / "scores.parquet")
-        content |= evaluate_scores(table, 100, content["dataset"]["rare"]).metrics.model_dump()
-        content["secondary_metrics"] = evaluate_secondary_metrics(table, 100).model_dump()
+        content |= evaluate_scores(table, 100, content["dataset"]["rare"])[0].model_dump()
+        content["secondary_metrics"] = evaluate_secondary_metrics(table, 100)[0].model_dump()
         recheck(content)
 
     edit(folder / "run.json", follow)
@@ -224,7 +224,7 @@ def test_what_was_verified_once_is_not_computed_again_until_a_byte_changes(resul
     assert not computed
     (entry,) = kept.iterdir()
     content = json.loads(entry.read_text())
-    content["replicates"][0] = 0.99
+    content["statistics"]["mean_auc"]["replicates"][0] = 0.99
     entry.write_text(json.dumps(content))
     verify_cached(folder, record, kept)
     assert len(computed) == 1  # the entry was changed

@@ -48,7 +48,7 @@ def test_without_validation_no_threshold_is_fixed(table):
     found = evaluate_arrays(**arrays_of(table, validation=None, findings=None))
     assert list(found["auc"])[:2] == ["finding_0", "finding_1"]
     mass = found["secondary_metrics"]["findings"]["finding_4"]
-    assert mass["threshold"] is None and mass["average_precision"]["value"] > 0
+    assert mass["threshold"] is None and mass["average_precision"] > 0
     assert mass["sensitivity"] == mass["specificity"] == {"value": None, "low": None, "high": None}
     assert found["secondary_metrics"]["mean"]["sensitivity"] is None
 
@@ -61,12 +61,12 @@ def test_the_second_mean_leaves_out_rare_findings(table):
 
 
 def test_the_second_mean_is_the_first_where_no_finding_is_rare(table):
-    metrics = evaluate_scores(table, 100).metrics
+    metrics, _ = evaluate_scores(table, 100)
     assert metrics.mean_auc_without_rare == metrics.mean_auc
 
 
 def test_the_second_mean_is_undefined_where_every_finding_is_rare(table):
-    mean = evaluate_scores(table, 100, FINDINGS).metrics.mean_auc_without_rare
+    mean = evaluate_scores(table, 100, FINDINGS)[0].mean_auc_without_rare
     assert (mean.value, mean.low, mean.high, mean.findings) == (None, None, None, 0)
 
 
@@ -117,9 +117,9 @@ def with_trait(table, name, values):
 def test_subgroups_are_those_of_any_trait(table, name, values, groups):
     traits = with_trait(table, name, values)
     assert traits_of(traits) == [name]
-    found = evaluate_secondary_metrics(traits, 100).subgroups[name]
+    found = evaluate_secondary_metrics(traits, 100)[0].subgroups[name]
     assert list(found) == groups
     if name == "scanner":
         part = traits[(traits["split"] == "test") & (traits["scanner"] == "A")]
-        alone = evaluate_scores(part, 100).metrics.mean_auc
+        alone = evaluate_scores(part, 100)[0].mean_auc
         assert (found["A"].images, found["A"].mean_auc) == (len(part), alone)

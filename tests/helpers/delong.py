@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from .bootstrap import UNDEFINED, Interval, encode_patients
+from chxbench.benchmark.metrics.bootstrap import encode_patients
+from chxbench.benchmark.metrics.intervals import UNDEFINED, Interval
 
 ROUNDING = 1e-12  # a variance below this, relative to those that it was computed from, counts as 0
 

@@ -9,12 +9,14 @@ import pytest
 from record_factory import edit, heatmaps, publish, recheck, score_table
 
 from chxbench import UserError
+from chxbench.benchmark.commands.compare.compare import compare_methods
 from chxbench.benchmark.evaluation.artifacts import heatmaps_sha256, save_heatmaps
-from chxbench.benchmark.leaderboard.ablation import paired_differences
+from chxbench.benchmark.leaderboard.ablation import paired_differences, rank_rows, rank_text
 from chxbench.benchmark.leaderboard.boards import make_boards
 from chxbench.benchmark.leaderboard.leaderboard import check_leaderboard, render, write_leaderboard
 from chxbench.benchmark.leaderboard.leaderboard import read_runs as read
 from chxbench.benchmark.leaderboard.rows import make_rows
+from chxbench.benchmark.metrics.intervals import compare_means, interval
 from chxbench.benchmark.records import record as records
 from chxbench.benchmark.records.record import RecordError
 from chxbench.benchmark.utils.files import file_sha256
@@ -45,7 +47,7 @@ def results(three, tmp_path):
 def localized(three, tmp_path_factory):
     """The same with a run that has heatmaps: the folder of them all, and that run's record."""
     base = Path(shutil.copytree(three, tmp_path_factory.mktemp("localized") / "all"))
-    _, record = publish_localized(base / "results", 3.0, name="sam")
+    _, record = publish_localized(base / "results", 0.7, name="sam")
     write_leaderboard(Workspace(base / "results"))
     return base, record
 
@@ -72,7 +74,8 @@ def test_the_committed_tree_agrees_with_itself():
 def test_methods_are_ranked_by_the_mean_over_their_seeds(results):
     text = board(results)
     strong = [run.record.mean_auc.value for run in read(Workspace(results)) if run.record.method.name == "ma"]
-    first, second = [line for line in text.splitlines() if line.lstrip("| ").startswith(("1 ", "2 "))]
+    table = text[text.index("| Rank") : text.index("![Mean AUC")].splitlines()
+    first, second = table[2:4]
     assert f"| {np.mean(strong):.3f} [" in first
     assert f"2 ({min(strong):.3f}–{max(strong):.3f})" in first
     assert "Weak" in second
@@ -208,8 +211,8 @@ def test_texts_from_a_record_are_only_text(results):
     assert "\u202e" not in text
     assert "\nrm " not in text
     assert r"\| \[a\](b) \!\[c\](d) \`e\`" in text
-    row = next(line for line in text.splitlines() if "script" in line and line.startswith("|   1 "))
-    columns = next(line for line in text.splitlines() if "# | Method" in line).count("|")
+    row = next(line for line in text.splitlines() if "script" in line and line.startswith("| –"))
+    columns = next(line for line in text.splitlines() if line.startswith("| Rank")).count("|")
     assert row.replace("\\|", "").count("|") == columns
 
 
@@ -229,7 +232,7 @@ def test_no_records_give_a_leaderboard_of_what_papers_report(tmp_path):
     text = (tmp_path / "leaderboard.md").read_text()
     assert text.startswith(Workspace(Path("results")).leaderboard_mark)
     assert "| Hernia" in text
-    assert "**0.7942**" in text
+    assert "0.7942" in text
 
 
 def test_publishing_replaces_whole_folders(three, tmp_path):
@@ -245,9 +248,18 @@ def test_publishing_replaces_whole_folders(three, tmp_path):
     assert sorted(path.name for path in place.parent.iterdir()) == ["a0"]
 
 
-def test_heatmaps_of_noise_are_above_no_baseline(results):
-    publish_localized(results, 0.0, name="sam")
-    assert "- Pointing game, 95 % interval above neither baseline: Maps." in text_of(results)
+@pytest.mark.parametrize(
+    ("brightness", "told"),
+    [
+        pytest.param(0.0, "significantly below the boxes of other patients: Maps.", id="noise"),
+        pytest.param(3.0, "significantly above the boxes of other patients: Maps.", id="boxes"),
+    ],
+)
+def test_heatmaps_are_compared_with_the_boxes_of_other_patients(results, brightness, told):
+    publish_localized(results, brightness, name="sam")
+    assert "- Pointing game, not tested (too few seeds or patients): Maps." in text_of(results)
+    publish_localized(results, brightness, "l1", name="sam", seed=1)
+    assert f"- Pointing game, {told}" in text_of(results)
 
 
 def publish_localized(results, brightness, run_id="l0", **about):
@@ -257,18 +269,16 @@ def publish_localized(results, brightness, run_id="l0", **about):
 def test_localization_is_shown_next_to_its_baselines(localized):
     base, record = localized
     found = record.localization
-    assert (found.mean.boxes, found.mean.findings, found.images, found.grid) == (40, 2, 40, [4, 4])
+    assert (found.mean.boxes, found.mean.findings, found.images, found.grid) == (120, 2, 120, [4, 4])
     assert found.findings["Mass"].method is None  # no box: null
     assert found.mean.method.pointing_game > 0.6 > 0.3 > found.mean.random.pointing_game
-    assert found.mean.low.pointing_game <= found.mean.method.pointing_game <= found.mean.high.pointing_game
+    assert found.mean.pointing_game.low < found.mean.method.pointing_game < found.mean.pointing_game.high
+    assert found.mean.prior.pointing_game > found.mean.random.pointing_game
     text = (base / "leaderboard.md").read_text()
     row = next(line for line in text.splitlines() if "the method's maps" in line)
     assert f"{found.mean.method.pointing_game:.3f} [" in row
-    assert f"| {found.mean.method.iobb.accuracy[1]:.3f} |" in row.replace("  ", "").replace("|", "| ").replace(
-        "  ", " "
-    )
-    assert "Baseline: random 4x4 heatmaps" in text
-    assert "- Pointing game, 95 % interval above both baselines: Maps." in text
+    assert f"| {found.mean.method.iobb.accuracy[1]:.3f} [" in row
+    assert "Baseline: random 4x4 heatmaps" in text and "Baseline: boxes of other patients, 4x4 heatmaps" in text
     assert "heatmaps.png)" in text
 
 
@@ -330,51 +340,93 @@ def test_runs_localized_against_different_boxes_do_not_share_a_board(results):
         text_of(results)
 
 
-def test_a_paired_difference_is_over_common_seeds(results):
+def test_a_paired_difference_is_over_all_seeds_of_both(results):
     claim = {"name": "sam", "compared_with": ["ma", "bsl", "nobody"]}
     publish(results, score_table(1.5, 2), "s1", "Step", seed=1, **claim)
     publish(results, score_table(3.0, 5), "s2", "Step", seed=2, **claim)
     rows = make_rows(read(Workspace(results)))
     steps = {step.lower.label: step for step in paired_differences(rows)}
-    assert set(steps) == {"Strong"}  # Weak has seed 0 alone
-    assert steps["Strong"].by_seed == [0.0]  # seed 1 of both: the same scores
-    assert (steps["Strong"].low, steps["Strong"].high) == (0.0, 0.0)
+    means = {row.label: row.mean_auc for row in rows}
+    assert {name: step.value for name, step in steps.items()} == pytest.approx(
+        {name: means["Step"] - means[name] for name in ("Strong", "Weak")}
+    )
+    assert steps["Weak"].p is None and "at least 2 seeds" in steps["Weak"].untested
+    step, strong = (row.statistics("mean_auc") for row in steps["Strong"][:2])
+    found, error = compare_means(step, strong, rows[0].seed_variance["mean_auc"])
+    assert (steps["Strong"].p, steps["Strong"].spread) == (error.p_value(found.value), error)
+    assert rows[0].seed_variance["mean_auc"].freedom == 2  # five runs of three rows, of which Weak has one
+
+
+def test_a_difference_is_that_of_compare(results):
+    """A board of two methods and `chxbench compare` compute the same, from the same functions."""
+    shutil.rmtree(results / "made" / "bsl")
+    for seed in (0, 1):
+        publish(results, score_table(1.0, 5 + seed), f"s{seed}", "Step", seed=seed, name="sam", compared_with=["ma"])
+    rows = make_rows(read(Workspace(results)))
+    (step,) = paired_differences(rows)
+    compared = compare_methods(results / "made" / "sam", results / "made" / "ma", 100, results).comparison.mean
+    ours = (step.value, step.value - step.spread.margin, step.value + step.spread.margin, step.p)
+    assert ours == pytest.approx((compared.value, compared.low, compared.high, compared.p), abs=1e-12)
+    for row in rows:
+        for run in row.runs:
+            recorded = run.record.mean_auc
+            assert interval(run.verified.statistic("mean_auc")) == pytest.approx(
+                (recorded.value, recorded.low, recorded.high), abs=1e-12
+            )
 
 
 @pytest.mark.parametrize(
     ("skill", "examples", "told"),
     [
-        pytest.param(3.0, 10, "Gain at equal training budget (95 % CI over test patients excludes 0)", id="better"),
-        pytest.param(
-            0.5,
-            10,
-            "No significant difference at equal training budget (95 % CI of the difference includes 0)",
-            id="alike",
-        ),
-        pytest.param(-1.0, 10, "Loss at equal training budget (95 % CI over test patients excludes 0)", id="worse"),
-        pytest.param(
-            3.0,
-            20,
-            "Gain with 2.0x the images seen in training (95 % CI over test patients excludes 0), which may explain all "
-            "of it",
-            id="better at more",
-        ),
-        pytest.param(
-            3.0,
-            5,
-            "Gain with 0.5x the images seen in training (95 % CI over test patients excludes 0):",
-            id="better at less",
-        ),
+        pytest.param(3.0, 10, "Gain at equal training budget (the 95 % interval over", id="better"),
+        pytest.param(0.5, 10, "No significant difference at equal training budget (the 95 % interval over", id="alike"),
+        pytest.param(-1.0, 10, "Loss at equal training budget (the 95 % interval over", id="worse"),
+        pytest.param(3.0, 20, "excludes 0), which may explain all of it: Step", id="better at more"),
+        pytest.param(3.0, 5, "Gain with 0.5x the images seen in training (the 95 % interval over", id="better at less"),
     ],
 )
 def test_the_summary_states_what_a_difference_shows_and_what_not(results, skill, examples, told):
-    publish(results, score_table(skill, 5), "s0", "Step", name="sam", compared_with=["bsl"], examples=examples)
+    claim = {"name": "sam", "compared_with": ["bsl"], "examples": examples}
+    publish(results, score_table(skill, 5), "s0", "Step", **claim)
+    assert "- Not tested, because a conclusion needs at least 2 seeds of each method: Step vs. Weak" in text_of(results)
+    publish(results, score_table(skill, 6), "s1", "Step", seed=1, **claim)
+    publish(results, score_table(0.5, 9), "a1", "Weak", seed=1)
     lines = text_of(results).splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("- ") and "Step vs. Weak (" in line)
-    outcome, limits = lines[first : first + 2]
-    assert told in outcome
-    assert limits.startswith("- Note that a difference from one seed")
-    assert limits.endswith("nothing here is about patients.")
+    assert told in lines[first]
+    assert lines[first + 1] == "- Note that nothing here is about patients."
+    assert "of 3 pairs of runs that differ only in their seed, the same test finds 0 different (0 %;" in "".join(lines)
+
+
+@pytest.mark.parametrize(("repeated", "tested"), [(4, False), (3, True)])
+def test_selections_that_are_nearly_the_same_images_are_not_compared(results, repeated, tested):
+    """If both repeat all 4 training images with a finding, which ones were selected cannot matter."""
+    shutil.rmtree(results / "made")
+
+    def repeat(fields):
+        fields["stages"][0].update(hard_positives={"Mass": repeated, "images": repeated})
+
+    for seed in (0, 1):
+        hard = {"name": "sam", "compared_with": ["bsl"], "seed": seed, "change": repeat}
+        publish(results, score_table(2.0, seed), f"s{seed}", "Hard", **hard)
+        publish(results, score_table(1.0, seed), f"r{seed}", "Random", seed=seed, change=repeat)
+    text = text_of(results)
+    told = "- Not tested, because both repeat at least 100 % of the training images with a finding"
+    assert (told in text, "- Gain at equal training budget" in text) == (not tested, tested)
+
+
+def test_ranks_are_intervals_within_a_training_budget(results):
+    """Two that differ, two that do not, one alone with more images, one with a single seed."""
+    shutil.rmtree(results / "made")
+    methods = {"ma": (3.0, 10), "sam": (1.0, 10), "fam": (1.0, 10), "bsl": (3.0, 20)}
+    for number, (name, (skill, examples)) in enumerate(methods.items()):
+        for seed in (0, 1, 2):
+            table = score_table(skill, 10 * number + seed)
+            publish(results, table, f"{name}{seed}", name, seed=seed, name=name, examples=examples)
+    publish(results, score_table(9.0), "w0", "wang2017", name="wang2017")
+    rows = make_rows(read(Workspace(results)))
+    ranks = {row.label: rank_text(rank) for row, rank in zip(rows, rank_rows(rows), strict=True)}
+    assert ranks == {"ma": "1 of 3", "sam": "2–3 of 3", "fam": "2–3 of 3", "bsl": "–", "wang2017": "–"}
 
 
 def test_options_that_both_have_must_be_equal_in_a_pair(results):

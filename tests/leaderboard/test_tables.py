@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from record_factory import publish, score_table
 
+from chxbench.benchmark.leaderboard.ablation import rank_rows, rank_text
 from chxbench.benchmark.leaderboard.boards import make_boards
 from chxbench.benchmark.leaderboard.leaderboard import read_runs
 from chxbench.benchmark.leaderboard.literature import reported
@@ -44,9 +45,9 @@ def on_nih(run, version, test):
 def test_a_reported_value_has_a_difference_where_the_protocol_is_the_same(results, version, test, shown):
     publish(results, score_table(1.5), "a0", "MA", name="ma", reported="ma")
     (row,) = make_rows([on_nih(run, version, test) for run in read_runs(Workspace(results))])
-    cells = [cell.strip() for cell in ranking([row]).splitlines()[-1].strip("|").split("|")]
+    cells = [cell.strip() for cell in ranking([row], [""]).splitlines()[-1].strip("|").split("|")]
     assert cells[-3:-1] == ["0.7942", "Ma et al., ICASSP 2019; NIH official test split, NIH v2017 labels"]
-    assert cells[-1] == (f"{row.mean('mean_auc') - 0.7942:+.3f}" if shown else "–")
+    assert cells[-1] == (f"{row.mean_auc - 0.7942:+.3f}" if shown else "–")
     told = "\n".join(board_markdown(make_boards(row.runs)[0], []))
     assert ("A difference from a reported value is given only" in told) != shown
 
@@ -56,17 +57,22 @@ def test_a_reported_value_is_of_the_papers_dataset_and_options(results):
     publish(results, score_table(1.5), "a1", "MA", name="ma", reported="ma", options={"k": 1}, changed={"k": 1})
     plain, changed = sorted(rows_of(results), key=lambda row: len(row.first.method.changed))
     assert plain.reported is None
-    assert "Reported" not in ranking([plain])
+    assert "Reported" not in ranking([plain], [""])
     assert make_rows([on_nih(changed.runs[0], "1", None)])[0].reported is None
     assert reported("ma", "chestxray14").mean_auc == 0.7942
     assert reported(None, "chestxray14") is None
 
 
-def test_a_control_has_no_rank(results):
-    publish(results, score_table(3), "c0", "Best of all", name="ma_random", control=True)
-    publish(results, score_table(1), "a0", "Method")
-    ranks = [line.split("|")[1].strip() for line in ranking(rows_of(results)).splitlines()[2:]]
-    assert ranks == ["control", "1"]
+def test_a_control_is_marked_and_ranked_like_a_method(results):
+    for seed in (0, 1):
+        publish(results, score_table(3, seed), f"c{seed}", "Best of all", name="ma_random", control=True, seed=seed)
+        publish(results, score_table(1, seed), f"a{seed}", "Method", seed=seed)
+    rows = rows_of(results)
+    lines = ranking(rows, [rank_text(rank) for rank in rank_rows(rows)]).splitlines()[2:]
+    assert [[cell.strip() for cell in line.split("|")[1:3]] for line in lines] == [
+        ["1 of 2", "Best of all (control)"],
+        ["2 of 2", "Method"],
+    ]
 
 
 def cells_of(table):
@@ -80,16 +86,19 @@ def test_other_statistics_are_means_over_findings_and_seeds(results):
     parts = [run.verified.secondary_metrics for run in row.runs]
     (cells,) = cells_of(secondary_metrics([row]))
     each = [np.mean([one.brier for one in part.findings.values()]) for part in parts]
-    assert cells[2] == f"{np.mean(each):.4f}"
-    assert cells[4] == f"{np.mean([part.mean.sensitivity for part in parts]):.3f}"
-    assert float(cells[5]) == pytest.approx(0.9, abs=0.06)  # thresholds are chosen on 60 validation images
+    assert cells[2].startswith(f"{np.mean(each):.4f} [")
+    error = np.mean([part.mean.calibration_error for part in parts])
+    floor = np.mean([part.mean.calibration_error_floor for part in parts])
+    assert cells[3:5] == [f"{error:.4f}", f"{floor:.4f}"] and error > floor
+    assert cells[5] == f"{np.mean([part.mean.sensitivity for part in parts]):.3f}"
+    assert float(cells[6]) == pytest.approx(0.9, abs=0.06)  # thresholds are chosen on 60 validation images
 
 
 def test_statistics_of_a_finding_without_a_class_are_null_with_a_reason(results):
     _, record = publish(results, score_table(1, without=["Hernia"]), "h0", "No hernia")
     hernia, mass = record.secondary_metrics.findings["Hernia"], record.secondary_metrics.findings["Mass"]
     assert (hernia.undefined_reason, mass.undefined_reason) == ("no positive image", None)
-    assert (hernia.average_precision.value, hernia.sensitivity.value) == (None, None)
+    assert (hernia.average_precision, hernia.sensitivity.value) == (None, None)
     assert hernia.specificity.value is not None
     assert record.secondary_metrics.mean.average_precision.findings == 13
 
@@ -141,6 +150,7 @@ def put(*path, value):
         pytest.param(put("method", "source_sha256", value="1" * 64), id="code of the method"),
         pytest.param(put("dataset", "pixels", "sha256", value="1" * 64), id="pixels"),
         pytest.param(put("weights", "source", value="timm/resnet18.a1_in1k"), id="pretrained weights"),
+        pytest.param(put("environment", "precision", value="bfloat16"), id="precision"),
     ],
 )
 def test_runs_of_different_inputs_are_no_seeds_of_one_row(results, change):

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from chxbench.benchmark.metrics import auc as auc_metrics
 from chxbench.benchmark.metrics import bootstrap
+from chxbench.benchmark.metrics.intervals import UNDEFINED, interval
 
 labelled_scores = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60)
 
@@ -108,48 +109,15 @@ def test_a_reason_is_given_exactly_where_auc_is_undefined(labels, reason):
 def test_without_images_all_is_undefined():
     nothing = np.zeros((0, 2))
     for evaluate in (auc_metrics.evaluate, evaluate_precision):
-        evaluation = evaluate(nothing, nothing, [], 20)
-        assert evaluation.each == [auc_metrics.Interval(None, None, None)] * 2 and evaluation.positives == [0, 0]
+        found = evaluate(nothing, nothing, [], 20)
+        assert [(interval(one), one.patients) for one in found] == [(UNDEFINED, 0)] * 2
 
 
-def test_one_patient_is_the_same_in_every_draw():
-    scores, labels = np.array([[3.0], [2.0], [1.0]]), np.array([[1.0], [0.0], [1.0]])
-    assert auc_metrics.evaluate(scores, labels, ["a"] * 3, 20).each == [auc_metrics.Interval(0.5, 0.5, 0.5)]
-
-
-def test_no_interval_where_no_draw_is_defined():
-    """With the seed 0 the one draw takes one of the two patients twice."""
-    assert auc_metrics.evaluate(np.array([[1.0], [0.0]]), np.array([[1.0], [0.0]]), ["a", "b"], 1, seed=0).each == [
-        auc_metrics.Interval(1.0, None, None)
-    ]
-
-
-def test_mean_leaves_undefined_findings_out_and_counts_the_others():
-    scores = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
-    labels = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
-    evaluation = auc_metrics.evaluate(scores, labels, ["a", "b", "c"], 100)
-    assert evaluation.each[1] == auc_metrics.Interval(None, None, None)
-    assert (evaluation.mean[0].value, evaluation.mean[1]) == (1.0, 1)
-    assert auc_metrics.mean_auc(scores, labels) == 1.0
-
-
-def test_without_a_defined_finding_the_mean_is_undefined():
-    evaluation = auc_metrics.evaluate(np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b", "c"], 100)
-    assert evaluation.mean == (auc_metrics.Interval(None, None, None), 0)
-    assert auc_metrics.mean_auc(np.zeros((3, 2)), np.zeros((3, 2))) is None
-
-
-def test_second_mean_leaves_one_finding_out():
-    rng = np.random.default_rng(0)
-    labels = (rng.random((60, 3)) < 0.5).astype(float)
-    scores = rng.standard_normal((60, 3))
-    evaluation = auc_metrics.evaluate(scores, labels, np.arange(60), 100, leave_out=(2,))
-    assert evaluation.mean[0].value == pytest.approx(
-        np.mean([roc_auc_score(labels[:, c], scores[:, c]) for c in range(3)])
-    )
-    assert evaluation.mean_without[0].value == pytest.approx(
-        np.mean([roc_auc_score(labels[:, c], scores[:, c]) for c in range(2)])
-    )
+def test_patients_of_the_rarer_class_are_counted():
+    labels = np.array([1, 1, 0, 1, 0, np.nan])
+    assert auc_metrics.rarer_class(labels, list("aabbcd")) == 2
+    assert auc_metrics.rarer_class(1 - labels, list("aabbcd")) == 2
+    assert auc_metrics.rarer_class(np.ones(3), list("abc")) == 0
 
 
 @pytest.mark.parametrize(
@@ -157,13 +125,13 @@ def test_second_mean_leaves_one_finding_out():
     [(auc_metrics.evaluate, roc_auc_score), (evaluate_precision, average_precision_score)],
     ids=["auc", "precision"],
 )
-def test_intervals_resample_patients_with_all_their_images(evaluate, reference):
+def test_replicates_resample_patients_with_all_their_images(evaluate, reference):
     """Against a plain loop: draw patients, take all their images, ask scikit-learn."""
     rng = np.random.default_rng(1)
     patients = rng.integers(0, 30, 120)
     labels = (rng.random((120, 1)) < 0.4).astype(float)
     scores = rng.standard_normal((120, 1)) + labels
-    interval = evaluate(scores, labels, patients, 300, seed=5).each[0]
+    (found,) = evaluate(scores, labels, patients, 300, seed=5)
 
     draws, generator = [], np.random.default_rng(5)
     names = np.unique(patients)
@@ -171,8 +139,8 @@ def test_intervals_resample_patients_with_all_their_images(evaluate, reference):
         drawn = names[generator.integers(0, len(names), len(names))]
         rows = np.concatenate([np.flatnonzero(patients == patient) for patient in drawn])
         draws.append(reference(labels[rows, 0], scores[rows, 0]))
-    assert interval.value == pytest.approx(reference(labels[:, 0], scores[:, 0]), abs=1e-12)
-    assert [interval.low, interval.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-12)
+    assert found.value == pytest.approx(reference(labels[:, 0], scores[:, 0]), abs=1e-12)
+    np.testing.assert_allclose(found.replicates, draws, atol=1e-12)
 
 
 rated_images = st.lists(
@@ -225,9 +193,9 @@ def test_intervals_widen_when_images_of_a_patient_are_alike():
     rng = np.random.default_rng(2)
     labels = np.repeat((rng.random((60, 1)) < 0.5).astype(float), 8, axis=0)
     scores = np.repeat(rng.standard_normal((60, 1)), 8, axis=0) + labels
-    by_patient = auc_metrics.evaluate(scores, labels, np.repeat(np.arange(60), 8), 400).each[0]
-    by_image = auc_metrics.evaluate(scores, labels, np.arange(480), 400).each[0]
-    assert by_patient.high - by_patient.low > 2 * (by_image.high - by_image.low)
+    (by_patient,) = auc_metrics.evaluate(scores, labels, np.repeat(np.arange(60), 8), 400)
+    (by_image,) = auc_metrics.evaluate(scores, labels, np.arange(480), 400)
+    assert by_patient.replicates.std() > 2 * by_image.replicates.std()
 
 
 @settings(max_examples=30)
@@ -236,11 +204,11 @@ def test_draws_do_not_depend_on_how_many_are_held_at_a_time(seed):
     rng = np.random.default_rng(seed)
     labels, scores = (rng.random((40, 2)) < 0.5).astype(float), rng.standard_normal((40, 2))
     patients = rng.integers(0, 12, 40)
-    whole = auc_metrics.evaluate(scores, labels, patients, 100)
+    whole = auc_metrics.bootstrap(scores, labels, patients, 100)
     held = bootstrap.CHUNK
     try:
         bootstrap.CHUNK = 40 * 7
-        assert auc_metrics.evaluate(scores, labels, patients, 100) == whole
+        np.testing.assert_array_equal(auc_metrics.bootstrap(scores, labels, patients, 100), whole)
     finally:
         bootstrap.CHUNK = held
 

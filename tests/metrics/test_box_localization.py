@@ -133,8 +133,8 @@ def test_the_pointing_game_takes_any_box_of_the_finding_and_the_centre_of_the_pl
     more = truth(*two, (1, 0, (0.1, 0.1, 0.1, 0.1)), images=2)
     twice = np.concatenate([maps, maps])
     assert localization.score(localization.match_boxes(twice, more, WHOLE), more).pointing_game[0] == 0.5
-    low, high = localization.mean_interval(localization.match_boxes(twice, more, WHOLE), more, 200)
-    assert (low.pointing_game, high.pointing_game) == (0.0, 1.0)
+    pointing, *_ = localization.evaluate_means(localization.match_boxes(twice, more, WHOLE), more, 200)
+    assert pointing.value == 0.5 and set(pointing.replicates) == {0.0, 0.5, 1.0}
 
 
 def test_a_map_without_contrast_points_nowhere():
@@ -160,7 +160,7 @@ def test_the_center_baseline_is_one_box_per_image():
     assert marks.pointed.tolist() == [True, False]
 
 
-def test_intervals_resample_patients():
+def test_replicates_resample_patients():
     generator = np.random.default_rng(0)
     where = [(k, 0, (0.25, 0.25, 0.5, 0.5)) for k in range(60)]
     maps = generator.random((60, 1, 4, 4))
@@ -168,13 +168,37 @@ def test_intervals_resample_patients():
     together = truth(*where, images=60, patients=np.arange(60) // 30)
     marks = localization.match_boxes(maps, alone, WHOLE)
     value = localization.mean_score(localization.score(marks, alone)).pointing_game
-    low, high = (end.pointing_game for end in localization.mean_interval(marks, alone, 500))
-    assert low < value < high
-    wide = [end.pointing_game for end in localization.mean_interval(marks, together, 500)]
-    assert set(np.round(wide, 6)) <= {
-        round(float(marks.pointed[:30].mean()), 6),
-        round(float(marks.pointed[30:].mean()), 6),
-    }
+    pointing, *accuracy = localization.evaluate_means(marks, alone, 500)
+    assert (pointing.value, pointing.patients) == (value, 60) and len(accuracy) == len(LEVELS)
+    assert pointing.replicates.mean() == pytest.approx(value, abs=0.01)
+    of_two, *_ = localization.evaluate_means(marks, together, 500)
+    halves = [marks.pointed[:30].mean(), marks.pointed[30:].mean()]
+    assert set(of_two.replicates.round(6)) == {round(x, 6) for x in (*halves, np.mean(halves))}
+
+
+def test_the_boxes_of_other_patients_are_a_map_without_the_image():
+    """Patient a's map shows where b's box is, patient b's where a's is; each only for the finding of the box."""
+    quarter = (0.0, 0.0, 0.5, 0.5)
+    boxes = truth((0, 0, quarter), (1, 0, quarter), (2, 0, (0.5, 0.5, 0.5, 0.5)), (3, 1, quarter), images=4)
+    found = localization.prior_baseline((4, 4), 2, boxes, WHOLE)
+    level = localization.IOU.index(0.7) + len(localization.IOBB)
+    # Two of three other patients have the first quarter, one of them the last: only what both leave is above 180.
+    assert found.found[:, level].tolist() == [True, True, False, False]
+    assert found.pointed.tolist() == [True, True, False, False]  # nobody else has the second finding
+
+
+def test_the_boxes_of_the_same_patient_are_left_out():
+    quarter = (0.0, 0.0, 0.5, 0.5)
+    boxes = truth((0, 0, quarter), (1, 0, quarter), images=2, patients=np.array([7, 7]))
+    assert not localization.prior_baseline((4, 4), 1, boxes, WHOLE).pointed.any()
+
+
+def test_a_prior_covers_cells_in_parts_and_only_the_crop():
+    """A crop of half the side: a box to the left of it covers nothing, one half in a cell half of it."""
+    crop = Frame(8, 4)
+    inside = crop.to_crop(np.array([[0.25, 0.25, 0.0625, 0.125], [0.0, 0.0, 0.25, 0.25]]))
+    np.testing.assert_allclose(localization._covered(inside[:, 0], inside[:, 2], 4), [[0.5, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(crop.to_image(inside)[0], [0.25, 0.25, 0.0625, 0.125])
 
 
 @dataclass(frozen=True)

@@ -101,3 +101,34 @@ def test_intervals_of_the_bins_are_wilsons():
 def test_fewer_than_one_bin_is_rejected():
     with pytest.raises(ValueError, match="at least one"):
         calibration.reliability(np.array([0.5]), np.array([1.0]), 0)
+
+
+def test_the_brier_score_resamples_patients_with_all_their_images():
+    """Against a plain loop: draw patients, take all their images, average."""
+    rng = np.random.default_rng(1)
+    patients, labels = rng.integers(0, 20, 90), rng.choice([0.0, 1.0, np.nan], (90, 2))
+    probabilities = rng.random((90, 2))
+    found = calibration.evaluate_brier(probabilities, labels, patients, 30, seed=3)
+    generator, names = np.random.default_rng(3), np.unique(patients)
+    for r in range(30):
+        chosen = names[generator.integers(0, len(names), len(names))]
+        rows = np.concatenate([np.flatnonzero(patients == patient) for patient in chosen])
+        for c in range(2):
+            wanted = calibration.brier(probabilities[rows, c], labels[rows, c])
+            assert found[c].replicates[r] == pytest.approx(wanted, abs=1e-12)
+    assert [one.value for one in found] == [calibration.brier(probabilities[:, c], labels[:, c]) for c in range(2)]
+    nothing = calibration.evaluate_brier(np.zeros((3, 1)), np.full((3, 1), np.nan), list("abc"), 5)[0]
+    assert np.isnan(nothing.value) and np.isnan(nothing.replicates).all() and nothing.patients == 0
+
+
+def test_the_floor_is_the_error_of_a_forecaster_that_is_right():
+    rng = np.random.default_rng(2)
+    probabilities = rng.beta(1, 6, 600)
+    drawn = [
+        calibration.expected_calibration_error(probabilities, (rng.random(600) < probabilities).astype(float))
+        for _ in range(2000)
+    ]
+    floor = calibration.calibration_error_floor(probabilities, np.zeros(600))
+    assert floor == pytest.approx(np.mean(drawn), rel=0.04) and floor > 0.02
+    assert calibration.calibration_error_floor(probabilities, np.full(600, np.nan)) is None
+    assert calibration.calibration_error_floor(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0

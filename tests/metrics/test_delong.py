@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from chxbench.benchmark.metrics import auc as auc_metrics
-from chxbench.benchmark.metrics import delong
-from chxbench.benchmark.metrics.bootstrap import UNDEFINED
+from chxbench.benchmark.metrics.intervals import UNDEFINED
+from tests.helpers import delong
 
 # 113 patients with an aneurysmal subarachnoid haemorrhage (Turck et al. 2010, Intensive Care Medicine 36:107), as
 # in the data set aSAH of the R package pROC: 41 with a poor outcome, then 72 with a good one; S100B as ranks.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
 from chxbench.benchmark.metrics import operating_point
-from chxbench.benchmark.metrics.bootstrap import UNDEFINED
+from chxbench.benchmark.metrics.intervals import UNDEFINED, Statistic, interval
 from chxbench.benchmark.metrics.operating_point import OperatingPoint, Rates
 
 rated = st.lists(st.tuples(st.integers(-3, 3), st.sampled_from([0.0, 1.0, np.nan])), max_size=40)
@@ -65,28 +65,30 @@ def test_rates_equal_scikit_learns_confusion_matrix(images, cut):
     assert found == Rates(tp / (tp + fn) if tp + fn else None, tn / (tn + fp) if tn + fp else None)
 
 
-def test_intervals_resample_patients_with_all_their_images():
+def test_replicates_resample_patients_with_all_their_images():
     """Against a plain loop: draw patients, take all their images, count."""
     rng = np.random.default_rng(1)
-    patients = rng.integers(0, 25, 120)
-    labels = rng.choice([0.0, 1.0, np.nan], (120, 2), p=[0.6, 0.3, 0.1])
-    scores = rng.standard_normal((120, 2)) + np.nan_to_num(labels)
+    patients = rng.integers(0, 45, 250)
+    labels = rng.choice([0.0, 1.0, np.nan], (250, 2), p=[0.5, 0.4, 0.1])
+    scores = rng.standard_normal((250, 2)) + np.nan_to_num(labels)
     found = operating_point.evaluate(scores, labels, patients, [0.4, -0.2], 200, seed=7)
     for c, cut in enumerate([0.4, -0.2]):
         generator, drawn = np.random.default_rng(7), []
         for _ in range(200):
-            chosen = generator.integers(0, 25, 25)
+            chosen = generator.integers(0, 45, 45)
             rows = np.concatenate([np.flatnonzero(patients == patient) for patient in chosen])
             drawn.append(operating_point.rates(scores[rows, c], labels[rows, c], cut))
         whole = operating_point.rates(scores[:, c], labels[:, c], cut)
-        for ours, value, draws in zip(found[c], whole, zip(*drawn, strict=True), strict=True):
-            assert ours == pytest.approx((value, *np.quantile(draws, [0.025, 0.975])), abs=1e-12)
+        of_class = [len(np.unique(patients[labels[:, c] == value])) for value in (1, 0)]
+        for ours, value, draws, count in zip(found[c], whole, zip(*drawn, strict=True), of_class, strict=True):
+            assert ours == pytest.approx(interval(Statistic(value, np.array(draws), count)), abs=1e-12)
+            assert None not in ours
 
 
 def test_draws_without_the_class_are_left_out_and_a_missing_class_is_undefined():
     scores, labels = np.array([[1.0], [0.0], [0.0]]), np.array([[1.0], [0.0], [0.0]])
     (found,) = operating_point.evaluate(scores, labels, ["a", "b", "b"], [0.5], 50)
-    assert found == OperatingPoint((1, 1, 1), (1, 1, 1))
+    assert found == OperatingPoint((1, None, None), (1, None, None))
     (found,) = operating_point.evaluate(scores, np.zeros((3, 1)), ["a", "b", "b"], [0.5], 50)
     assert found.sensitivity == UNDEFINED and found.specificity.value == pytest.approx(2 / 3)
 
