@@ -28,6 +28,7 @@ __all__ = [
     "Method",
     "MethodError",
     "Output",
+    "PartCheck",
     "Selection",
     "Stage",
     "UserError",
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from .api import predict, run
     from .benchmark.dataset import FINDINGS, DataError, Dataset, Index
     from .benchmark.evaluation.scores import evaluate_arrays as evaluate_scores
-    from .benchmark.method import Method, MethodError, Output, Selection, Stage
+    from .benchmark.method import Method, MethodError, Output, PartCheck, Selection, Stage
     from .benchmark.records.table import load_results
     from .benchmark.registry import DATASETS, METHODS
     from .benchmark.utils.errors import UserError
@@ -51,7 +52,7 @@ _MODULES = {  # of each name
     "api": ("predict", "run"),
     "benchmark.dataset": ("FINDINGS", "DataError", "Dataset", "Index"),
     "benchmark.evaluation.scores": ("evaluate_scores",),
-    "benchmark.method": ("Method", "MethodError", "Output", "Selection", "Stage"),
+    "benchmark.method": ("Method", "MethodError", "Output", "PartCheck", "Selection", "Stage"),
     "benchmark.records.table": ("load_results",),
     "benchmark.registry": ("DATASETS", "METHODS"),
     "benchmark.utils.errors": ("UserError",),

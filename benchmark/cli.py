@@ -3,9 +3,11 @@
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ INTERRUPTED = {  # message after Ctrl-C, by command
     "compare": "nothing was written",
 }
 RESUME = "rerun the same command to resume"
+MAX_SEEDS = 100  # of one command
 Command = Callable[..., Any]
 
 
@@ -29,6 +32,22 @@ class _CliError(click.ClickException):
     """A UserError as the command line prints it: one sentence, exit status 2."""
 
     exit_code = 2
+
+
+class _Seeds(click.ParamType):
+    """Seeds as a range, 0-4, or a list, 0,2,5."""
+
+    name = "seeds"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        """Parse a range or a list into distinct seeds."""
+        if match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", value):
+            seeds = list(range(int(match[1]), min(int(match[2]), int(match[1]) + MAX_SEEDS) + 1))
+        else:
+            seeds = [int(part) for part in value.split(",")] if re.fullmatch(r"\d{1,19}(,\d{1,19})*", value) else []
+        if not seeds or len(set(seeds)) < len(seeds) or len(seeds) > MAX_SEEDS:
+            self.fail(f"{value!r} is neither a range (0-4) nor a list (0,2,5) of 1 to {MAX_SEEDS} different seeds")
+        return seeds
 
 
 class _Commands(click.Group):
@@ -181,6 +200,12 @@ def _source(settings: tuple[str, ...], cache: Path | None, **others: Any) -> dic
     show_default=True,
     help="Random seed of initialization, data order and augmentation.",
 )
+@click.option(
+    "--seeds",
+    type=_Seeds(),
+    metavar="N-N|N,N",
+    help="Several seeds instead, one run after the other: 0-4, or 0,2,5. Conclusions about a method need at least two.",
+)
 @source_options
 @results_option
 @click.option(
@@ -190,7 +215,7 @@ def _source(settings: tuple[str, ...], cache: Path | None, **others: Any) -> dic
     help="Also log to an experiment tracker supported by accelerate (tensorboard, mlflow, ...). Repeatable.",
 )
 @click.option("--fresh", is_flag=True, help="Start over, even if this run is completed or was interrupted.")
-def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
+def run(options: tuple[str, ...], seeds: list[int] | None, results: Path, **source: Any) -> None:
     """Train and evaluate a method, publish its record, regenerate the leaderboard.
 
     The same command resumes an interrupted run; a completed run is not trained again.
@@ -198,6 +223,7 @@ def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
     \b
     Examples:
       chxbench run --method ma
+      chxbench run --method ma --seeds 0-4
       chxbench run --method ma --dataset chestxray14 --data-dir ~/nih --seed 1
       chxbench run --method sam --option pool=lse --set train.epochs=3
       chxbench run --method ma --track tensorboard    (then: tensorboard --logdir runs)
@@ -208,13 +234,17 @@ def run(options: tuple[str, ...], results: Path, **source: Any) -> None:
     from .utils.options import parse_pairs
     from .utils.workspace import Workspace
 
+    context = click.get_current_context()
+    if seeds and context.get_parameter_source("seed") is not click.core.ParameterSource.DEFAULT:
+        raise UserError("--seed and --seeds exclude each other: pass one of them")
     config = RunConfig(
         options=parse_pairs(options, "--option"),
-        argv=click.get_current_context().meta["argv"],
+        argv=context.meta["argv"],
         results=results,
         **_source(**source),
     )
-    run_and_destroy_group(config, lambda record, folder: report_run(record, folder, Workspace(results)))
+    configs = [replace(config, seed=seed) for seed in seeds] if seeds else [config]
+    run_and_destroy_group(configs, lambda record, folder: report_run(record, folder, Workspace(results)))
 
 
 @main.command(short_help="Measure how fast methods are on this machine.")
@@ -529,8 +559,8 @@ def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
 
     \b
     Examples:
-      chxbench verify results/phantom/ma/quick-seed0-32a61d9e03
-      chxbench verify results/chestxray14/ma/quick-seed0-d112a629af --data-dir ~/nih
+      chxbench verify results/phantom/ma/quick-seed0-5acd74bc09
+      chxbench verify results/chestxray14/ma/quick-seed0-f9a893718e --data-dir ~/nih
     """
     from .commands.verify import verify as verify_record
 

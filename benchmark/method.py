@@ -74,6 +74,20 @@ class Stage(NamedTuple):
     start: Literal["initial", "previous"] = "initial"
 
 
+class PartCheck(NamedTuple):
+    """How much a part of a trained network does, so that a part that does nothing is neither credited nor blamed.
+
+    Attributes:
+        name: what is measured, in words: "spread of the gates over images".
+        value: the measured number.
+        minimum: below this, the part is inactive: the method's difference to a method without the part is not tested.
+    """
+
+    name: str
+    value: float
+    minimum: float
+
+
 @dataclass(frozen=True)
 class Method:
     """Base class of a method plugin.
@@ -85,7 +99,7 @@ class Method:
         reported: key of the paper's published results in literature.csv, or None.
         compared_with: names of the methods that this one claims to improve on: the method that it extends, and its
             controls. The leaderboard shows the paired difference to each.
-        control: whether the method only serves for comparison: the leaderboard marks it and gives it no rank.
+        control: whether the method only serves for comparison: the leaderboard marks it.
         display_options: names of the options that change no score, and may differ when a trained run is used again.
     """
 
@@ -150,6 +164,15 @@ class Method:
         Heatmaps are normalized from their lowest to their highest value, so the scale determines how wide a peak is.
         """
         return maps
+
+    def check_parts(self, network: nn.Module, images: Tensor) -> Sequence[PartCheck]:
+        """Measure what the parts that this method adds do in its trained network; by default nothing is measured.
+
+        Args:
+            network: the trained network, in evaluation mode, without gradients.
+            images: validation images, normalized as in training (B, 3, H, W).
+        """
+        return ()
 
     def stages(self) -> Sequence[Stage]:
         """List the rounds of training, in order; by default one, on every image."""

@@ -3,6 +3,7 @@
 from typing import Literal, cast
 
 import timm
+import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from timm.layers import SEModule
@@ -76,6 +77,32 @@ def open_gates(network: nn.Module) -> None:
         if isinstance(module, GATES):
             nn.init.zeros_(module.fc2.weight)
             nn.init.constant_(module.fc2.bias, GATE_BIAS)
+
+
+def gate_spread(network: nn.Module, images: Tensor) -> float:
+    """Measure how much the gates of squeeze-and-excitation blocks depend on the image.
+
+    Args:
+        network: network with such blocks, in evaluation mode.
+        images: images (B, 3, H, W), B > 1.
+
+    Returns:
+        The standard deviation of a gate over the images, averaged over channels and blocks; 0 for constant gates.
+    """
+    spreads: list[Tensor] = []
+    sigmoids = [
+        getattr(block, "gate", None) or block.sigmoid for block in network.modules() if isinstance(block, GATES)
+    ]
+    hooks = [
+        sigmoid.register_forward_hook(lambda *call: spreads.append(call[2].float().std(dim=0).mean()))
+        for sigmoid in sigmoids
+    ]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return float(torch.stack(spreads).mean())
 
 
 def _create(name: str, attention: bool, output_stride: int) -> Backbone:

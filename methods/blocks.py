@@ -58,7 +58,7 @@ def full_precision(features: Tensor) -> torch.autocast:
 class GlobalLocalHead(nn.Module):
     """Space attention module: a classifier of the local features and their mean over the image.
 
-    The mean is broadcast, without a convolution, and concatenated (Ma et al. 2019, section 2.2): features (B, D, h, w)
+    The mean is broadcast, without a convolution, and concatenated (Ma et al. 2019, section 3.2): features (B, D, h, w)
     to log-odds (B, C, h, w) by one linear classifier for all locations.
 
     Args:
@@ -84,13 +84,24 @@ class GlobalLocalHead(nn.Module):
         """
         return self._classify(features, features)
 
+    def global_share(self, features: Tensor) -> float:
+        """Return the global half's share of the variance of the local log-odds, over images and locations: 0..1."""
+        image = features.mean((2, 3), keepdim=True).expand_as(features)
+        weights = self.classifier.weight.chunk(2, dim=1)
+        local, whole = (
+            F.conv2d(half, weight).var((0, 2, 3)).mean()
+            for half, weight in zip(self._join(features, image).chunk(2, dim=1), weights, strict=True)
+        )
+        return float(whole / (local + whole).clamp(min=torch.finfo(local.dtype).tiny))
+
     def _classify(self, local: Tensor, image: Tensor) -> Tensor:
-        if self.scale is None:
-            plain: Tensor = self.classifier(torch.cat([local, image], dim=1))
-            return plain
-        both = torch.cat([F.normalize(local, dim=1), F.normalize(image, dim=1)], dim=1)
-        logits: Tensor = self.classifier(both * self.scale)
+        logits: Tensor = self.classifier(self._join(local, image))
         return logits
+
+    def _join(self, local: Tensor, image: Tensor) -> Tensor:
+        if self.scale is None:
+            return torch.cat([local, image], dim=1)
+        return torch.cat([F.normalize(local, dim=1), F.normalize(image, dim=1)], dim=1) * self.scale
 
 
 def mean_logit(maps: Tensor) -> Tensor:

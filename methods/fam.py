@@ -1,4 +1,4 @@
-"""BSL + FAM: a squeeze-and-excitation block in every residual block of the baseline (Ma et al. 2019, section 2.1).
+"""BSL + FAM: a squeeze-and-excitation block in every residual block of the baseline (Ma et al. 2019, section 3.1).
 
 Channel c of a branch is multiplied by s_c, s = sigmoid(W2 relu(W1 z)), z the branch's mean over locations;
 reduction 16, after the last normalization, before the residual addition (Hu et al., CVPR 2018).
@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..benchmark.method import Method
+from ..benchmark.method import Method, PartCheck
 from ..benchmark.registry import METHODS
-from .backbones import Backbone, OutputStride, build_backbone
+from .backbones import Backbone, OutputStride, build_backbone, gate_spread
 from .blocks import MapClassifier, mean_logit
+
+MIN_SPREAD = 1e-3  # gates that move less between images multiply a channel by a constant, up to a thousandth
 
 
 @METHODS.register("fam")
@@ -42,6 +44,9 @@ class FeatureAttention(Method):
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
         backbone = self.build_backbone(weights)
         return MapClassifier(backbone, nn.Conv2d(backbone.num_features, len(findings), 1), mean_logit)
+
+    def check_parts(self, network: nn.Module, images: Tensor) -> Sequence[PartCheck]:
+        return (PartCheck("spread of the gates over images", gate_spread(network, images), MIN_SPREAD),)
 
     def build_backbone(self, weights: str) -> Backbone:
         """Build the ResNet with its attention blocks, for this method and those that extend it."""

@@ -1,4 +1,4 @@
-"""BSL + FAM + SAM: every location is classified from its local and the global features (Ma et al. 2019, section 2.2).
+"""BSL + FAM + SAM: every location is classified from its local and the global features (Ma et al. 2019, section 3.2).
 
 As written (linear classifier, then the average) the paper's module is the baseline with a redundant head: the average
 of linear functions is the linear function of the average. Here each location gives a probability first.
@@ -11,9 +11,12 @@ from typing import ClassVar, Literal
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
+from ..benchmark.method import PartCheck
 from ..benchmark.registry import METHODS
 from .blocks import GlobalLocalHead, MapClassifier, Pool, pooling
 from .fam import FeatureAttention
+
+MIN_SHARE = 0.01  # a half with less of the variance decides nothing
 
 
 @METHODS.register("sam")
@@ -45,6 +48,15 @@ class SpaceAttention(FeatureAttention):
         backbone = self.build_backbone(weights)
         head = GlobalLocalHead(backbone.num_features, len(findings), self.fuse == "parsenet")
         return MapClassifier(backbone, head, pooling(self.pool, self.sharpness), cam=self.heatmap == "cam")
+
+    def check_parts(self, network: nn.Module, images: Tensor) -> Sequence[PartCheck]:
+        assert isinstance(network, MapClassifier) and isinstance(network.head, GlobalLocalHead)
+        share = network.head.global_share(network.backbone.forward_features(images).float())
+        return (
+            *super().check_parts(network, images),
+            PartCheck("share of the global half in the variance of the local log-odds", share, MIN_SHARE),
+            PartCheck("share of the local half in the variance of the local log-odds", 1 - share, MIN_SHARE),
+        )
 
     def heat(self, maps: Tensor) -> Tensor:
         return maps.sigmoid() if self.heatmap == "score" and self.pool == "mean_probability" else maps

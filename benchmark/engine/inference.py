@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.loader import BatchSpan, center_crops, read_batches, shard_batches
-from ..method import ContractError, Method
+from ..method import ContractError, Method, PartCheck
 from ..recipe import Recipe
 from ..utils.progress import progress
 from .device import Device
@@ -19,6 +19,7 @@ OWN_MAPS, GRAD_CAM = "the method's maps", "Grad-CAM"
 NO_LAYER = (
     "no layer of the network is a map of the image that its log-odds depend on: return maps, Output(logits, maps)"
 )
+CHECKED = 64  # images on which the parts of a method are checked
 T = TypeVar("T")
 
 
@@ -81,6 +82,24 @@ class Predictor:
             where = f"{title}: " if title else ""
             raise ContractError(f"{where}{not_finite:,} of {len(rows):,} images have scores that are not finite")
         return scores
+
+    def check_parts(self, method: Method, rows: np.ndarray) -> list[PartCheck]:
+        """Measure what a method's parts do on the first batch of these rows (n,), n > 1, in this process only.
+
+        Raises:
+            ContractError: `method.check_parts` returns something else than finite checks.
+        """
+        self.network.eval()
+        span = shard_batches(min(len(rows), self.recipe.evaluate.batch_size, CHECKED), CHECKED)[:1]
+
+        def check(gray: Tensor) -> Sequence[PartCheck]:
+            with torch.no_grad(), self.device.autocast():
+                return method.check_parts(self.network, self.device.images(gray))
+
+        (found,) = self._map_batches(check, rows, span, "")
+        if not all(isinstance(one, PartCheck) and np.isfinite([one.value, one.minimum]).all() for one in found):
+            raise ContractError("check_parts() must return a sequence of PartCheck with finite numbers")
+        return list(found)
 
     def heatmaps(self, method: Method, rows: np.ndarray, title: str) -> Heatmaps | None:
         """Compute scores and heatmaps of images, in this process only.

@@ -199,6 +199,8 @@ class Rehearsal:
                 blame(self.method, f"score {count(images, 'image')}"),
             ):
                 predictor.scores(_rows(images), "")
+        with blame(self.method, "check its parts"):
+            predictor.check_parts(self.method, _rows(2))
         with blame(self.method, "score images"):
             problem = logits_problem(self.device, self.network, self.recipe.pixels.crop)
         if problem is not None:

@@ -3,6 +3,7 @@
 A conclusion about methods needs `MIN_SEEDS` seeds of both: from one seed, a difference may be due to it alone.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -20,6 +21,7 @@ SAME_BUDGET = 0.05  # budgets count as equal if the numbers of images seen diffe
 BUDGETS = ("equal", "more", "fewer")
 SAME_EXAMPLES = 0.9  # share of all candidates above which any two selections are nearly the same examples
 SIGNIFICANCE = 0.05
+CONVERGED = 0.01  # rise of the validation AUC in the last epoch up to which training counts as converged
 GAIN, NEITHER, LOSS = "gain", "no significant difference", "loss"
 INTERVAL = "the 95 % interval over test patients and training seeds {} 0"
 REASONS = {GAIN: INTERVAL.format("excludes"), NEITHER: INTERVAL.format("includes"), LOSS: INTERVAL.format("excludes")}
@@ -64,7 +66,7 @@ class Difference(NamedTuple):
             return f"a conclusion needs at least {MIN_SEEDS} seeds of each method"
         if self.spread is None:
             return "too few test patients have or lack a finding"
-        return _same_examples(self.upper, self.lower)
+        return _inactive_part(self.upper, self.lower) or _same_examples(self.upper, self.lower)
 
     @property
     def outcome(self) -> str:
@@ -195,6 +197,8 @@ def summary_list(pairs: Sequence[Difference], caveat: str, name: Callable[[Row],
     for reason in dict.fromkeys(pair.untested for pair in pairs if pair.untested):
         group = [pair for pair in pairs if pair.untested == reason]
         items.append(f"not tested, because {reason}: {_name_pairs(group, name)}")
+    if rising := _not_converged(pairs, name):
+        items.append(rising)
     if caveat:
         items.append(f"note that {caveat}")
     return "\n".join(f"- {item[0].upper()}{item[1:]}." for item in items)
@@ -223,6 +227,18 @@ def _better(rows: Sequence[Row], group: Iterable[int]) -> set[tuple[int, int]]:
         for (first, second), one, p in zip(pairs, found, corrected, strict=True)
         if one is not None and p is not None and p < SIGNIFICANCE
     }
+
+
+def _inactive_part(upper: Row, lower: Row) -> str | None:
+    """Explain that a part which only the upper method has does nothing; None if all are active or not measured."""
+    shared = {check.name for run in lower.runs for check in run.record.part_checks}
+    values = defaultdict(list)
+    for check in (check for run in upper.runs for check in run.record.part_checks if check.name not in shared):
+        values[check.name, check.minimum].append(check.value)
+    for (name, minimum), found in values.items():
+        if np.mean(found) < minimum:
+            return f"a part of the method is inactive ({name}: {np.mean(found):.2g}, minimum {minimum:g})"
+    return None
 
 
 def _same_examples(upper: Row, lower: Row) -> str | None:
@@ -257,6 +273,19 @@ def _name_pairs(pairs: Sequence[Difference], name: Callable[[Row], str]) -> str:
         values = [pair.value for pair in pairs]
         return f"{len(pairs)} of the comparisons (from {min(values):+.3f} to {max(values):+.3f})"
     return ", ".join(f"{name(pair.upper)} vs. {name(pair.lower)} ({pair.value:+.3f})" for pair in pairs)
+
+
+def _not_converged(pairs: Sequence[Difference], name: Callable[[Row], str]) -> str:
+    """Name the methods whose validation AUC still rose at the end of training; empty if none did."""
+    rows = {name(row): row.last_rise for pair in pairs for row in (pair.upper, pair.lower)}
+    rising = [f"{label} (+{rise:.3f})" for label, rise in rows.items() if rise is not None and rise > CONVERGED]
+    if not rising:
+        return ""
+    listed = ", ".join(rising) if len(rising) <= MAX_NAMED else f"{len(rising)} methods"
+    return (
+        f"note that training had not converged (in the last epoch the validation AUC rose by more than {CONVERGED:g}), "
+        f"so that a difference may be one in speed of training: {listed}"
+    )
 
 
 def _claim(budget: str, outcome: str, pairs: Sequence[Difference]) -> str:

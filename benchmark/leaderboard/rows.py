@@ -114,6 +114,16 @@ class Row(NamedTuple):
         """Whether there are enough seeds for a conclusion; external predictions are not conclusions about a method."""
         return self.first.submission is not None or len(self.runs) >= MIN_SEEDS
 
+    @property
+    def last_rise(self) -> float | None:
+        """The rise of the validation AUC in the last epoch of training, mean over the seeds; None if it is unknown."""
+        rises = []
+        for stage in (run.record.stages[-1] for run in self.runs if run.record.stages):
+            before, after = [None, None, *stage.validation_auc][-2:]
+            if before is not None and after is not None:
+                rises.append(after - before)
+        return float(np.mean(rises)) if rises else None
+
     def images(self) -> float:
         """Return the images seen in training, over all epochs of all stages; the mean over the seeds."""
         return float(np.mean([sum(s.examples * s.epochs for s in run.record.stages) for run in self.runs]))

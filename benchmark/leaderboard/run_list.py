@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from ..records.schema import Record
+from ..records.schema import Record, StagePart
 from ..utils.text import code, count, escape, plain
 from .rows import Row, Run
 from .tables import make_table
@@ -56,9 +56,16 @@ def _stages(record: Record) -> str:
         repeated = f" ({hard['images']:,} of {positive:,} with a finding repeated)" if hard else ""
         lines.append(
             f"{escape(stage.name)}: {count(stage.examples, 'image')}{repeated}, "
-            f"epoch {stage.best_epoch} of {stage.epochs}, {stage.images_per_second:,.0f} images/s"
+            f"epoch {stage.best_epoch} of {stage.epochs}{_validated(stage)}, {stage.images_per_second:,.0f} images/s"
         )
+    lines += [f"{escape(check.name)}: {check.value:.2g}" for check in record.part_checks]
     return "<br>".join(lines)
+
+
+def _validated(stage: StagePart) -> str:
+    """Return the validation AUC of the last two epochs, which tells whether training converged."""
+    values = [value for value in stage.validation_auc[-2:] if value is not None]
+    return f", validation AUC {' to '.join(f'{value:.3f}' for value in values)}" if values else ""
 
 
 def _code_state(record: Record) -> str:

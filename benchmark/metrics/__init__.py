@@ -1,1 +1,1 @@
-"""Pure functions of arrays: AUC, bootstrap, calibration, DeLong, localization."""
+"""Pure functions of arrays: AUC, bootstrap, intervals, calibration, localization."""

@@ -160,6 +160,14 @@ class StagePart(Part):
     images_per_second: Number
 
 
+class PartCheckPart(Part):
+    """What a part of the trained network does, on validation images."""
+
+    name: str  # what is measured
+    value: Number
+    minimum: Number  # below this, the part is inactive
+
+
 class SubmissionPart(Part):
     """The file that external predictions were read from."""
 
@@ -193,6 +201,7 @@ class RunDescription(RecordHeader):
     recipe: Recipe | None  # all settings; `changed` lists those that the user set
     weights: WeightsPart | None
     stages: list[StagePart]
+    part_checks: list[PartCheckPart]  # of the parts that the method adds; empty if it measures none
     submission: SubmissionPart | None  # null for runs trained by chxbench
     environment: EnvironmentPart
 

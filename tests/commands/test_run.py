@@ -1,5 +1,6 @@
 """Whole runs, small but real: from an order to a record, a figure and a leaderboard."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from chxbench import METHODS, Output, Selection, Stage, UserError
+from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.run import train_and_score as module
 from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.dataset import FINDINGS
@@ -414,3 +417,29 @@ def test_a_file_where_the_records_should_lie_is_refused_at_once(small_config, tm
 def test_a_seed_that_no_library_takes_is_refused(small_config, seed):
     with pytest.raises(UserError, match="is invalid: use an integer from 0 to 4294967295"):
         run(small_config(seed=seed))
+
+
+def test_several_seeds_are_trained_one_after_the_other_and_not_again(small_config):
+    config = small_config(method="bsl")
+    words = ["run", "--method", "bsl", "--results", str(config.results), "--cache", str(config.cache), "--seeds", "0,2"]
+    for key, value in {**config.settings, "train.epochs": 1}.items():
+        words += ["--set", f"{key}={value}"]
+    first, again = (CliRunner().invoke(main, words) for _ in range(2))
+    assert (first.exit_code, again.exit_code) == (0, 0), first.output
+    assert "seed 0, run 1 of 2" in first.output and "seed 2, run 2 of 2" in first.output
+    assert again.output.count("this run is already complete") == 2
+    seeds = [json.loads(path.read_text())["seed"] for path in config.results.glob("*/*/*/run.json")]
+    assert sorted(seeds) == [0, 2]
+    page = (config.results.parent / "leaderboard.md").read_text()
+    assert "of 1 pair of runs that differ only in their seed" not in page  # no method to compare with
+
+
+@pytest.mark.parametrize("seeds", ["", "3-1", "1,1", "0-", "x", "0-100", "-1", "1.5", "0 - 4"])
+def test_seeds_that_are_no_range_and_no_list_are_refused(seeds):
+    ran = CliRunner().invoke(main, ["run", "--method", "bsl", f"--seeds={seeds}"])
+    assert ran.exit_code == 2 and "is neither a range (0-4) nor a list (0,2,5)" in ran.output
+
+
+def test_one_seed_and_several_exclude_each_other():
+    ran = CliRunner().invoke(main, ["run", "--method", "bsl", "--seed", "0", "--seeds", "0-4"])
+    assert ran.exit_code == 2 and "--seed and --seeds exclude each other" in ran.output

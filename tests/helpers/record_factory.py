@@ -77,6 +77,7 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, ex
         | {"sha256": HASH, "final_sha256": HASH},
         "stages": [stage],
         "submission": None,
+        "part_checks": [],
         "environment": {
             "versions": {"chxbench": "0.1.0"},
             "hardware": {"device": "a CPU", "cores": 2},

@@ -15,9 +15,18 @@ from ...engine.experiment import Experiment
 from ...engine.initial_weights import InitialWeights
 from ...engine.stages import StageResult
 from ...engine.weights import weights_sha256
+from ...method import PartCheck
 from ...recipe import Recipe
 from ...records.describe import describe_dataset, describe_software, now
-from ...records.schema import EnvironmentPart, MethodPart, PixelsPart, RunDescription, StagePart, WeightsPart
+from ...records.schema import (
+    EnvironmentPart,
+    MethodPart,
+    PartCheckPart,
+    PixelsPart,
+    RunDescription,
+    StagePart,
+    WeightsPart,
+)
 from ...utils.files import file_sha256
 from ...utils.options import to_dict
 
@@ -33,6 +42,7 @@ def describe_run(
     decoded: Decoded,
     weights: WeightsPart,
     stages: list[StagePart],
+    checks: Sequence[PartCheck],
 ) -> RunDescription:
     """Describe a trained run.
 
@@ -42,6 +52,7 @@ def describe_run(
         decoded: images that the network saw.
         weights: weights before and after training.
         stages: stages of training.
+        checks: what the method's parts do in the trained network.
     """
     config, recipe = experiment.config, experiment.recipe
     pixels = PixelsPart(sha256=decoded.sha256, sample=pixel_sample(experiment.index, decoded.pixels))
@@ -57,6 +68,7 @@ def describe_run(
         recipe=_without_folders(recipe),
         weights=weights,
         stages=stages,
+        part_checks=[PartCheckPart(**check._asdict()) for check in checks],
         submission=None,
         environment=environment,
     )

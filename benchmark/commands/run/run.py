@@ -1,7 +1,7 @@
 """`chxbench run`: from names on the command line to a published record and a row on the leaderboard."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -59,9 +59,12 @@ def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, P
         return record, publish(experiment.workspace, record, experiment.work, on_published)
 
 
-def run_and_destroy_group(config: RunConfig, on_record: OnRecord | None = None) -> None:
-    """Run, then destroy the process group; for a process that ends afterwards."""
-    run(config, on_record)
+def run_and_destroy_group(configs: Sequence[RunConfig], on_record: OnRecord | None = None) -> None:
+    """Run one after the other, then destroy the process group; for a process that ends afterwards."""
+    for number, config in enumerate(configs, 1):
+        if len(configs) > 1:
+            say(f"seed {config.seed}, run {number} of {len(configs)}")
+        run(config, on_record)
     destroy_process_group()
 
 

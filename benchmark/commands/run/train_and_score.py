@@ -53,7 +53,9 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
         return
     weights = describe_weights(experiment, initial, stages[-1].trained.weights)
     trained = describe_stages(stages, experiment.index)
-    described = describe_run(experiment, environment, decoded, weights, trained)
+    predictor = Predictor(device, network, decoded.pixels, experiment.recipe)
+    checks = predictor.check_parts(experiment.method, experiment.index.rows("val"))
+    described = describe_run(experiment, environment, decoded, weights, trained, checks)
     table = score_table(experiment.index, rows, scores)
     # Complete before there are heatmaps, which must not take the scores with them.
     record = records.write(experiment.work, described, table, problem=NOT_COMPLETED if boxed else None)
@@ -91,7 +93,7 @@ def _rehearse_record(experiment: Experiment, environment: EnvironmentPart) -> No
     short = replace(recipe, evaluate=replace(recipe.evaluate, resamples=MIN_RESAMPLES))
     try:
         with TemporaryDirectory(prefix="rehearsal", dir=experiment.work) as folder:
-            described = describe_run(experiment, environment, decoded, weights, describe_stages(stages, index))
+            described = describe_run(experiment, environment, decoded, weights, describe_stages(stages, index), [])
             described = described.model_copy(update={"recipe": short})
             records.write(Path(folder), described, score_table(index, rows, scores))
     except UserError:

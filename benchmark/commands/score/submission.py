@@ -120,6 +120,7 @@ class Submission(NamedTuple):
             recipe=None,
             weights=None,
             stages=[],
+            part_checks=[],
             submission=SubmissionPart(
                 file=config.predictions.name,
                 sha256=self.file_sha256,
