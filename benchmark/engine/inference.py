@@ -93,7 +93,7 @@ class Predictor:
         span = shard_batches(min(len(rows), self.recipe.evaluate.batch_size, CHECKED), CHECKED)[:1]
 
         def check(gray: Tensor) -> Sequence[PartCheck]:
-            with torch.no_grad(), self.device.autocast():
+            with torch.no_grad():  # in float32: bfloat16 would round small effects away
                 return method.check_parts(self.network, self.device.images(gray))
 
         (found,) = self._map_batches(check, rows, span, "")
