@@ -14,7 +14,7 @@ from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from chxbench import METHODS, Output, Selection, Stage, UserError
+from chxbench import METHODS, Output, PartCheck, Selection, Stage, UserError
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.run import train_and_score as module
 from chxbench.benchmark.commands.run.run import run
@@ -23,6 +23,7 @@ from chxbench.benchmark.engine import checkpoint
 from chxbench.benchmark.engine.experiment import build_experiment
 from chxbench.benchmark.engine.weights import weights_sha256
 from chxbench.benchmark.records.figures.style import drawn_from
+from chxbench.methods.bsl import Baseline
 
 
 @pytest.fixture(scope="module")
@@ -443,3 +444,15 @@ def test_seeds_that_are_no_range_and_no_list_are_refused(seeds):
 def test_one_seed_and_several_exclude_each_other():
     ran = CliRunner().invoke(main, ["run", "--method", "bsl", "--seed", "0", "--seeds", "0-4"])
     assert ran.exit_code == 2 and "--seed and --seeds exclude each other" in ran.output
+
+
+def test_a_check_of_parts_that_fails_after_training_does_not_take_the_scores(small_config, monkeypatch, capsys):
+    def fail_on_trained(self, network, images):
+        if images.shape[0] > 2:  # the rehearsal has two
+            raise ZeroDivisionError
+        return [PartCheck("part", 1.0, 0.0)]
+
+    monkeypatch.setattr(Baseline, "check_parts", fail_on_trained)
+    record, _ = run(small_config(method="bsl", settings={"train.epochs": 1}))
+    assert record.part_checks == [] and record.mean_auc.value is not None
+    assert "the record will have no checks of the method's parts: method bsl (" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import torch
 from small_runs import invoke
 from torch import nn
 
-from chxbench import Output, Selection, Stage, UserError
+from chxbench import Output, PartCheck, Selection, Stage, UserError
 from chxbench.benchmark.commands.run import train_and_score as module
 from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.engine.device import Device
@@ -140,6 +140,16 @@ FAULTS = [
     ),
     pytest.param({"stages": second(wrong_hard)}, {}, BREAKS, "stage 'second' must select hard labels", id="hard"),
     pytest.param({"stages": second(None, "best")}, {}, BREAKS, "stage 'second' starts from 'best'", id="start"),
+    pytest.param(
+        {"check_parts": lambda self, network, images: network.nothing}, {}, FAILS, "check its parts: Attr", id="parts"
+    ),
+    pytest.param(
+        {"check_parts": lambda self, network, images: [PartCheck("x", float("nan"), 0.0)]},
+        {},
+        BREAKS,
+        r"check_parts\(\) must return a sequence of PartCheck with finite",
+        id="nan part",
+    ),
     pytest.param({"stages": lambda self: ()}, {}, BREAKS, r"stages\(\) must return one Stage or more", id="no stage"),
     pytest.param({"paper": None}, {}, "^{what}", "this run cannot be recorded: paper: Input should be", id="paper"),
 ]

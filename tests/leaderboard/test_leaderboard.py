@@ -415,6 +415,42 @@ def test_selections_that_are_nearly_the_same_images_are_not_compared(results, re
     assert (told in text, "- Gain at equal training budget" in text) == (not tested, tested)
 
 
+@pytest.mark.parametrize(
+    ("upper", "lower", "told"),
+    [
+        pytest.param(0.0004, None, "a part of the method is inactive (gates: 0.0004, minimum 0.001)", id="inactive"),
+        pytest.param(0.02, None, None, id="active"),
+        pytest.param(0.0004, 0.0004, None, id="both have it"),
+    ],
+)
+def test_a_part_that_does_nothing_is_neither_credited_nor_blamed(results, upper, lower, told):
+    shutil.rmtree(results / "made")
+
+    def measured(value):
+        checks = [] if value is None else [{"name": "gates", "value": value, "minimum": 0.001}]
+        return lambda fields: fields.update(part_checks=checks)
+
+    for seed in (0, 1):
+        above = {"name": "fam", "compared_with": ["bsl"], "seed": seed, "change": measured(upper)}
+        publish(results, score_table(2.0, seed), f"s{seed}", "Gated", **above)
+        publish(results, score_table(1.0, seed), f"r{seed}", "Plain", seed=seed, change=measured(lower))
+    text = text_of(results)
+    assert (f"- Not tested, because {told}: Gated vs. Plain" in text) == (told is not None)
+    assert ("- Gain at equal training budget" in text) == (told is None)
+
+
+@pytest.mark.parametrize(("rise", "told"), [(0.03, True), (0.005, False)])
+def test_training_that_had_not_converged_is_told(results, rise, told):
+    def rising(fields):
+        fields["stages"][0].update(epochs=2, loss=[0.7, 0.6], validation_auc=[0.6, 0.6 + rise])
+
+    claim = {"name": "sam", "compared_with": ["bsl"], "change": rising}
+    publish(results, score_table(1.0), "s0", "Step", **claim)
+    text = text_of(results)
+    assert ("- Note that training had not converged (in the last epoch" in text) == told
+    assert (f"speed of training: Step (+{rise:.3f})." in text) == told
+
+
 def test_ranks_are_intervals_within_a_training_budget(results):
     """Two that differ, two that do not, one alone with more images, one with a single seed."""
     shutil.rmtree(results / "made")

@@ -13,6 +13,7 @@ from chxbench.benchmark.engine.initial_weights import load_tensors
 from chxbench.benchmark.utils.errors import UserError
 from chxbench.benchmark.utils.options import build, field_help
 from chxbench.methods import backbones, blocks
+from chxbench.methods.ma import worst_half
 from chxbench.methods.wang2017 import Wang2017
 
 ENTRIES = [pytest.param(entry.cls, id=entry.name) for entry in METHODS]
@@ -133,6 +134,20 @@ def test_random_positives_are_positives_drawn_once(count):
         else:
             assert selection.hard.sum() == len(added)
     assert set(np.concatenate([selection.rows[len(LABELS) :] for selection in drawn])) == {0, 1, 3, 4, 6}
+
+
+def test_the_worst_half_is_the_half_of_each_findings_positives_with_the_lowest_scores():
+    labels = np.array([[1, 1], [1, 0], [1, np.nan], [1, 1], [0, 1], [1, 0]], float)
+    scores = np.array([[3, 0], [1, -9], [2, -9], [2, 0], [-9, -1], [5, -9]], np.float32)
+    found = worst_half(scores, labels)
+    assert found[:, 0].tolist() == [False, True, True, False, False, False]  # 2 of 5, the first of two equal ones
+    assert found[:, 1].tolist() == [False, False, False, False, True, False]  # 1 of 3
+    assert not worst_half(scores, np.zeros((6, 2))).any()
+    added = {}
+    for name in ("ma", "ma_random"):
+        select = small(METHODS.get(name).cls, hard="worst_half").stages()[1].select
+        added[name] = select(scores, labels).rows[len(labels) :]
+    assert added["ma"].tolist() == [1, 2, 4] and len(added["ma_random"]) == 3
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.5])
@@ -290,6 +305,55 @@ def test_attention_stands_after_the_last_normalisation_and_before_the_addition()
         branch = torch.relu(normalise(convolution(branch)))
     branch = block.bn3(block.conv3(branch))
     torch.testing.assert_close(block(features), torch.relu(block.se(branch) + features))
+
+
+def test_the_spread_of_gates_is_0_where_they_are_constant():
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for gates, moves in (("open", False), ("random", True)):
+        network = backbones.build_backbone("resnet18", "none", attention=True, gates=gates).eval()
+        found = backbones.gate_spread(network, images)
+        assert (found > 1e-4) == moves and not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_spread_of_gates_is_that_of_what_they_multiply_by():
+    network = backbones.build_backbone("resnet18", "none", attention=True, gates="random").eval()
+    images, factors = torch.randn(4, 3, 64, 64), []
+    blocks_of_gates = [module for module in network.modules() if isinstance(module, backbones.SEModule)]
+    for block in blocks_of_gates:
+        block.register_forward_hook(lambda _, given, out: factors.append((out / given[0]).nanmean((2, 3)).detach()))
+    found = backbones.gate_spread(network, images)
+    wanted = np.mean([float(factor.std(dim=0).nanmean()) for factor in factors])
+    assert len(factors) == 8 and found == pytest.approx(wanted, rel=0.02)
+
+
+def test_the_halves_of_space_attention_share_the_variance_of_the_log_odds():
+    torch.manual_seed(0)
+    features = torch.randn(8, 16, 3, 3) + 3 * torch.randn(8, 16, 1, 1)
+    for normalize in (False, True):
+        head = blocks.GlobalLocalHead(16, 5, normalize)
+        with torch.no_grad():
+            share = head.global_share(features)
+            assert 0.1 < share < 0.9
+            kept = head.classifier.weight[:, 16:].clone()
+            head.classifier.weight[:, 16:] = 0
+            assert head.global_share(features) == 0
+            head.classifier.weight[:, 16:] = kept
+            head.classifier.weight[:, :16] = 0
+            assert head.global_share(features) == 1
+            head.classifier.weight.zero_()
+            assert head.global_share(features) == 0  # nothing has no variance to share
+
+
+@pytest.mark.parametrize("name", ["fam", "sam", "ma"])
+def test_attention_methods_measure_their_parts(name):
+    method = small(METHODS.get(name).cls)
+    network = method.build(FINDINGS, "none").eval()
+    with torch.no_grad():
+        found = {check.name: check for check in method.check_parts(network, torch.randn(4, 3, 64, 64))}
+    gates = found.pop("spread of the gates over images")
+    assert gates.value < gates.minimum  # open and not trained: inactive
+    assert len(found) == (0 if name == "fam" else 2)
+    assert sum(check.value for check in found.values()) == pytest.approx(len(found) // 2)
 
 
 def test_open_gates_change_a_plain_network_by_a_few_percent_and_random_ones_destroy_it():

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ...data.pixel_cache import Decoded, prepare_pixels
+from ...engine.blame import blame
 from ...engine.checkpoint import TrainedStage
 from ...engine.device import Device
 from ...engine.experiment import Experiment
@@ -20,7 +21,7 @@ from ...engine.rehearsal import rehearse
 from ...engine.stages import StageResult, list_stages, train_stages
 from ...engine.weights import save_weights
 from ...evaluation.artifacts import boxed_rows, score_table
-from ...method import Selection
+from ...method import PartCheck, Selection
 from ...records import record as records
 from ...records.schema import EnvironmentPart, WeightsPart
 from ...utils.errors import UserError, describe_error
@@ -53,8 +54,7 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
         return
     weights = describe_weights(experiment, initial, stages[-1].trained.weights)
     trained = describe_stages(stages, experiment.index)
-    predictor = Predictor(device, network, decoded.pixels, experiment.recipe)
-    checks = predictor.check_parts(experiment.method, experiment.index.rows("val"))
+    checks = _check_parts(experiment, device, network, decoded.pixels)
     described = describe_run(experiment, environment, decoded, weights, trained, checks)
     table = score_table(experiment.index, rows, scores)
     # Complete before there are heatmaps, which must not take the scores with them.
@@ -102,6 +102,17 @@ def _rehearse_record(experiment: Experiment, environment: EnvironmentPart) -> No
         raise UserError(f"this run cannot be recorded: {records.describe_invalid(error)}") from error
     except Exception as error:  # of pyarrow, json or the evaluation, which the dataset's columns reach
         raise UserError(f"this run cannot be recorded: {describe_error(error)}") from error
+
+
+def _check_parts(experiment: Experiment, device: Device, network: nn.Module, pixels: np.ndarray) -> list[PartCheck]:
+    """Measure what the method's parts do; if this fails, say so and return none, so that the scores are recorded."""
+    try:
+        with blame(experiment.method, "check its parts"):
+            predictor = Predictor(device, network, pixels, experiment.recipe)
+            return predictor.check_parts(experiment.method, experiment.index.rows("val"))
+    except UserError as error:
+        say(f"the record will have no checks of the method's parts: {error}")
+        return []
 
 
 def score(
