@@ -94,7 +94,7 @@ def gate_spread(network: nn.Module, images: Tensor) -> float:
         getattr(block, "gate", None) or block.sigmoid for block in network.modules() if isinstance(block, GATES)
     ]
     hooks = [
-        sigmoid.register_forward_hook(lambda *call: spreads.append(call[2].detach().float().std(dim=0).mean()))
+        sigmoid.register_forward_hook(lambda *call: spreads.append(call[2].float().std(dim=0).mean()))
         for sigmoid in sigmoids
     ]
     try:
