@@ -474,6 +474,29 @@ def compare(first: Path, second: Path, out: Path | None, resamples: int, results
     report_comparison(compared, folder)
 
 
+@main.command(short_help="Publish scores that need no network, the floors of a dataset's boards.")
+@source_options
+@results_option
+def baselines(results: Path, **source: Any) -> None:
+    """Fit floors on a dataset's training split and publish their scores: what a method must exceed to show anything.
+
+    Logistic regressions on thumbnails of the images, and on age, sex and view position if the dataset lists them, and
+    the prevalence of each finding. They are shown on every board of the same test images.
+
+    \b
+    Examples:
+      chxbench baselines
+      chxbench baselines --dataset chestxray14 --data-dir ~/nih
+    """
+    from .commands.baselines.baselines import publish_baselines
+    from .commands.run.report import report_run
+    from .data.source import DataConfig
+    from .utils.workspace import Workspace
+
+    config = DataConfig(**_source(**source))
+    publish_baselines(config, results, lambda record, folder: report_run(record, folder, Workspace(results)))
+
+
 @main.command(name="list", short_help="List methods, datasets and recipes.")
 @json_option
 @plugin_option

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..metrics.intervals import Spread, compare_means
+from ..metrics.intervals import Spread, Statistic, compare_means, mean_statistic, spread, subtract
 from ..metrics.paired import MIN_SEEDS, holm
 from ..records.schema import Record, StagePart
 from ..utils.text import count
@@ -24,6 +24,7 @@ SIGNIFICANCE = 0.05
 CONVERGED = 0.01  # rise of the validation AUC in the last epoch up to which training counts as converged
 GAIN, NEITHER, LOSS = "gain", "no significant difference", "loss"
 INTERVAL = "the 95 % interval over test patients and training seeds {} 0"
+ABOVE, SAME, BELOW = "significantly above", "not significantly different from", "significantly below"
 REASONS = {GAIN: INTERVAL.format("excludes"), NEITHER: INTERVAL.format("includes"), LOSS: INTERVAL.format("excludes")}
 
 
@@ -94,6 +95,58 @@ def paired_differences(rows: Sequence[Row]) -> list[Difference]:
         if lower.first.method.name == name and _same_options(upper.first, lower.first)
     ]
     return [pair for pair in pairs if pair is not None]
+
+
+def compare_with_floor(row: Row, name: str, floor: Statistic | None) -> str | None:
+    """Test a metric of a method against the same metric of scores or heatmaps that do not see the image.
+
+    Args:
+        row: the method.
+        name: name of the statistic, see `evaluation.scores.Statistics`.
+        floor: the metric of the floor, which does not depend on a seed; None if it has none.
+
+    Returns:
+        `ABOVE`, `SAME` or `BELOW`; None if it cannot be tested.
+    """
+    runs = row.statistics(name)
+    if floor is None or not row.is_tested or not runs or len(floor.replicates) != len(runs[0].replicates):
+        return None
+    found = subtract(mean_statistic(runs), floor)
+    error = spread(found, 1 / len(runs), row.seed_variance[name])
+    if error is None:
+        return None
+    if error.p_value(found.value) >= SIGNIFICANCE:
+        return SAME
+    return ABOVE if found.value > 0 else BELOW
+
+
+def floor_sentences(
+    rows: Sequence[Row], name: str, floor: Callable[[Row], Statistic | None], texts: tuple[str, str]
+) -> list[str]:
+    """State how the methods compare with a floor, as items of a list.
+
+    Args:
+        rows: the methods.
+        name: name of the statistic.
+        floor: function that returns the floor's statistic for a row.
+        texts: the metric and the floor, in words.
+    """
+    outcomes: dict[str | None, list[str]] = {ABOVE: [], SAME: [], BELOW: [], None: []}
+    for row in rows:
+        outcomes[compare_with_floor(row, name, floor(row))].append(row.label)
+    metric, title = texts
+    untested = f"not tested against {title} (too few seeds or patients)"
+    return [
+        f"- {metric}, {f'{outcome} {title}' if outcome else untested}: {_name_or_count(names, rows)}."
+        for outcome, names in outcomes.items()
+        if names
+    ]
+
+
+def _name_or_count(names: Sequence[str], rows: Sequence[Row]) -> str:
+    if len(names) == len(rows) > 1:
+        return "all methods"
+    return ", ".join(names) if len(names) <= MAX_NAMED else f"{len(names)} of {len(rows)} rows"
 
 
 class Rank(NamedTuple):

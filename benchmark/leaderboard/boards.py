@@ -21,10 +21,17 @@ EXTERNAL = "external predictions"
 
 
 class Board(NamedTuple):
-    """Comparable rows and their common key."""
+    """Comparable rows and their common key, and floors on the same test images.
+
+    Attributes:
+        key: what the rows have in common.
+        rows: the methods, sorted by mean AUC.
+        floors: scores that need no network, sorted by mean AUC; they may be on several boards.
+    """
 
     key: tuple[str, ...]
     rows: list[Row]
+    floors: list[Row]
 
     @property
     def first(self) -> Record:
@@ -43,19 +50,25 @@ class Board(NamedTuple):
 
 
 def make_boards(runs: Iterable[Run]) -> list[Board]:
-    """Group runs into boards, external predictions after runs, and trials last.
+    """Group runs into boards, external predictions after runs, and trials last; floors alone have no board.
 
     Raises:
         RecordError: if runs of the same board were evaluated on different images, labels or boxes, or a row contains a
             seed twice.
     """
-    groups = defaultdict(list)
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    floors: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[_key(run.record)].append(run)
-    for group in groups.values():
+        if run.record.method.floor:
+            floors[_test_key(run)].append(run)
+        else:
+            groups[_key(run.record)].append(run)
+    for group in (*groups.values(), *floors.values()):
         _check_same_test_set(group)
         _check_distinct_seeds(group)
-    boards = [Board(key, make_rows(group)) for key, group in groups.items()]
+    boards = [
+        Board(key, make_rows(group), make_rows(floors.get(_test_key(group[0]), []))) for key, group in groups.items()
+    ]
     return sorted(boards, key=lambda board: (board.is_trial, not board.is_trained, board.key))
 
 
@@ -111,6 +124,11 @@ def _key(record: Record) -> tuple[str, ...]:
         *data,
         json.dumps(dataset.options, sort_keys=True),
     )
+
+
+def _test_key(run: Run) -> tuple[str, ...]:
+    """Return what a floor must have in common with a board: the dataset, its labels, and the test images."""
+    return run.record.dataset.name, run.record.dataset.labels.sha256, run.verified.test
 
 
 def _recipe_identity(recipe: Recipe, weights_sha256: str | None) -> str:

@@ -6,15 +6,14 @@ import numpy as np
 
 from ..evaluation.localization import MAIN_IOBB
 from ..evaluation.results import Hits
-from ..metrics.intervals import mean_statistic, spread, subtract
+from ..metrics.intervals import Statistic
 from ..metrics.localization import IOBB, IOU
 from ..utils.text import display_name, escape
-from .ablation import SIGNIFICANCE
+from .ablation import floor_sentences
 from .rows import Row
-from .tables import EMPTY, MAX_NAMED, Item, cross_table, make_table, short_names, with_interval
+from .tables import EMPTY, Item, cross_table, make_table, short_names, with_interval
 
 OTHER_IOBB, OTHER_IOU = (0.1, 0.5), (0.1, 0.3, 0.5)  # overlap thresholds of the second table; the records contain more
-ABOVE, SAME, BELOW = "significantly above", "not significantly different from", "significantly below"
 
 
 def localization_table(rows: Sequence[Row]) -> str:
@@ -61,41 +60,14 @@ def _baselines(rows: Sequence[Row]) -> dict[str, Hits]:
 
 def summarize_localization(rows: Sequence[Row]) -> str:
     """Summarize as a list how the methods compare with the boxes of other patients, by paired tests."""
-    items = []
+    items: list[str] = []
     for metric, name in (("Pointing game", "pointing_game"), (f"Acc at IoBB > {MAIN_IOBB:g}", "accuracy")):
-        outcomes: dict[str, list[str]] = {ABOVE: [], SAME: [], BELOW: []}
-        untested: list[str] = []
-        for row in rows:
-            outcome = _compare_with_prior(row, name)
-            (untested if outcome is None else outcomes[outcome]).append(row.label)
-        items += [
-            f"- {metric}, {outcome} the boxes of other patients: {_name_or_count(names, rows)}."
-            for outcome, names in outcomes.items()
-            if names
-        ]
-        if untested:
-            items.append(f"- {metric}, not tested (too few seeds or patients): {_name_or_count(untested, rows)}.")
+
+        def prior(row: Row, name: str = f"prior_{name}") -> Statistic:
+            return row.statistics(name)[0]  # the same for all seeds
+
+        items += floor_sentences(rows, name, prior, (metric, "the boxes of other patients"))
     return "\n".join(items)
-
-
-def _compare_with_prior(row: Row, name: str) -> str | None:
-    """Test a metric against the same metric of the boxes of other patients; None if it cannot be tested."""
-    runs, priors = row.statistics(name), row.statistics(f"prior_{name}")
-    if not row.is_tested or not runs:
-        return None
-    found = subtract(mean_statistic(runs), mean_statistic(priors))  # all priors are equal: they have no seed
-    error = spread(found, 1 / len(runs), row.seed_variance[name])
-    if error is None:
-        return None
-    if error.p_value(found.value) >= SIGNIFICANCE:
-        return SAME
-    return ABOVE if found.value > 0 else BELOW
-
-
-def _name_or_count(names: Sequence[str], rows: Sequence[Row]) -> str:
-    if len(names) == len(rows) > 1:
-        return "all methods"
-    return ", ".join(names) if len(names) <= MAX_NAMED else f"{len(names)} of {len(rows)} rows"
 
 
 def _main_accuracy(hits: Hits | None) -> float:

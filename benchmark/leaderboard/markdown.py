@@ -8,20 +8,30 @@ import html
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..dataset import FINDINGS
 from ..evaluation.localization import MAIN_IOBB
-from ..metrics.intervals import MIN_PATIENTS, MIN_PATIENTS_IN_MEAN
+from ..metrics.intervals import MIN_PATIENTS, MIN_PATIENTS_IN_MEAN, Statistic
 from ..recipe import SECTIONS, recipe_table
 from ..records.schema import Counts
 from ..records.speed_record import SpeedRecord, setup_label
 from ..utils.errors import first_few
 from ..utils.options import format_value
 from ..utils.text import code, count, display_name, escape, plain
-from .ablation import ablation_table, null_sentence, paired_differences, rank_rows, rank_text, summary_list
+from .ablation import (
+    ablation_table,
+    floor_sentences,
+    null_sentence,
+    paired_differences,
+    rank_rows,
+    rank_text,
+    summary_list,
+)
 from .boards import Board, heading, ranked_by
 from .figure_files import auc_figure
 from .literature import literature
@@ -62,6 +72,8 @@ seeds, a method has no rank. Rows are sorted by mean AUC.
 - **Images seen.** Images processed in training, over all epochs of all stages, including repeated ones.
 - **Comparing methods.** Overlapping intervals say little about a difference. Use the paired differences, on this page \
 or from `chxbench compare`.
+- **Floors** are scores that need no network: logistic regressions on thumbnails of 8x8 cells (gray value and local \
+contrast) and on age, sex and view position, and the prevalence (`chxbench baselines`).
 - **Controls** are trained like a method without the part that they control for, and are ranked like methods.\
 """
 ABLATION_NOTES = (
@@ -138,7 +150,8 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
     return [
         f"## {escape(heading(board))}",
         f"{_test_images(board)} {escape(ranked_by(board))}",
-        ranking(rows, [rank_text(rank) for rank in rank_rows(rows)]),
+        _ranking(board),
+        *_floors(board),
         *_reported_notes(rows),
         f"![Mean AUC of each method with its 95 % interval]({auc_figure(board)})",
         *_ablation(board),
@@ -153,6 +166,27 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
         ),
         *_details("Runs, files and commands" if board.is_trained else "Files and commands", *run_list(rows)),
     ]
+
+
+def _ranking(board: Board) -> str:
+    """Tabulate the methods with their ranks, and the floors among them by mean AUC."""
+    ranked = [(row, rank_text(rank)) for row, rank in zip(board.rows, rank_rows(board.rows), strict=True)]
+    ranked += [(row, "floor") for row in board.floors]
+    ranked.sort(key=lambda pair: -np.nan_to_num(pair[0].mean_auc, nan=-1))  # stable: equal rows stay in order
+    return ranking([row for row, _ in ranked], [rank for _, rank in ranked])
+
+
+def _floors(board: Board) -> list[str]:
+    """Return sentences on how the methods compare with the floors; empty without floors."""
+    items: list[str] = []
+    for floor in board.floors:
+        (found,) = floor.statistics("mean_auc")
+        items += floor_sentences(board.rows, "mean_auc", partial(_first, found), ("Mean AUC", floor.label))
+    return ["Floors need no network:", "\n".join(items)] if items else []
+
+
+def _first(statistic: Statistic, _: Row) -> Statistic:
+    return statistic
 
 
 def facts(board: Board) -> str:

@@ -51,11 +51,15 @@ def ranking(rows: Sequence[Row], ranks: Sequence[str]) -> str:
         table = [[*cells, mean] for cells, mean in zip(table, means, strict=True)]
     if any(row.first.stages for row in rows):
         headers, align = [*headers, "Seeds (range)", "Images seen"], align + "lr"
-        table = [[*cells, seeds(row), f"{row.images():,.0f}"] for cells, row in zip(table, rows, strict=True)]
+        table = [[*cells, *_training_cells(row)] for cells, row in zip(table, rows, strict=True)]
     if any(row.reported for row in rows):
         headers, align = [*headers, "Reported", "Source", "Measured − reported"], align + "rlr"
         table = [[*cells, *_reported_cells(row)] for cells, row in zip(table, rows, strict=True)]
     return make_table(headers, table, align)
+
+
+def _training_cells(row: Row) -> list[str]:
+    return [seeds(row), f"{row.images():,.0f}"] if row.first.stages else [EMPTY, EMPTY]
 
 
 def _marked(row: Row) -> str:

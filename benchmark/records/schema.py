@@ -72,7 +72,8 @@ class MethodPart(MethodIdentity):
     reported: str | None  # key of the values that its paper reports, in literature.csv
     changed: dict[str, Any]  # options that the user set
     compared_with: list[Name]  # methods that it claims to improve on
-    control: bool  # whether it is shown for comparison only, without a rank
+    control: bool  # whether it only serves for comparison
+    floor: bool  # whether its scores need no network, and are shown on every board of the same test images
 
 
 class LabelsPart(Part):

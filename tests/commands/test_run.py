@@ -57,7 +57,7 @@ def test_every_number_follows_from_the_scores_by_scikit_learn(done):
     for finding, auc in record.auc.items():
         assert auc.positives == test[f"label {finding}"].sum()
         assert auc.value == pytest.approx(roc_auc_score(test[f"label {finding}"], test[f"score {finding}"]), abs=1e-12)
-        assert auc.low <= auc.value <= auc.high
+        assert auc.low is None or auc.low <= auc.value <= auc.high
     values = {finding: auc.value for finding, auc in record.auc.items()}
     assert record.mean_auc.value == pytest.approx(np.mean(list(values.values())))
     del values["Hernia"]
@@ -81,7 +81,7 @@ def test_the_run_leaves_a_figure_of_its_scores_and_a_leaderboard_with_its_row(do
     config, record, place = done
     assert drawn_from(place / "roc.png") == record.scores.sha256
     board = (config.results.parent / "leaderboard.md").read_text()
-    assert f"| {record.mean_auc.value:.3f} [" in board
+    assert f"| {record.mean_auc.value:.3f} " in board
     assert "MA (FAM + SAM + HEM)" in board
 
 

@@ -47,7 +47,15 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, ex
     """Return the description of a run that never ran, as `RunDescription` takes it."""
     counts = {"images": 10, "patients": 5, "positives": {}, "with_finding": 4, "absent": absent}
     about = {"name": "bsl", "title": title, "paper": "", "reported": None, "options": {}, "changed": {}}
-    about = {**about, "built_in": True, "source_sha256": HASH, "compared_with": [], "control": False, **method}
+    about = {
+        **about,
+        "built_in": True,
+        "source_sha256": HASH,
+        "compared_with": [],
+        "control": False,
+        "floor": False,
+        **method,
+    }
     stage = {"name": "train", "start": "initial", "examples": examples, "hard_positives": None, "epochs": 1}
     stage |= {"best_epoch": 1, "validation_auc": [0.5], "loss": [0.7], "seconds": 1.0, "images_per_second": 10.0}
     return {
@@ -89,13 +97,13 @@ def fields(table, run_id, title, seed=0, settings=None, split=HASH, absent=0, ex
 
 
 def heatmaps(table, brightness, seed=0):
-    """Return heatmaps of the first 120 test images, brighter by so much in the one box, of finding 0 or 1, on each."""
-    which = np.arange(120, dtype=np.int32)
-    maps = np.random.default_rng(seed).random((120, 14, 4, 4))
+    """Return heatmaps of up to 120 test images, brighter by so much in the one box, of finding 0 or 1, on each."""
+    test = table[table["split"] == "test"].iloc[:120]
+    which = np.arange(len(test), dtype=np.int32)
+    maps = np.random.default_rng(seed).random((len(test), 14, 4, 4))
     place = which // 3 % 4  # the three images of a patient have their boxes at the same place
     maps[which, which % 2, place, place] += brightness
-    boxes = np.column_stack([place / 4, place / 4, np.full(120, 0.25), np.full(120, 0.25)])
-    test = table[table["split"] == "test"].iloc[:120]
+    boxes = np.column_stack([place / 4, place / 4, np.full(len(test), 0.25), np.full(len(test), 0.25)])
     names = (test[column].to_numpy(str) for column in ("image_id", "patient_id"))
     return HeatmapSet("the method's maps", maps.astype(np.float16), *names, which, which % 2, boxes)
 

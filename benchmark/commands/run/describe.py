@@ -98,6 +98,7 @@ def describe_method(experiment: Experiment) -> MethodPart:
         changed={key: options[key] for key in sorted(experiment.config.options)},
         compared_with=list(method.compared_with),
         control=method.control,
+        floor=False,
     )
 
 

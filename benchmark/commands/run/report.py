@@ -13,6 +13,8 @@ from ...registry import DATASETS, METHODS, PLUGIN_PREFIX
 from ...utils.text import count, display_name, plain, shell_word
 from ...utils.workspace import Workspace
 
+LOCALIZATION_CAPTION = "Baselines: random maps, one box in the center, the boxes of other patients."
+
 
 def report_run(record: Record, folder: Path, workspace: Workspace) -> None:
     """Print AUCs per finding and their means, localization, and the files of a published record."""
@@ -60,13 +62,14 @@ def _auc_table(record: Record) -> Table:
 def _localization_table(part: LocalizationPart) -> Table:
     """Build the table of localization, with its baselines."""
     mean = part.mean
-    table = Table(f"Localization of {count(mean.boxes, 'box', 'boxes')} of {count(mean.findings, 'finding')}")
-    for heading in ("Heatmaps", "95 % interval", "Random maps", "Center box", "Boxes of others"):
+    title = f"Localization of {count(mean.boxes, 'box', 'boxes')} of {count(mean.findings, 'finding')}"
+    table = Table("", title=title, title_justify="left", caption=LOCALIZATION_CAPTION, caption_justify="left")
+    for heading in ("Heatmaps", "95 % interval", "Random", "Center", "Others"):
         table.add_column(heading, justify="right")
     level = part.t_iobb.index(MAIN_IOBB)
     metrics: dict[str, tuple[IntervalPart, Callable[[Hits], float]]] = {
         "Pointing game": (mean.pointing_game, lambda hits: hits.pointing_game),
-        f"Accuracy, IoBB > {MAIN_IOBB:g}": (mean.accuracy, lambda hits: hits.iobb.accuracy[level]),
+        f"Acc, IoBB > {MAIN_IOBB:g}": (mean.accuracy, lambda hits: hits.iobb.accuracy[level]),
     }
     for name, (interval, read) in metrics.items():
         baselines = ("–" if hits is None else f"{read(hits):.3f}" for hits in (mean.random, mean.center, mean.prior))
@@ -78,5 +81,5 @@ def _interval_cells(interval: IntervalPart) -> tuple[str, str]:
     if interval.value is None:
         return "undefined", ""
     if interval.low is None:
-        return f"{interval.value:.3f}", "too few patients"
+        return f"{interval.value:.3f}", "–"
     return f"{interval.value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"

@@ -187,4 +187,5 @@ def _describe_method(config: ScoreConfig, sha256: str) -> MethodPart:
         changed={},
         compared_with=[],
         control=False,
+        floor=False,
     )
