@@ -488,9 +488,8 @@ def baselines(results: Path, **source: Any) -> None:
       chxbench baselines
       chxbench baselines --dataset chestxray14 --data-dir ~/nih
     """
-    from .commands.baselines.baselines import publish_baselines
+    from .commands.baselines.baselines import DataConfig, publish_baselines
     from .commands.run.report import report_run
-    from .data.source import DataConfig
     from .utils.workspace import Workspace
 
     config = DataConfig(**_source(**source))

@@ -257,7 +257,10 @@ def test_publishing_replaces_whole_folders(three, tmp_path):
 )
 def test_heatmaps_are_compared_with_the_boxes_of_other_patients(results, brightness, told):
     publish_localized(results, brightness, name="sam")
-    assert "- Pointing game, not tested (too few seeds or patients): Maps." in text_of(results)
+    assert (
+        "- Pointing game, not tested against the boxes of other patients (too few seeds or patients): Maps."
+        in text_of(results)
+    )
     publish_localized(results, brightness, "l1", name="sam", seed=1)
     assert f"- Pointing game, {told}" in text_of(results)
 
