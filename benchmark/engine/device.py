@@ -146,11 +146,12 @@ class Device:
         torch.backends.cudnn.benchmark = (
             True  # all crops have the same size: the search for the fastest kernels pays off
         )
-        torch.backends.cudnn.allow_tf32 = precision != "float32"  # TF32 is not the float32 that the record would name
+        torch.backends.cudnn.allow_tf32 = False  # TF32 is not the float32 that the record would name
         self.precision, self.bfloat16_speedup = precision, cast("float | None", None)
         if precision == "auto":
             # Every process measures, but all must use the precision of the main one.
             self.precision, self.bfloat16_speedup = self.broadcast(fastest_precision(self.torch_device, cache))
+        torch.backends.cudnn.allow_tf32 = self.precision != "float32"
         scale = 255 * torch.tensor(IMAGENET_STD, device=self.torch_device).view(1, 3, 1, 1)
         self._scale = 1 / scale
         self._shift = -255 * torch.tensor(IMAGENET_MEAN, device=self.torch_device).view(1, 3, 1, 1) / scale

@@ -223,3 +223,13 @@ def test_a_measurement_of_another_user_is_read_and_a_missing_one_saved_in_the_ow
         monkeypatch.setattr(module, "bfloat16_speedup", None)
         saved.unlink()
         assert as_other_user(ask) == ("bfloat16", 3.0)
+
+
+@pytest.mark.parametrize(("resolved", "allowed"), [("float32", False), ("bfloat16", True)])
+def test_tf32_is_off_whenever_the_precision_is_float32_also_when_it_was_chosen(monkeypatch, resolved, allowed):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not allowed)
+    monkeypatch.setattr(module, "fastest_precision", lambda *_: (resolved, 1.0))
+    assert Device("auto", "cpu").precision == resolved
+    assert torch.backends.cudnn.allow_tf32 == allowed
+    Device(resolved, "cpu")
+    assert torch.backends.cudnn.allow_tf32 == allowed
