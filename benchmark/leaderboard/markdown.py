@@ -62,9 +62,9 @@ READING_NOTES = """\
 AUC and is excluded from the mean.
 - **Brackets.** 95 % intervals over test patients and training seeds: the value that other patients and other seeds \
 would give. The variance between seeds is estimated from all rows of a board together. Where no method has two \
-seeds, intervals are over test patients alone, and nothing follows about methods. A number without brackets depends \
-on too few patients for an interval: fewer than {min_patients} with or without a finding, or fewer than \
-{min_in_mean} for a finding of a mean.
+seeds, intervals are over test patients alone, and nothing follows about methods. In a column with brackets, a \
+number without them is 0, 1 or constant, or depends on too few patients: fewer than {min_patients} with or without a \
+finding, or fewer than {min_in_mean} for a finding of a mean. Sensitivity, calibration error and AFP have no intervals.
 - **Rank.** 95 % interval of the rank among the methods that saw as many images in training, whose number follows. \
 Methods that are not significantly different (all pairs tested, corrected by Holm 1979) share ranks. Without two \
 seeds, a method has no rank. Rows are sorted by mean AUC.

@@ -118,8 +118,16 @@ def _notes(section: SpeedSection) -> str:
         f"batch size 1. Inference: the fastest batch size of {sizes}. Training at batch size {setup.batch_size} with "
         f"{escape(setup.optimizer)}. Steps only: a batch that is already on the device. Data loading only: reading "
         f"batches of {code(setup.dataset)} without computing. End to end: both, as in a run; if it is well below steps "
-        f"only, the device waits for data. Peak memory: {memory}."
+        f"only, the device waits for data. Peak memory: {memory}.{_doubtful(section)}"
     )
+
+
+def _doubtful(section: SpeedSection) -> str:
+    """List the rows that cannot be compared, and why; empty if there are none."""
+    doubts = [
+        f"{row.label} ({', '.join(map(escape, record.doubts))})" for row, record in section.timed if record.doubts
+    ]
+    return f" **Not comparable:** {'; '.join(doubts)}." if doubts else ""
 
 
 def speed_table(timed: Iterable[Timed]) -> str:

@@ -18,6 +18,7 @@ from .record import RecordError, load_record, parse_record, seal
 from .schema import Count, MethodIdentity, Name, Number, Part, Record, RecordHeader, Sha256, Software, json_schema
 
 SPEED_SCHEMA = 2
+BUSY = 0.5  # load average per core above which measurements are unreliable
 
 
 class SetupPart(Part):
@@ -111,6 +112,18 @@ class SpeedRecord(SpeedDescription):
 
     schema_: Literal[2] = Field(alias="schema")
     checksum: Sha256  # hash of all other keys
+
+    @property
+    def doubts(self) -> list[str]:
+        """Reasons why the measurements should not be compared with others; empty if there are none."""
+        steps, load = self.training.images_per_second, self.environment.load_average
+        is_busy = load is not None and load > BUSY * (self.setup.cores or 1)
+        is_faster = steps is not None and self.end_to_end.images_per_second > steps
+        reasons = {
+            f"the machine was busy, load {load or 0:.1f}": is_busy,
+            "end to end faster than its own steps": is_faster,
+        }
+        return [reason for reason, holds in reasons.items() if holds]
 
     @property
     def best(self) -> ThroughputPart | None:

@@ -281,6 +281,26 @@ def test_a_speed_of_something_else_is_not_shown(results, changes):
     assert board(results) == shown
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        pytest.param({"load": 1.04}, "the machine was busy, load 1.0", id="busy"),
+        pytest.param({"load": 1.0}, None, id="half of the cores"),
+        pytest.param({"load": None}, None, id="unknown load"),
+        pytest.param({"end_to_end": 31.5}, "end to end faster than its own steps", id="impossible"),
+    ],
+)
+def test_speeds_that_cannot_be_compared_are_marked(results, changes, told):
+    environment = {"versions": {"torch": "2.8"}, "code": {"commit": None, "dirty": None}, "load_average": 0.1}
+    if "load" in changes:
+        environment["load_average"] = changes["load"]
+    flow = {"images_per_second": changes.get("end_to_end", 30.1), "images": 640}
+    speed_record.publish(speed_fields(environment=environment, end_to_end=flow), results)
+    text = board(results)
+    assert (f"**Not comparable:** Strong ({told})." in text) == (told is not None)
+    assert ("Not comparable" in text) == (told is not None)
+
+
 @pytest.mark.parametrize(("source", "shown"), [("1" * 64, 2), ("2" * 64, 1)], ids=["same source", "other source"])
 def test_a_plugin_is_known_by_its_source(results, source, shown):
     publish(results, score_table(1), "p0", "Mine", name="mine", built_in=False, source_sha256="1" * 64)

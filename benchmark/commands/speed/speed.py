@@ -37,7 +37,6 @@ from . import measure as speed
 from .measure import MeasuredMethod, Throughput
 
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 8, 32, 128, 512)}
-BUSY = 0.5  # load average per core above which measurements are unreliable
 OnRecords = Callable[[list[SpeedRecord]], None]
 
 
@@ -262,7 +261,7 @@ def describe_setup(bench: SpeedExperiment, recipe: Recipe) -> SetupPart:
 def describe_environment() -> SpeedEnvironment:
     """Describe the current software and load of the machine; warn the user if the machine is busy."""
     busy = load_average()
-    if busy is not None and busy > BUSY * cores():
+    if busy is not None and busy > speed_record.BUSY * cores():
         say(f"this machine was busy in the last minute (load {busy:.1f}): if it still is, measured speeds are too low")
     return SpeedEnvironment(**dict(describe_software()), load_average=busy)
 
