@@ -61,6 +61,9 @@ class Train:
 
     Options:
         epochs: passes over the stage's examples.
+        images: images per epoch of a method with one stage, at least the training split's: every image once, then
+            random ones again; 0 for every image once. For comparisons at equal budget with methods that train longer:
+            boards do not separate it, and show the images seen.
         batch_size: images per step, over all processes.
         optimizer: "sgd" (with momentum) or "adamw".
         lr: learning rate; with one_cycle the maximum.
@@ -93,6 +96,7 @@ class Train:
     shuffle_labels: bool = False
     micro_batch: NonNegativeInt = 0
     batch_norm: Literal["auto", "own", "frozen"] = "auto"
+    images: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         if list(self.drop_after) != sorted(set(self.drop_after)):

@@ -94,7 +94,8 @@ def rehearse(experiment: Experiment, device: Device, initial: Mapping[str, Tenso
         network.load_state_dict(initial)
         later = SMALLEST_BATCH if any(stage.select for stage in stages) else 0
         rehearsal = Rehearsal(_Alone(device), method, recipe, network)
-        learner = rehearsal.train(targets, step_sizes(len(targets), recipe.train, device, later))
+        images = max(len(targets), recipe.train.images)
+        learner = rehearsal.train(targets, step_sizes(images, recipe.train, device, later))
         if recipe.compute.compile:
             torch.compiler.reset()  # what is compiled again counts against a limit
         rehearsal.save(learner, experiment.work)

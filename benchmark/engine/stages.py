@@ -126,7 +126,7 @@ def _select(context: TrainContext, stage: Stage, network: nn.Module, rows: np.nd
         The selection, as positions in `rows`.
     """
     if stage.select is None:
-        return Selection(np.arange(len(rows)))
+        return _every_image(len(rows), context.recipe.train.images, context.seed)
     device = context.device
     if not device.broadcast(_has_selection(path)):
         scores = context.predictor(network).scores(rows, f"scoring the training set for {stage.name}")
@@ -134,6 +134,12 @@ def _select(context: TrainContext, stage: Stage, network: nn.Module, rows: np.nd
             _save_selection(select_examples(context.method, stage, scores, context.targets[rows]), path)
         device.accelerator.wait_for_everyone()
     return _read_selection(path)
+
+
+def _every_image(number: int, images: int, seed: int) -> Selection:
+    """Select every image once, then random ones again, evenly repeated, up to a number of images per epoch."""
+    again = np.resize(np.random.default_rng([seed, number]).permutation(number), max(images - number, 0))
+    return Selection(np.append(np.arange(number), again))
 
 
 def remove_training_state(work: Path) -> None:

@@ -122,12 +122,24 @@ def check_training(recipe: Recipe, method: Method, options: Collection[str], ind
     images, batch = len(index.rows("train")), recipe.train.batch_size
     if images < 2:
         raise UserError("the training split has 1 image: training needs at least 2")
+    _check_budget(method, recipe.train.images, images)
     if images < batch:
         say(f"the training split has {images} images: each step has these, not train.batch_size={batch}")
     targets = training_targets(recipe, index, seed)
     if recipe.train.select == "best_validation_auc":
         _check_defined(index, targets, "val", "choose the epoch with --set train.select=last")
     _check_defined(index, targets, "test", "choose a test split with positive and negative images of a finding")
+
+
+def _check_budget(method: Method, budget: int, images: int) -> None:
+    """Raise a UserError if `train.images` does not fit the method or the number of training images."""
+    stages = len(method.stages()) if budget else 1
+    if stages > 1:
+        raise UserError(
+            f"train.images = {budget}: method {method.name} sets the images of its {stages} stages: omit it"
+        )
+    if 0 < budget < images:
+        raise UserError(f"train.images = {budget}: each epoch has all {images:,} training images: use {images} or more")
 
 
 def _unused_stride(method: Method, options: Collection[str]) -> dict[str, str]:

@@ -8,14 +8,14 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..recipe import Recipe, recipe_identity, recipe_table
 from ..records.record import RecordError
 from ..records.schema import Record
 from ..utils.files import json_sha256
 from ..utils.text import count, recipe_label
-from .rows import Row, Run, make_rows
+from .rows import BUDGET, Row, Run, make_rows
 
 EXTERNAL = "external predictions"
 
@@ -80,7 +80,7 @@ def heading(board: Board) -> str:
         # If its hash is not recognized, the name of a test list was chosen by the user.
         custom = "" if board.rows[0].runs[0].verified.origin.test else "custom split "
         return f"{trial}{first.dataset.title}, {custom}{first.dataset.split.name}: {EXTERNAL}"
-    changed = ", ".join(f"{key} = {value}" for key, value in first.recipe.changed.items())
+    changed = ", ".join(f"{key} = {value}" for key, value in first.recipe.changed.items() if key != BUDGET)
     recipe = recipe_label(first.recipe.name) + (f" with {changed}" if changed else "")
     skipped = len(first.dataset.skipped)
     unreadable = f", without {count(skipped, 'unreadable image')}" if skipped else ""
@@ -131,9 +131,17 @@ def _test_key(run: Run) -> tuple[str, ...]:
     return run.record.dataset.name, run.record.dataset.labels.sha256, run.verified.test
 
 
-def _recipe_identity(recipe: Recipe, weights_sha256: str | None) -> str:
-    """Hash the settings of a recipe; a file of initial weights counts by its content."""
+def shared_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that the rows of a board have in common, by section."""
     table = recipe_table(recipe)
+    section, key = BUDGET.split(".")
+    del table[section][key]
+    return table
+
+
+def _recipe_identity(recipe: Recipe, weights_sha256: str | None) -> str:
+    """Hash the settings of a recipe except for the budget; a file of initial weights counts by its content."""
+    table = shared_settings(recipe)
     if weights_sha256:
         table["model"]["weights"] = weights_sha256
     return recipe_identity(table)

@@ -17,7 +17,7 @@ import pandas as pd
 from ..dataset import FINDINGS
 from ..evaluation.localization import MAIN_IOBB
 from ..metrics.intervals import MIN_PATIENTS, MIN_PATIENTS_IN_MEAN, Statistic
-from ..recipe import SECTIONS, recipe_table
+from ..recipe import SECTIONS
 from ..records.schema import Counts
 from ..records.speed_record import SpeedRecord, setup_label
 from ..utils.errors import first_few
@@ -32,7 +32,7 @@ from .ablation import (
     rank_text,
     summary_list,
 )
-from .boards import Board, heading, ranked_by
+from .boards import Board, heading, ranked_by, shared_settings
 from .figure_files import auc_figure
 from .literature import literature
 from .localization import (
@@ -212,7 +212,7 @@ def facts(board: Board) -> str:
     if record.dataset.skipped:
         lines.append(f"- unreadable images, excluded: {code(first_few(record.dataset.skipped))}")
     if record.recipe is not None:
-        lines.append(f"- recipe: {code(_settings(recipe_table(record.recipe)))}")
+        lines.append(f"- recipe: {code(_settings(shared_settings(record.recipe)))}")
     return "\n".join(lines)
 
 

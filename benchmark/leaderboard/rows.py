@@ -23,6 +23,8 @@ from ..utils.text import changed_options, code, escape, plain
 from .literature import Reported, reported
 from .verified_cache import Verified
 
+BUDGET = "train.images"  # the setting of a recipe that boards do not separate, because each row shows the images seen
+
 
 class Run(NamedTuple):
     """A record, its folder relative to the leaderboard, and the values recomputed from its artifacts."""
@@ -172,8 +174,9 @@ def _seed(run: Run) -> int:
 
 
 def _details(record: Record) -> str:
-    """Return what distinguishes rows of the same method: options changed by the user, and the code of a plugin."""
-    changed = changed_options(record.method.changed)
+    """Return what distinguishes rows of the same method: changed options, training budget, and a plugin's code."""
+    budget = {BUDGET: record.recipe.changed[BUDGET]} if record.recipe and BUDGET in record.recipe.changed else {}
+    changed = changed_options({**record.method.changed, **budget})
     is_plugin = record.submission is None and not record.method.built_in
     plugin = f"plugin {record.method.name} {record.method.source_sha256[:7]}" if is_plugin else ""
     return ", ".join(part for part in (changed, plugin) if part)

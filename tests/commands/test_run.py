@@ -21,6 +21,7 @@ from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.engine import checkpoint
 from chxbench.benchmark.engine.experiment import build_experiment
+from chxbench.benchmark.engine.stages import _every_image
 from chxbench.benchmark.engine.weights import weights_sha256
 from chxbench.benchmark.records.figures.style import drawn_from
 from chxbench.methods.bsl import Baseline
@@ -456,3 +457,28 @@ def test_a_check_of_parts_that_fails_after_training_does_not_take_the_scores(sma
     record, _ = run(small_config(method="bsl", settings={"train.epochs": 1}))
     assert record.part_checks == [] and record.mean_auc.value is not None
     assert "the record will have no checks of the method's parts: method bsl (" in capsys.readouterr().err
+
+
+def test_a_method_with_one_stage_trains_on_as_many_images_as_it_is_told(small_config):
+    config = small_config(method="bsl", settings={"train.epochs": 2})
+    plain, _ = run(config)
+    images = plain.stages[0].examples
+    longer, _ = run(replace(config, settings={**config.settings, "train.images": images + 30}))
+    assert longer.stages[0].examples == images + 30 and longer.run_id != plain.run_id
+    page = (config.results.parent / "leaderboard.md").read_text()
+    assert page.count("Ranked by mean test AUC") == 1  # one board, two rows, with what each saw
+    assert f"train.images={images + 30}`) " in page and f"{2 * (images + 30):,}" in page
+    with pytest.raises(UserError, match=f"each epoch has all {images} training images: use {images} or more"):
+        run(replace(config, settings={**config.settings, "train.images": images - 1}))
+    with pytest.raises(UserError, match="method ma sets the images of its 2 stages: omit it"):
+        run(replace(config, method="ma", settings={**config.settings, "train.images": images}))
+
+
+def test_every_image_is_there_before_any_is_repeated():
+    for images, most in ((7, 1), (10, 2), (20, 3)):
+        rows = _every_image(7, images, seed=0).rows
+        assert rows[:7].tolist() == list(range(7)) and len(rows) == images
+        counts = np.bincount(rows)
+        assert counts.max() == most and counts.max() - counts.min() <= 1
+    assert _every_image(7, 0, seed=0).rows.tolist() == list(range(7))
+    assert _every_image(7, 10, seed=0).rows.tolist() != _every_image(7, 10, seed=1).rows.tolist()
