@@ -581,8 +581,8 @@ def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
 
     \b
     Examples:
-      chxbench verify results/phantom/ma/quick-seed0-5acd74bc09
-      chxbench verify results/chestxray14/ma/quick-seed0-f9a893718e --data-dir ~/nih
+      chxbench verify results/phantom/ma/quick-seed0-558c2f467f
+      chxbench verify results/chestxray14/ma/quick-seed0-98ee086fab --data-dir ~/nih
     """
     from .commands.verify import verify as verify_record
 

@@ -24,7 +24,7 @@ from chxbench.benchmark.records.figures.style import drawn_from
 from chxbench.benchmark.records.schema import RunDescription
 
 RESULTS = Path(__file__).parents[2] / "results"
-MA, SAM = RESULTS / "phantom/ma/quick-seed0-5acd74bc09", RESULTS / "phantom/sam/quick-seed0-fa2860393c"
+MA, SAM = RESULTS / "phantom/ma/quick-seed0-558c2f467f", RESULTS / "phantom/sam/quick-seed0-15a2ea0239"
 
 
 @cache
@@ -162,7 +162,7 @@ def test_a_run_does_not_differ_from_itself(two, tmp_path):
 def test_without_out_the_folder_is_named_after_both(two, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command(*two).exit_code == 0
-    folder = tmp_path / "comparisons" / "ma-quick-seed0-5acd74bc09-vs-sam-quick-seed0-fa2860393c"
+    folder = tmp_path / "comparisons" / "ma-quick-seed0-558c2f467f-vs-sam-quick-seed0-15a2ea0239"
     assert sorted(path.name for path in folder.iterdir()) == ["comparison.json", "comparison.md", "roc.png"]
 
 
