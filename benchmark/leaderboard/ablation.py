@@ -45,8 +45,10 @@ class Difference(NamedTuple):
 
     @property
     def p(self) -> float | None:
-        """The two-sided p-value of no difference; None if it cannot be tested."""
-        return None if self.spread is None or self.untested else self.spread.p_value(self.value)
+        """The two-sided p-value of no difference; None if there are too few seeds or patients."""
+        if self.spread is None or not (self.upper.is_tested and self.lower.is_tested):
+            return None
+        return self.spread.p_value(self.value)
 
     @property
     def budget_ratio(self) -> float:
@@ -62,7 +64,7 @@ class Difference(NamedTuple):
 
     @property
     def untested(self) -> str | None:
-        """Why no conclusion is possible; None if one is."""
+        """Why the difference says nothing about what the upper method adds; None if it does."""
         if not (self.upper.is_tested and self.lower.is_tested):
             return f"a conclusion needs at least {MIN_SEEDS} seeds of each method"
         if self.spread is None:
@@ -223,7 +225,7 @@ def ablation_table(pairs: Sequence[Difference]) -> str:
             pair.upper.label,
             pair.lower.label,
             f"{pair.value:+.3f}{_interval_text(pair)}",
-            EMPTY if pair.p is None else "<0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
+            EMPTY if pair.p is None or pair.untested else "<0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
             f"{len(pair.upper.runs)} vs. {len(pair.lower.runs)}",
             f"{pair.budget_ratio:.2f}",
         ]

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -43,6 +43,11 @@ class StatisticPart(Part):
         value, *replicates = (None if np.isnan(x) else x for x in [statistic.value, *statistic.replicates.tolist()])
         return cls(value=value, replicates=replicates, patients=statistic.patients)
 
+    def to_statistic(self) -> Statistic:
+        """Convert to a statistic."""
+        value, *replicates = (np.nan if x is None else x for x in (self.value, *self.replicates))
+        return Statistic(value, np.array(replicates), self.patients)
+
 
 class Verified(Part):
     """Values recomputed from the artifacts of a record that the leaderboard needs besides the record."""
@@ -56,11 +61,12 @@ class Verified(Part):
 
     def statistic(self, name: str) -> Statistic | None:
         """Return a metric for intervals over several runs, see `evaluation.scores.Statistics`; None if it has none."""
-        part = self.statistics.get(name)
-        if part is None:
-            return None
-        value, *replicates = (np.nan if x is None else x for x in (part.value, *part.replicates))
-        return Statistic(value, np.array(replicates), part.patients)
+        return self._arrays.get(name)
+
+    @cached_property
+    def _arrays(self) -> dict[str, Statistic]:
+        """The statistics with arrays, converted once: a board reads them for every pair of rows."""
+        return {name: part.to_statistic() for name, part in self.statistics.items()}
 
 
 def verify_cached(folder: Path, record: Record, cache_folder: Path | None = None) -> Verified:
