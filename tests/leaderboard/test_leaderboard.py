@@ -440,6 +440,7 @@ def test_a_part_that_does_nothing_is_neither_credited_nor_blamed(results, upper,
     text = text_of(results)
     assert (f"- Not tested, because {told}: Gated vs. Plain" in text) == (told is not None)
     assert ("- Gain at equal training budget" in text) == (told is None)
+    assert "| 1 of 2 | Gated" in text and "| 2 of 2 | Plain" in text  # whatever its parts do, it performs better
 
 
 @pytest.mark.parametrize(("rise", "told"), [(0.03, True), (0.005, False)])
