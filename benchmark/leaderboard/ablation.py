@@ -287,6 +287,8 @@ def _better(rows: Sequence[Row], group: Iterable[int]) -> set[tuple[int, int]]:
 def _inactive_part(upper: Row, lower: Row) -> str | None:
     """Explain that a part which only the upper method has does nothing; None if all are active or not measured."""
     shared = {check.name for run in lower.runs for check in run.record.part_checks}
+    if lower.is_control and not shared:
+        return None  # a control without measurements: it has the parts of the method that it controls for
     values = defaultdict(list)
     for check in (check for run in upper.runs for check in run.record.part_checks if check.name not in shared):
         values[check.name, check.minimum].append(check.value)
