@@ -33,6 +33,7 @@ from ..dataset import DataError, Dataset, Index
 from ..utils.environment import cores
 from ..utils.errors import first_few
 from ..utils.files import hold_lock, write_atomic
+from ..utils.paths import regular
 from ..utils.progress import progress, say
 from ..utils.source_code import PLUGIN_PREFIX
 from ..utils.text import count
@@ -209,7 +210,7 @@ class _Place(NamedTuple):
     def digest(self) -> str | None:
         """Return the SHA-256 of the pixels of a complete cache; None if it is incomplete, damaged or unreadable."""
         try:
-            stamps = (self.folder / STAMPS).read_bytes()
+            stamps = regular(self.folder / STAMPS).read_bytes()
             is_complete = (self.folder / PIXELS).stat().st_size == math.prod(self.shape)
         except OSError:
             return None
@@ -470,7 +471,7 @@ def write_manifest(path: Path, dataset: Dataset, index: Index, pixels: np.memmap
 def read_manifest(path: Path) -> str | None:
     """Return the SHA-256 in a manifest; None if there is no intact manifest."""
     try:
-        digest = json.loads(path.read_bytes())["sha256"]
+        digest = json.loads(regular(path).read_bytes())["sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None

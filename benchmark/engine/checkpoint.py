@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..utils import signals
 from ..utils.errors import UserError
-from ..utils.files import previous_version, seal_problem, write_atomic
+from ..utils.files import previous_version, regular, seal_problem, write_atomic
 from ..utils.progress import say
 from .device import Device
 from .random_state import random_state
@@ -274,7 +274,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch documents no errors; those of zip, pickle and the file system occur
         raise _not_a_checkpoint(path, _first_line(error)) from error

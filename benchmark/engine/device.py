@@ -25,6 +25,7 @@ from ..method import ContractError, Output
 from ..utils.environment import cache_folder, cores, processor
 from ..utils.errors import UserError, first_few
 from ..utils.files import hold_lock, write_atomic
+from ..utils.paths import regular
 from ..utils.progress import say
 from .memory import keep_freed_memory
 
@@ -305,7 +306,7 @@ def _measure_once(device: torch.device, key: str, folder: Path) -> float:
 def _read_speedups(file: Path, report: Callable[[str], None] = lambda text: None) -> dict[str, float]:
     """Read the measured ratios by device and version of torch; damaged ones are reported and left out."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(regular(file).read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..data.pixel_cache import Decoded
 from ..method import ContractError, Method, Selection, Stage
 from ..utils.errors import UserError
-from ..utils.files import seal_problem, write_atomic
+from ..utils.files import regular, seal_problem, write_atomic
 from ..utils.progress import say
 from ..utils.run_log import log_event
 from ..utils.text import count
@@ -171,7 +171,7 @@ def _save_selection(selection: Selection, path: Path) -> None:
 
 def _read_selection(path: Path) -> Selection:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(regular(path), allow_pickle=False) as file:
             return Selection(file["rows"], file.get("hard"))
     except (OSError, ValueError, KeyError, AttributeError, BadZipFile) as error:
         raise UserError(

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ..dataset import Index
 from ..metrics.localization import Boxes, normalize
 from ..utils.files import write_atomic
+from ..utils.paths import regular
 
 # The score table of all images of ChestX-ray14 has 4 million cells and 35 MB; the heatmaps of its boxed images 2 MB.
 MAX_CELLS, MAX_BYTES = 100_000_000, 512 * 2**20
@@ -137,14 +138,14 @@ def load_heatmaps(path: Path) -> HeatmapSet:
         Exception: anything that zipfile and numpy raise for an invalid file.
     """
     _check_size(path)
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(regular(path), allow_pickle=False) as file:
         parts = {name: file[name] for name in HeatmapSet._fields}
     return HeatmapSet(**{**parts, "kind": str(parts["kind"])})
 
 
 def _check_size(path: Path) -> None:
     """Check the stated sizes before any array is allocated. Raises ValueError if they are inconsistent or too large."""
-    with ZipFile(path) as file:
+    with ZipFile(regular(path)) as file:
         entries = [file.getinfo(f"{name}.npy") for name in HeatmapSet._fields]
         for entry in entries:
             with file.open(entry) as member:
@@ -164,7 +165,7 @@ def load_scores(path: Path) -> pd.DataFrame:
         ValueError: if the table is too large.
         Exception: anything that pyarrow and pandas raise for an invalid file.
     """
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(regular(path)) as file:
         metadata = file.metadata
         size = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
         if metadata.num_rows * metadata.num_columns > MAX_CELLS or size > MAX_BYTES:

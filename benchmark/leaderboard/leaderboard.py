@@ -16,6 +16,7 @@ from ..records.speed_record import SpeedRecord
 from ..utils.environment import cache_folder, cores
 from ..utils.errors import UserError
 from ..utils.files import hold_lock, write_atomic
+from ..utils.paths import regular
 from ..utils.progress import say, survive
 from ..utils.workspace import LEADERBOARD_MARK, Workspace
 from .boards import Board, make_boards
@@ -97,7 +98,7 @@ def check_leaderboard(workspace: Workspace) -> int:
         if figure.is_stale:
             raise RecordError(_problem(figure))
     path = workspace.leaderboard
-    present = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    present = regular(path).read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     expected = render(boards, speeds, workspace.leaderboard_mark).splitlines()
     for number, (line, wanted) in enumerate(zip_longest(present, expected), start=1):
         if line != wanted:

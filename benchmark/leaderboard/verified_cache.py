@@ -26,6 +26,7 @@ from ..records.schema import Part, Record, SecondaryMetrics, Sha256
 from ..utils.errors import UserError
 from ..utils.files import file_sha256, write_atomic
 from ..utils.package import ROOT
+from ..utils.paths import regular
 
 NUMERIC = ("numpy", "scipy", "pandas", "pyarrow")  # a different version may change the last digit of a result
 
@@ -107,7 +108,7 @@ def _compute(folder: Path, record: Record) -> Verified:
 def _load(path: Path) -> Verified | None:
     """Read a cache entry; None if it is missing, invalid, or does not match its checksum."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(regular(path).read_text(encoding="utf-8"))
         if content.pop("checksum") != records.checksum(content):
             return None
         return Verified.model_validate(content)

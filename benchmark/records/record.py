@@ -23,6 +23,7 @@ from ..metrics.localization import Frame
 from ..recipe import Recipe
 from ..utils.errors import UserError, first_few
 from ..utils.files import as_user_error, file_sha256, json_sha256, write_atomic
+from ..utils.paths import regular
 from .schema import SCHEMA, LocalizationPart, Part, Record, RunDescription, ScoresPart
 
 RECORD_FILE, SCORES_FILE, MAPS_FILE, ROC_FILE = "run.json", "scores.parquet", "maps.npz", "roc.png"
@@ -161,7 +162,7 @@ def replace_localization(folder: Path, record: Record, maps: HeatmapSet | None, 
     Raises:
         UserError: if a file cannot be written.
     """
-    content = json.loads((folder / RECORD_FILE).read_bytes())
+    content = json.loads(regular(folder / RECORD_FILE).read_bytes())
     del content["checksum"]
     return _write(folder, content | _localization(folder, record, maps, problem))
 
@@ -240,7 +241,7 @@ def load_record(path: Path, model: type[Model], schema: int, verify_checksum: bo
         RecordError: if the file is missing, too large, or rejected by `parse_record`.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

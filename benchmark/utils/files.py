@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import UserError
+from .paths import regular
 from .progress import say
 
 SEAL_MARK = b"chxbench sealed\n"  # between the content of a sealed file and its digest
@@ -156,7 +157,7 @@ def is_locked(path: Path) -> bool:
 def lock_holder(path: Path) -> str:
     """Describe the process that holds a lock: host, process id, since when; "another process" if that is unknown."""
     try:
-        return _holder_note(path).read_text(encoding="utf-8")[:200] or "another process"
+        return regular(_holder_note(path)).read_text(encoding="utf-8")[:200] or "another process"
     except (OSError, ValueError):
         return "another process"
 
@@ -169,7 +170,7 @@ def check_seal(path: Path) -> None:
         OSError: the file cannot be read.
     """
     digest, left = hashlib.sha256(), path.stat().st_size - SEAL_BYTES
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         while left > 0:
             chunk = file.read(min(left, CHUNK_BYTES))
             if not chunk:
@@ -204,7 +205,7 @@ def previous_version(path: Path) -> Path:
 
 def file_sha256(path: Path) -> str:
     """Hash a file's bytes in chunks. Raises OSError if it cannot be read."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -31,6 +31,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .paths import regular
+
 LOG_FILE = "log.jsonl"
 INTERVAL = 10.0  # seconds between two entries of work in progress
 Entry = dict[str, Any]
@@ -88,7 +90,7 @@ class LogFile:
             self._warned = True
 
     def _append(self, line: bytes) -> None:
-        with self.path.open("ab", buffering=0) as file:
+        with regular(self.path).open("ab", buffering=0) as file:
             written = file.write(line)
         self._incomplete = written < len(line)
         if self._incomplete:  # an unbuffered write to a nearly full disk writes a part and raises nothing
@@ -101,7 +103,7 @@ def read_log(path: Path) -> list[Entry]:
     Raises:
         OSError: the file is missing or cannot be read.
     """
-    return [entry for line in path.read_bytes().splitlines() if (entry := _parse(line))]
+    return [entry for line in regular(path).read_bytes().splitlines() if (entry := _parse(line))]
 
 
 def _parse(line: bytes) -> Entry | None:
@@ -116,7 +118,7 @@ def _parse(line: bytes) -> Entry | None:
 def _ends_within_a_line(path: Path) -> bool:
     """Return whether the file's last line is incomplete: the process was killed while it wrote."""
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) != b"\n"
     except OSError:  # missing or empty

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from .errors import UserError
+from .paths import regular
 
 # The first line of a leaderboard page, with the name of its results folder, which is next to it.
 LEADERBOARD_MARK = "<!-- Written by `chxbench leaderboard` from the records under {}/. Do not edit. -->"
@@ -95,7 +96,7 @@ class Workspace:
         if not page.exists():
             return
         try:
-            first_line = page.read_bytes().partition(b"\n")[0].decode(errors="replace")
+            first_line = regular(page).read_bytes().partition(b"\n")[0].decode(errors="replace")
         except OSError as error:
             raise UserError(f"{page} cannot be read ({error.strerror}): move it away") from error
         mark = re.fullmatch(re.escape(LEADERBOARD_MARK).replace(r"\{\}", "(.*)"), first_line)

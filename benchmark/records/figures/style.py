@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy.spatial.distance import cdist
 
 from ...utils.files import json_sha256, write_atomic
+from ...utils.paths import regular
 from ...utils.text import plain, recipe_label
 from ..schema import Record
 
@@ -133,7 +134,7 @@ def write_png(image: Image.Image, path: Path, key: str | None) -> None:
 def drawn_from(path: Path) -> str | None:
     """Return the hash embedded in a figure; None if the file is missing or invalid, or contains no hash."""
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             key = image.info.get(KEY)
     except Exception:  # an invalid file makes Pillow raise exceptions of any kind
         return None
