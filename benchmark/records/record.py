@@ -21,7 +21,7 @@ from ..evaluation.localization import evaluate_heatmaps
 from ..evaluation.scores import Statistics, evaluate_scores, evaluate_secondary_metrics, resamples_of
 from ..metrics.localization import Frame
 from ..recipe import Recipe
-from ..utils.errors import UserError, first_few
+from ..utils.errors import UserError, first_few, first_sentence
 from ..utils.files import as_user_error, file_sha256, json_sha256, write_atomic
 from ..utils.paths import regular
 from .schema import SCHEMA, LocalizationPart, Part, Record, RunDescription, ScoresPart
@@ -76,7 +76,7 @@ def load_scores(path: Path) -> pd.DataFrame:
     try:
         return artifacts.load_scores(path)
     except Exception as error:  # an invalid file makes pyarrow and pandas raise exceptions of any kind
-        raise RecordError(f"{path} cannot be read ({error}): {RUN_AGAIN}") from error
+        raise RecordError(f"{path} cannot be read ({first_sentence(error)}): {RUN_AGAIN}") from error
 
 
 def read_maps(folder: Path, record: Record) -> HeatmapSet | None:
@@ -91,7 +91,7 @@ def read_maps(folder: Path, record: Record) -> HeatmapSet | None:
     try:
         maps = artifacts.load_heatmaps(path)
     except Exception as error:  # an invalid file makes zipfile and numpy raise exceptions of any kind
-        raise RecordError(f"{path} cannot be read ({error}): {RUN_AGAIN}") from error
+        raise RecordError(f"{path} cannot be read ({first_sentence(error)}): {RUN_AGAIN}") from error
     if artifacts.heatmaps_sha256(maps) != record.localization.sha256:
         raise RecordError(f"{path} does not match the SHA-256 in its record: {RUN_AGAIN}")
     return maps
@@ -105,9 +105,9 @@ def check_place(folder: Path, record: Record) -> None:
 
 
 def find(results: Path) -> list[Path]:
-    """Return the folders of all records in `results`, sorted."""
-    paths = results.glob(f"*/*/*/{RECORD_FILE}")
-    return sorted(path.parent for path in paths if not path.parent.name.startswith("."))
+    """Return the folders of all records in `results`, sorted; also those with scores that have lost their record."""
+    paths = [path for name in (RECORD_FILE, SCORES_FILE) for path in results.glob(f"*/*/*/{name}")]
+    return sorted({path.parent for path in paths if not path.parent.name.startswith(".")})
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -245,7 +245,8 @@ def load_record(path: Path, model: type[Model], schema: int, verify_checksum: bo
             data = file.read(MAX_BYTES + 1)
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"record {path} cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise RecordError(f"record {path} cannot be read ({reason}): restore it, or remove its folder") from error
     if len(data) > MAX_BYTES:
         raise RecordError(f"record {path} has more than {MAX_BYTES >> 20} MiB: restore it")
     return parse_record(text, path, model, schema, verify_checksum)

@@ -40,6 +40,11 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f"did you mean {' or '.join(similar[:3])}?"
 
 
+def first_sentence(error: BaseException) -> str:
+    """Return the first sentence of an error's message, without the advice that some libraries add for programmers."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0].strip("(). ") or type(error).__name__
+
+
 def describe_error(error: BaseException) -> str:
     """Return the class of an error and the first line of its message."""
     lines = str(error).strip().splitlines()

@@ -180,6 +180,13 @@ def test_changed_or_missing_scores_are_refused(results):
         check_leaderboard(Workspace(results))
 
 
+def test_scores_that_have_lost_their_record_are_told_and_not_left_out(results):
+    (results / "made" / "bsl" / "a0" / "run.json").unlink()
+    for refused in (check_leaderboard, write_leaderboard):
+        with pytest.raises(RecordError, match=r"a0/run\.json cannot be read \(No such file or directory\): restore it"):
+            refused(Workspace(results))
+
+
 def test_a_leaderboard_changed_by_hand_is_told_by_line(results):
     path = results.parent / "leaderboard.md"
     lines = board(results).splitlines()
