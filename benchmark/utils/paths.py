@@ -8,8 +8,8 @@ def regular(path: Path) -> Path:
     """Return the path of a file that is opened next.
 
     Raises:
-        OSError: it is a pipe, a socket or a device, whose opening may wait for ever.
+        OSError: it is a pipe or a socket, whose opening may wait for ever.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if path.is_fifo() or path.is_socket():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return path
