@@ -194,9 +194,9 @@ def test_boards_without_an_effect_claim_one_in_twenty_times_and_their_rows_hold_
 
 @pytest.mark.parametrize(("studies", "slack"), [pytest.param(50, 0.1, id="short"), BOARDS[1]])
 def test_a_planted_difference_of_three_points_is_found_from_five_seeds(studies, slack):
-    """With 14 findings, as on a board; found in 78.6 % of 2,000 studies."""
+    """With 14 findings, as on a board: their mean varies less than that of 4."""
     found = [claims(board) for board in simulate_boards(studies, 5, 2, gain=0.03, findings=14)]
-    assert np.mean([significant and better for significant, better in found]) >= 0.75 - slack
+    assert np.mean([significant and better for significant, better in found]) >= 0.8 - slack
     assert not any(significant and not better for significant, better in found)
 
 
