@@ -22,7 +22,7 @@ from scipy.special import expit
 
 LEVEL = 0.95
 MIN_PATIENTS = 32  # patients with a positive image, and with a negative one, for an interval or test of one finding
-MIN_PATIENTS_IN_MEAN = 5  # the same of each finding in a mean over findings
+MIN_PATIENTS_IN_MEAN = 10  # the same of each finding in a mean over findings
 EDGE = 1e-6  # metrics closer to 0 or 1 have no log-odds
 
 

@@ -102,7 +102,7 @@ def study_of_means(rng, patients, positives, study, shift=0.8):
 @pytest.mark.parametrize(
     ("patients", "positives"),
     [
-        pytest.param(134, [8] * 6 + [20, 40], id="few positives"),
+        pytest.param(134, [13] * 6 + [20, 40], id="few positives"),
         pytest.param(206, [24] * 6 + [36, 69], id="as the phantom"),
         pytest.param(600, [20, 30, 60, 60, 90, 120], id="more patients"),
     ],
