@@ -74,7 +74,7 @@ def test_findings_are_corrected_together_and_undefined_ones_are_not_counted():
 
 def test_a_finding_of_few_patients_has_a_difference_but_no_interval_and_is_not_counted():
     first, second, labels, patients = study(findings=3)
-    labels[:, 2] = np.isin(patients, range(31))
+    labels[:, 2] = np.isin(patients, range(25))
     few = compare([first], [second], labels, patients, 200)
     assert few.each[2].value is not None and few.each[2][3:7] == (None,) * 4
     assert [one.p_corrected for one in few.each[:2]] == holm([one.p for one in few.each[:2]])
