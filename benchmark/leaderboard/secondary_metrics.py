@@ -39,7 +39,7 @@ def secondary_metrics_notes(rows: Sequence[Row]) -> str:
         f"{chance}; it depends on the number of images, and the interval is that of its mean over test splits of this "
         "size. Brier score and expected calibration error (15 bins of equal count): lower is better; both are small "
         "for rare findings. If calibrated: the mean error of the same probabilities if they were exactly right, for "
-        "independent images; an error near it is no evidence of miscalibration."
+        "independent images; an error near it does not indicate miscalibration."
     )
     if not _have_thresholds(rows):
         return (
