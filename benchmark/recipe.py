@@ -265,8 +265,11 @@ def _tables(name: str, within: tuple[Path, ...] = ()) -> dict[str, dict[str, Any
         raise UserError(f"unknown recipe {name!r}: {did_you_mean(name, recipe_names())} (a file's name ends in .toml)")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read: {error}") from error
+    except OSError as error:
+        hint = f"pass one of {', '.join(recipe_names())}, or an existing file"
+        raise UserError(f"recipe {path} cannot be read ({error.strerror}): {hint}") from error
+    except ValueError as error:  # of TOML, or bytes that are not UTF-8
+        raise UserError(f"recipe {path} is not valid TOML ({error}): correct it") from error
     base = _tables(str(tables.pop("extends")), (*within, path)) if "extends" in tables else {}
     for section, table in tables.items():
         if section not in SECTIONS or not isinstance(table, dict):

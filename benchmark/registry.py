@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -25,12 +26,13 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeV
 from .utils.errors import UserError, did_you_mean
 from .utils.package import ROOT
 from .utils.source_code import PLUGIN_PREFIX, source_sha256
-from .utils.text import title_problem
+from .utils.text import encodable, title_problem
 
 if TYPE_CHECKING:  # method.py imports torch, which `chxbench list` and `chxbench score` must not
     from .dataset import Dataset
     from .method import Method
 
+FLOOR_PREFIX = "floor_"  # of the names under which `chxbench baselines` publishes
 PLUGIN_HINT = '(if a file registers it: pass --plugin FILE.py, in Python plugins=["FILE.py"])'
 
 
@@ -107,6 +109,8 @@ class Registry(Generic[T]):
                 raise PluginError(
                     f"{self.kind} name {name!r} is not a valid folder name: use letters, digits, _ . and -"
                 )
+            if name.startswith(FLOOR_PREFIX):
+                raise PluginError(f"{self.kind} name {name!r} belongs to `chxbench baselines`: choose a different one")
             title = getattr(cls, "title", None)
             if not isinstance(title, str):
                 raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
@@ -167,7 +171,7 @@ def _load_file(path: Path) -> None:
     path = path.resolve()
     if not path.is_file():
         raise PluginError(f"plugin file {path} does not exist")
-    name = f"{PLUGIN_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{PLUGIN_PREFIX}{encodable(path.stem)}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

@@ -77,7 +77,14 @@ def test_a_name_taken_is_rejected_with_both_places():
         registry.register("x")(Two)
 
 
-@pytest.mark.parametrize(("name", "message"), [("my method", "is not a valid folder name"), ("fine", "has no title")])
+NAMES = [
+    ("my method", "is not a valid folder name"),
+    ("floor_mine", "belongs to `chxbench baselines`"),
+    ("fine", "has no title"),
+]
+
+
+@pytest.mark.parametrize(("name", "message"), NAMES)
 def test_a_name_or_class_that_could_not_be_recorded_is_rejected(name, message):
     class Nameless: ...
 
@@ -90,6 +97,14 @@ def test_a_file_is_a_plugin(registry, tmp_path):
     path.write_text(METHOD.format(name="own"))
     load_plugins([path, path])
     assert registry.get("own").file == str(path)
+
+
+@pytest.mark.parametrize("name", ["r\udcf6.py", "a b\n.py"])
+def test_a_plugin_file_has_any_name(registry, tmp_path, name):
+    path = tmp_path / name
+    path.write_text(METHOD.format(name="own"))
+    load_plugins([path])
+    assert os.fsencode(registry.get("own").file) == os.fsencode(path)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rich.text import Text
 from ..utils.errors import UserError
 from ..utils.files import CHECKPOINT_FILE, is_intact, is_locked, previous_version
 from ..utils.run_log import LOG_FILE, Entry, read_log
-from ..utils.text import count, plain
+from ..utils.text import count, plain, shell_word
 from ..utils.workspace import Workspace
 
 State = Literal["running", "finished", "interrupted", "failed", "broken"]
@@ -63,7 +63,7 @@ class RunStatus(NamedTuple):
 
 def status(workspace: Workspace) -> None:
     """Print the state of every run in the workspace, and the commands that resume those that can be resumed."""
-    show_statuses(*read_statuses(workspace), workspace.runs)
+    show_statuses(*read_statuses(workspace), workspace)
 
 
 def read_statuses(workspace: Workspace) -> tuple[list[RunStatus], int]:
@@ -85,8 +85,10 @@ def read_status(workspace: Workspace, run_id: str) -> RunStatus:
         entries = read_log(folder / LOG_FILE) if (folder / LOG_FILE).exists() else []
         started = next((entry for entry in reversed(entries) if entry["event"] == "started"), {})
         state, detail = _read_state(folder, workspace.run_lock(run_id), entries)
-    except (UserError, OSError) as error:
+    except UserError as error:
         state, detail = "broken", str(error)
+    except OSError as error:
+        state, detail = "broken", f"{error.filename or folder} cannot be read ({error.strerror}): remove it"
     task = f"{started['method']} on {started['dataset']}" if {"method", "dataset"} <= started.keys() else ""
     command = _resume_command(started) if state in ("interrupted", "failed") else None
     return RunStatus(run_id, task, state, detail, written, size, command)
@@ -141,7 +143,9 @@ class _QuestionMarks(dict[str, Any]):
 
 def _damage(folder: Path) -> str:
     """Return which stages have a damaged checkpoint and what resuming does then; empty if none has."""
-    damaged = [path for path in sorted(folder.glob(f"stage*/{CHECKPOINT_FILE}")) if not is_intact(path)]
+    last = Path(CHECKPOINT_FILE)
+    stages = {path.parent for name in (last, previous_version(last)) for path in folder.glob(f"stage*/{name}")}
+    damaged = [stage / last for stage in sorted(stages) if not is_intact(stage / last)]
     fallback = {True: "the previous one is used", False: "that stage starts over"}
     return "".join(
         f"; {path.relative_to(folder)} is damaged: {fallback[is_intact(previous_version(path))]}" for path in damaged
@@ -168,20 +172,23 @@ def _last_write_and_size(folder: Path) -> tuple[float, int]:
     return written or folder.stat().st_mtime, size
 
 
-def show_statuses(statuses: Sequence[RunStatus], others: int, folder: Path) -> None:
-    """Print a table of the runs, the commands that resume them, and the number of other entries in `folder`."""
+def show_statuses(statuses: Sequence[RunStatus], others: int, workspace: Workspace) -> None:
+    """Print a table of the runs, the commands that resume them, and the number of other entries in `runs/`."""
     console = Console(markup=False, emoji=False, highlight=False)
     if statuses:
         console.print(_table(statuses), crop=False)
     else:
-        console.print(f"No runs in {folder}: `chxbench run --method ma` starts one.", soft_wrap=True)
+        place = "" if workspace == Workspace() else f" --results {shell_word(workspace.results)}"
+        command = f"chxbench run --method ma{place}"
+        console.print(f"No runs in {_printable(str(workspace.runs))}; this starts one: {command}", soft_wrap=True)
     for status in statuses:
         if status.state in ("interrupted", "failed"):
             console.print(f"to resume {_printable(status.run_id)}:", soft_wrap=True)
             command = status.command or "rerun the command that started it (not in its log)"
             console.print(f"  {_printable(command)}", soft_wrap=True)
     if others:
-        console.print(f"Ignored {count(others, 'entry', 'entries')} without run files in {folder}.", soft_wrap=True)
+        ignored = f"Ignored {count(others, 'entry', 'entries')} without run files in {workspace.runs}."
+        console.print(_printable(ignored), soft_wrap=True)
 
 
 def _table(statuses: Sequence[RunStatus]) -> Table:
@@ -200,7 +207,7 @@ def _table(statuses: Sequence[RunStatus]) -> Table:
 
 def _printable(text: str) -> str:
     """Return text from a possibly damaged file without control characters and characters that cannot be encoded."""
-    return plain(text.encode(errors="replace").decode())
+    return plain(text)
 
 
 def age(seconds: float) -> str:

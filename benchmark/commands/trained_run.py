@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from ..dataset import Dataset
 from ..engine.device import Device
-from ..engine.weights import weights_sha256
+from ..engine.weights import load_safetensors, weights_sha256
 from ..method import Method
 from ..recipe import Pixels, Recipe
 from ..records import record as records
@@ -125,7 +124,7 @@ def load_weights(folder: Path, record: Record) -> dict[str, Tensor]:
     if path is None:
         raise UserError(f"the weights of this run are missing ({' or '.join(map(str, paths))}): run {record.command}")
     try:
-        weights = load(path.read_bytes())  # not every name can be passed to load_file
+        weights = load_safetensors(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"weights {path} cannot be read ({error}): run again with --fresh") from error
     if record.weights is None or weights_sha256(weights) != record.weights.final_sha256:

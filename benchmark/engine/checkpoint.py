@@ -9,6 +9,7 @@ the other one.
 """
 
 import hashlib
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,19 +256,21 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Load the last intact state and report damaged ones; None if no state is intact.
+    """Load the last intact state and report damaged or missing ones; None if no state is intact.
 
     Only tensors and plain values are unpickled, so that a checkpoint cannot run code.
 
     Raises:
         UserError: an intact file is not a checkpoint.
     """
-    versions = [version for version in (path, previous_version(path)) if version.exists()]
-    for version in versions:
-        problem = seal_problem(version)
+    previous = [version for version in (previous_version(path),) if version.exists()]
+    if not previous and not os.path.lexists(path):
+        return None
+    for version in (path, *previous):
+        problem = seal_problem(version) if version.exists() else "it is missing"
         if problem is None:
             return _read_checkpoint(version)
-        fallback = "the stage starts over" if version == versions[-1] else "the previous one is used"
+        fallback = "the previous one is used" if previous and version == path else "the stage starts over"
         say(f"checkpoint {version} is damaged ({problem}): {fallback}")
     return None
 

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..data.loader import SINGLE_PROCESS, Batch, batch_sizes, center_crops, gather_crops
@@ -35,7 +34,7 @@ from .stages import list_stages, select_examples
 from .step import Learner, make_learner
 from .train_context import build_train_context
 from .trainer import run_step
-from .weights import copy_weights, save_weights, weights_sha256
+from .weights import copy_weights, load_safetensors, save_weights, weights_sha256
 
 NOISE_IMAGES = 32  # different images; larger batches repeat them
 SMALLEST_BATCH = (
@@ -180,7 +179,7 @@ class Rehearsal:
                 weights = copy_weights(network)
                 weights_sha256(weights)
                 save_weights(weights, path)
-                network.load_state_dict(load_file(path))
+                network.load_state_dict(load_safetensors(path))
             with blame(self.method, "have its training saved and resumed"):
                 save_checkpoint(path, {"network": network.state_dict(), "optimizer": optimizer.state_dict()})
                 with path.open("rb") as file:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..method import MethodError
 from ..utils.errors import did_you_mean, first_few
-from ..utils.files import write_atomic
+from ..utils.files import regular, write_atomic
 
 NAMED = ("imagenet", "none")  # initial weights that are not a file
 SAFETENSORS = ".safetensors"
@@ -32,6 +32,18 @@ def save_weights(weights: dict[str, Tensor], path: Path) -> None:
     from safetensors.torch import save
 
     write_atomic(path, save(weights))
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of any name, also one that is not UTF-8, which `load_file` refuses.
+
+    Raises:
+        SafetensorError: the content is not that of such a file.
+        OSError: the file cannot be read.
+    """
+    from safetensors.torch import load
+
+    return load(regular(path).read_bytes())
 
 
 def copy_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -77,11 +89,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read(path: Path) -> Any:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
         if path.name.endswith(SAFETENSORS):
-            return load_file(path)
+            return load_safetensors(path)
         return torch.load(path, map_location="cpu", weights_only=True)  # nothing that could run code
     except pickle.UnpicklingError as error:
         raise MethodError(

@@ -165,12 +165,13 @@ def load_scores(path: Path) -> pd.DataFrame:
         ValueError: if the table is too large.
         Exception: anything that pyarrow and pandas raise for an invalid file.
     """
-    with pq.ParquetFile(regular(path)) as file:
-        metadata = file.metadata
+    with regular(path).open("rb") as file:  # pyarrow takes no path that is not UTF-8
+        metadata = pq.ParquetFile(file).metadata
         size = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
         if metadata.num_rows * metadata.num_columns > MAX_CELLS or size > MAX_BYTES:
             raise ValueError(f"it contains more than {MAX_CELLS:,} cells or {MAX_BYTES >> 20} MiB")
-    return pd.read_parquet(path)
+        file.seek(0)
+        return pd.read_parquet(file)
 
 
 def heatmaps_sha256(maps: HeatmapSet) -> str:

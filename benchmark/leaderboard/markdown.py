@@ -22,7 +22,7 @@ from ..records.schema import Counts
 from ..records.speed_record import SpeedRecord, setup_label
 from ..utils.errors import first_few
 from ..utils.options import format_value
-from ..utils.text import code, count, display_name, escape, plain
+from ..utils.text import code, count, display_name, escape, link, plain
 from .ablation import (
     ablation_table,
     floor_sentences,
@@ -153,7 +153,7 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
         _ranking(board),
         *_floors(board),
         *_reported_notes(rows),
-        f"![Mean AUC of each method with its 95 % interval]({auc_figure(board)})",
+        "!" + link("Mean AUC of each method with its 95 % interval", auc_figure(board)),
         *_ablation(board),
         *_by_finding(rows),
         *_localization(rows),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from ..records.schema import Record, StagePart
-from ..utils.text import code, count, escape, plain
+from ..utils.text import code, count, escape, link, plain
 from .rows import Row, Run
 from .tables import make_table
 
@@ -31,7 +31,7 @@ def _links(run: Run) -> str:
     files = {"record": "run.json", "ROC": "roc.png"}
     if run.record.localization is not None:
         files["heatmaps"] = "heatmaps.png"
-    links = [f"[{name}]({run.folder}/{file})" for name, file in files.items()]
+    links = [link(name, f"{run.folder}/{file}") for name, file in files.items()]
     problem = run.record.localization_problem
     return ", ".join([*links, *([f"no heatmaps: {escape(problem)}"] if problem else [])])
 

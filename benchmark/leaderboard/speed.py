@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..records.speed_record import SetupPart, SpeedRecord, matches_run, setup_label
-from ..utils.text import code, count, escape, plain, recipe_label
+from ..utils.text import code, count, escape, link, plain, recipe_label
 from .boards import Board, figure_path
 from .plots import Dot, dots_sha256, draw_speed
 from .rows import Row
@@ -96,7 +96,7 @@ def speed_sections(board: Board, speeds: Iterable[SpeedRecord]) -> list[SpeedSec
 
 def speed_markdown(section: SpeedSection) -> list[str]:
     """Return the paragraphs of a section: notes, table and figure."""
-    figure = [f"![Mean AUC vs. inference throughput]({section.figure})"] if section.dots else []
+    figure = ["!" + link("Mean AUC vs. inference throughput", section.figure)] if section.dots else []
     return [_notes(section), speed_table(section.timed), *figure]
 
 

@@ -8,8 +8,7 @@ from tabulate import tabulate
 
 from ..evaluation.results import IntervalPart
 from ..metrics.intervals import Interval
-from ..records.schema import Record
-from ..utils.text import display_name, escape
+from ..utils.text import display_name, escape, rare_label
 from .rows import Row
 
 EMPTY = "–"
@@ -45,7 +44,7 @@ def ranking(rows: Sequence[Row], ranks: Sequence[str]) -> str:
     table = [
         [rank, _marked(row), with_interval(row.interval("mean_auc"))] for rank, row in zip(ranks, rows, strict=True)
     ]
-    if rare := rare_label(rows[0].first):
+    if rare := rare_label(rows[0].first.dataset.rare):
         headers, align = [*headers, rare], align + "l"
         means = [with_interval(row.interval("mean_auc_without_rare")) for row in rows]
         table = [[*cells, mean] for cells, mean in zip(table, means, strict=True)]
@@ -71,14 +70,6 @@ def seeds(row: Row) -> str:
     values = np.array([statistic.value for statistic in row.statistics("mean_auc")])
     defined = values[~np.isnan(values)]
     return f"{len(row.runs)}" + (f" ({defined.min():.3f}–{defined.max():.3f})" if len(defined) > 1 else "")
-
-
-def rare_label(record: Record) -> str | None:
-    """Return the label of the mean without rare findings; None if the dataset has no rare findings."""
-    rare = record.dataset.rare
-    if not rare:
-        return None
-    return f"Without {display_name(rare[0])}" if len(rare) == 1 else "Without rare findings"
 
 
 def _reported_cells(row: Row) -> list[str]:
@@ -114,7 +105,7 @@ def _finding_items(rows: Sequence[Row]) -> list[Item]:
         cells = [decimals(row.finding_auc(finding)) for row in rows]
         title, head = (escape(display_name(name)) for name in (finding, short[finding]))
         items.append(Item(title, head, [f"{auc.positives:,}", f"{auc.positive_patients:,}"], cells))
-    means = {"mean_auc": "Mean", "mean_auc_without_rare": rare_label(first)}
+    means = {"mean_auc": "Mean", "mean_auc_without_rare": rare_label(first.dataset.rare)}
     for name, label in means.items():
         if label is not None:
             items.append(Item(label, label, ["", ""], [decimals(row.interval(name).value) for row in rows]))

@@ -6,11 +6,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..utils.text import plain
+from ..utils.text import plain, rare_label
 from .ablation import paired_differences, rank_rows, rank_text, summary_list
 from .boards import Board, heading, make_boards, ranked_by
 from .rows import Row, Run
-from .tables import decimals, rare_label, seeds, with_interval
+from .tables import decimals, seeds, with_interval
 
 MIN_NAME = 16  # minimum width of the method column; longer names are wrapped
 
@@ -44,7 +44,7 @@ def _ranking(rows: Sequence[Row]) -> Table:
     table.add_column("Rank", no_wrap=True)
     table.add_column("Method", overflow="fold", min_width=MIN_NAME)
     columns = [("Mean AUC", [with_interval(row.interval("mean_auc")) for row in rows])]
-    if rare := rare_label(rows[0].first):
+    if rare := rare_label(rows[0].first.dataset.rare):
         means = [decimals(row.interval("mean_auc_without_rare").value) for row in rows]
         columns.append((rare.replace(" ", "\n", 1), means))
     columns.append(("Seeds", ["" if row.first.seed is None else seeds(row) for row in rows]))

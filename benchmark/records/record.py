@@ -269,6 +269,8 @@ def parse_record(text: str, path: Path, model: type[Model], schema: int, verify_
     try:
         content = json.loads(text)
         version = content.get("schema") if isinstance(content, dict) else None
+        if version is None:
+            raise RecordError(f"{path} is not a record, it has no schema: restore it, or remove its folder")
         if version != schema:
             raise RecordError(
                 f"{path} has schema {repr(version)[:40]}, this version reads {schema}: use the version that wrote it"

@@ -77,8 +77,9 @@ def write_atomic(path: Path, content: Writer | bytes, previous: Path | None = No
     Raises:
         UserError: the file cannot be written. The old file is unchanged in this case, and no partial file remains.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/null, or a pipe, would be replaced by a file
-        raise UserError(f"{path} is not a regular file: choose a different path")
+    if path.exists() and not path.is_file():  # /dev/null, or a pipe, would be replaced by a file
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise UserError(f"{path} is {kind}: choose a different path, or remove it")
     part = path.with_name(f"{path.name}.part")
     try:
         with as_user_error(path):
@@ -188,8 +189,10 @@ def seal_problem(path: Path) -> str | None:
     """Explain why a sealed file is damaged or unreadable; return None if it is intact."""
     try:
         check_seal(path)
-    except (CorruptFile, OSError) as error:
+    except CorruptFile as error:
         return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
     return None
 
 

@@ -6,8 +6,9 @@ import re
 import shlex
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 # Control characters, other ends of lines, and characters that change the direction of the text around them.
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
@@ -70,6 +71,11 @@ def escape(text: object) -> str:
     return re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", html.escape(plain(text), quote=False))
 
 
+def link(text: str, path: str) -> str:
+    """Format a Markdown link, or with `!` before it a picture, to a file of any name relative to the page."""
+    return f"[{text}]({quote(os.fsencode(path))})"
+
+
 def code(text: object) -> str:
     """Format as inline code in a Markdown table, where only backticks and bars could end the code or its cell."""
     return "`" + plain(text).replace("`", "'").replace("|", "\\|") + "`"
@@ -78,6 +84,13 @@ def code(text: object) -> str:
 def display_name(finding: str) -> str:
     """Spell a finding's name as people read it: `Pleural_Thickening` becomes `Pleural Thickening`."""
     return plain(finding).replace("_", " ")
+
+
+def rare_label(rare: Sequence[str]) -> str | None:
+    """Label the mean without a dataset's rare findings, below "Mean": `Without Hernia`; None if no finding is rare."""
+    if not rare:
+        return None
+    return f"Without {display_name(rare[0])}" if len(rare) == 1 else "Without rare findings"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -82,6 +82,8 @@ class Workspace:
                 raise UserError(f"{given}: {existing} is a file: choose a folder for the records")
             if not os.access(existing, os.W_OK | os.X_OK):
                 raise UserError(f"{given}: {existing} cannot be written to: choose a different folder")
+        if self.publish_lock.is_dir():
+            raise UserError(f"{self.publish_lock} is a folder, but chxbench writes a file of that name: remove it")
         self.check_page()
 
     def check_page(self) -> None:

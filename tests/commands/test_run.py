@@ -135,7 +135,7 @@ def test_the_recorded_command_asks_for_the_same_run(done):
     assert again.exit_code == 0, again.output
     assert "this run is already complete" in again.output
     assert record.run_id in again.output
-    assert "Mean without Hernia" in again.output
+    assert "Without Hernia" in again.output
     assert f"{record.localization.mean.method.pointing_game:.3f}" in again.output.split("Pointing game")[1]
 
 
@@ -413,6 +413,16 @@ def test_a_file_where_the_records_should_lie_is_refused_at_once(small_config, tm
     with pytest.raises(UserError, match="is a file: choose a folder for the records"):
         run(config)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["stage1/checkpoint.pt", "weights.safetensors", "../publish.lock"])
+def test_a_folder_in_place_of_a_file_is_refused_before_training(small_config, capsys, name):
+    config = small_config(method="bsl")
+    path = build_experiment(config).work / name
+    path.mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{path.name} is a folder, but .* writes a file of that name: remove it"):
+        run(config)
+    assert path.is_dir() and "stage 1" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 10**20, 1.0, True, "1", None])

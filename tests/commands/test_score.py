@@ -218,6 +218,12 @@ def test_a_name_of_a_trained_method_is_refused(ask, published, tmp_path):
     assert [record.method.title for record in published().values()] == ["Trained"]
 
 
+def test_a_name_of_the_baselines_is_refused_before_they_are_there(ask, tmp_path):
+    refused = ask(name="floor_x")
+    assert refused.exit_code == 2 and "--name floor_x belongs to `chxbench baselines`" in refused.output
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_name_of_a_method_that_was_trained_on_another_dataset_is_free(ask, published, tmp_path):
     publish(tmp_path / "results", score_table(1), "r0", "Trained", name="theirs", built_in=False)
     assert ask().exit_code == 0

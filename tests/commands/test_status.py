@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -153,10 +154,10 @@ def test_a_run_started_from_python_has_no_command(make_run, tmp_path):
     ("name", "content", "told"),
     [
         pytest.param("run.json", b"{", "is not readable JSON", id="record cut"),
-        pytest.param("run.json", b"{}", "has schema None", id="no record"),
+        pytest.param("run.json", b"{}", "is not a record, it has no schema: restore it", id="no record"),
         pytest.param("run.json", b"\xff", "cannot be read", id="record of bytes"),
         pytest.param("run.json", b"[" * 100_000, "is not readable JSON", id="record nested"),
-        pytest.param("log.jsonl/x", b"", "Is a directory", id="log is a folder"),
+        pytest.param("log.jsonl/x", b"", "log.jsonl cannot be read (Is a directory)", id="log is a folder"),
     ],
 )
 def test_damage_is_reported(tmp_path, name, content, told):
@@ -236,9 +237,14 @@ def test_ages(seconds, told):
     assert age(seconds) == told
 
 
-def test_without_runs_a_command_that_starts_one_is_shown(tmp_path):
-    assert "No runs in" in shown(tmp_path / "results")[0]
+@pytest.mark.parametrize("name", ["results", "a b", "r\udcf6\n"])
+def test_without_runs_a_command_that_starts_one_is_shown(tmp_path, name, monkeypatch):
+    text, lines = shown(tmp_path / name / "results")
+    assert "No runs in" in text and len(lines) == 1
+    assert shlex.split(text.partition("this starts one: ")[2])[-2:-1] == ["--results"]
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.chdir(tmp_path)
+    assert shown(Path("results"))[0].endswith("chxbench run --method ma")
 
 
 def test_runs_that_are_a_file_are_refused_in_one_line(tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 from chxbench import MethodError, UserError
 from chxbench.benchmark.engine.experiment import build_experiment
 from chxbench.benchmark.engine.initial_weights import build_network, load_tensors
-from chxbench.benchmark.engine.weights import read_weights, weights_sha256
+from chxbench.benchmark.engine.weights import load_safetensors, read_weights, save_weights, weights_sha256
 
 FINDINGS = 5
 
@@ -323,3 +323,12 @@ def test_torch_files_are_read_however_their_tensors_are_nested(tmp_path, suffix,
 def test_a_misspelled_name_of_initial_weights_is_refused_before_training(small_config):
     with pytest.raises(UserError, match=r"'Imagenet' is neither imagenet, none nor .*did you mean imagenet\?"):
         build_experiment(small_config(settings={"model.weights": "Imagenet"}))
+
+
+@pytest.mark.parametrize("name", ["r\udcf6/w.safetensors", "a b/w\n.safetensors"])
+def test_a_file_of_weights_has_any_name(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir()
+    save_weights({"fc.weight": torch.eye(3)}, path)
+    assert torch.equal(read_weights(path)["fc.weight"], torch.eye(3))
+    assert torch.equal(load_safetensors(path)["fc.weight"], torch.eye(3))

@@ -6,13 +6,14 @@ After an intended change: `UPDATE_GOLDEN=1 pytest tests/leaderboard/test_markdow
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from markdown_it import MarkdownIt
 from record_factory import heatmaps, publish, score_table
 
 from chxbench.benchmark.leaderboard.boards import make_boards
-from chxbench.benchmark.leaderboard.leaderboard import read_runs, render
+from chxbench.benchmark.leaderboard.leaderboard import read_runs, render, write_leaderboard
 from chxbench.benchmark.leaderboard.markdown import _anchors
 from chxbench.benchmark.leaderboard.tables import MAX_METHOD_COLUMNS, Item, cross_table, short_names
 from chxbench.benchmark.utils.workspace import Workspace
@@ -71,6 +72,16 @@ def test_the_contents_link_every_board_and_name_its_highest_mean(small):
         r"\(#made-up-recipe-quick-with-evaluateresamples--100\) +\| +2 \+ 1 control \| [0-9., \[\]]+\| Method ",
         contents[0],
     )
+
+
+@pytest.mark.parametrize("name", ["res ults", "a#b%41", "(1) <b>", "r\udcf6\n"])
+def test_links_lead_to_the_files_of_a_results_folder_of_any_name(tmp_path, name):
+    publish(tmp_path / name, score_table(1), "a0", "Method", maps=heatmaps(score_table(1), 1.0))
+    write_leaderboard(Workspace(tmp_path / name))
+    html = MarkdownIt("gfm-like", {"linkify": False}).render((tmp_path / "leaderboard.md").read_text())
+    targets = re.findall(r'(?:href|src)="([^#"]+)"', html)
+    assert len(targets) == 4  # the figure of AUCs; record, ROC curves and heatmaps
+    assert all((tmp_path / os.fsdecode(unquote_to_bytes(target))).is_file() for target in targets), targets
 
 
 def test_one_board_needs_no_contents(tmp_path):

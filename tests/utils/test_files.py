@@ -86,7 +86,7 @@ def test_a_holder_that_is_unknown_is_another_process(lock, holder, damage):
 
 def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path):
     files.os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="pipe is not a regular file: choose a different path"):
+    with pytest.raises(UserError, match="pipe is not a regular file: choose a different path, or remove it"):
         write_atomic(tmp_path / "pipe", b"")
     assert (tmp_path / "pipe").is_fifo()
 

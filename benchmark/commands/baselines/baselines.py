@@ -23,6 +23,7 @@ from ...leaderboard.leaderboard import publish
 from ...records import record as records
 from ...records.describe import describe_dataset, describe_software, now
 from ...records.schema import EnvironmentPart, MethodPart, Record, RunDescription, SubmissionPart
+from ...registry import FLOOR_PREFIX
 from ...utils.progress import say
 from ...utils.source_code import code_sha256
 from ...utils.workspace import Workspace
@@ -76,13 +77,13 @@ def publish_baselines(config: DataConfig, results: Path, on_record: OnRecord | N
 
 
 def _floors(index: Index, pixels: np.ndarray) -> Iterator[Floor]:
-    yield Floor("floor_prevalence", "Prevalence in training", np.empty((len(index.images), 0)))
+    yield Floor(f"{FLOOR_PREFIX}prevalence", "Prevalence in training", np.empty((len(index.images), 0)))
     traits = features.trait_features(index)
     if traits is None:
         say("no floor from traits: the dataset has none")
     else:
-        yield Floor("floor_traits", f"Logistic regression: {', '.join(index.traits)}", traits)
-    yield Floor("floor_thumbnail", "Logistic regression: 8x8 thumbnails", features.thumbnails(pixels))
+        yield Floor(f"{FLOOR_PREFIX}traits", f"Logistic regression: {', '.join(index.traits)}", traits)
+    yield Floor(f"{FLOOR_PREFIX}thumbnail", "Logistic regression: 8x8 thumbnails", features.thumbnails(pixels))
 
 
 def _write(
@@ -109,7 +110,7 @@ def _describe(config: DataConfig, dataset: Dataset, scored: Index, floor: Floor,
     return RunDescription(
         created=now(),
         command=shlex.join([*arguments, *config.changes({})]),
-        run_id=f"{floor.name.removeprefix('floor_')}-{digest[:10]}",
+        run_id=f"{floor.name.removeprefix(FLOOR_PREFIX)}-{digest[:10]}",
         experiment_sha256=None,
         seed=None,
         selection="none: the regularization is chosen on the validation split",

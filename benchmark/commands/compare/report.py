@@ -12,7 +12,7 @@ from ...records.speed_record import setup_label
 from ...utils.text import count, plain
 from .compare import FILES
 from .pair import ComparedPair
-from .tables import MEANS, cells, rows, summarize, timing_rows
+from .tables import MEAN, cells, rows, summarize, timing_rows
 
 
 def report_comparison(compared: ComparedPair, folder: Path) -> None:
@@ -39,7 +39,7 @@ def _differences(compared: ComparedPair) -> Table:
     for heading in ("A", "B", "A - B", "95 % interval", "p", "p, Holm"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, difference in rows(compared):
-        if name == MEANS[0]:
+        if name == MEAN:
             table.add_section()
         table.add_row(plain(name), *cells(difference))
     return table

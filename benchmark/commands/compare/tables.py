@@ -7,12 +7,12 @@ from ...leaderboard.tables import EMPTY, make_table
 from ...metrics.intervals import MIN_PATIENTS
 from ...metrics.paired import MIN_SEEDS, Difference
 from ...records.speed_record import setup_label
-from ...utils.text import code, count, display_name, escape
+from ...utils.text import code, count, display_name, escape, rare_label
 from .pair import ALPHA, ComparedPair, ComparedRun
 from .run_differences import Timing
 
 SAME_BUDGET = 1.05  # largest ratio of images seen in training that counts as the same budget
-MEANS = ("Mean", "Mean without Hernia")
+MEAN = "Mean"
 
 
 def comparison_markdown(compared: ComparedPair) -> str:
@@ -64,9 +64,11 @@ def _budgets(compared: ComparedPair) -> list[str]:
 
 
 def rows(compared: ComparedPair) -> list[tuple[str, Difference]]:
-    """Return the differences of the findings and of the two means, by display name."""
-    means = zip(MEANS, (compared.comparison.mean, compared.comparison.mean_without), strict=True)
-    return [*((display_name(finding), difference) for finding, difference in compared.differences.items()), *means]
+    """Return the differences of the findings, of their mean, and of that without rare ones, by display name."""
+    each = [(display_name(finding), difference) for finding, difference in compared.differences.items()]
+    rare = rare_label(compared.first.record.dataset.rare)
+    without = [(rare, compared.comparison.mean_without)] if rare else []
+    return [*each, (MEAN, compared.comparison.mean), *without]
 
 
 def cells(difference: Difference) -> list[str]:

@@ -10,7 +10,7 @@ from ...evaluation.localization import MAIN_IOBB
 from ...evaluation.results import Hits, IntervalPart
 from ...records.schema import LocalizationPart, Record
 from ...registry import DATASETS, METHODS, PLUGIN_PREFIX
-from ...utils.text import count, display_name, plain, shell_word
+from ...utils.text import count, display_name, plain, rare_label, shell_word
 from ...utils.workspace import Workspace
 
 LOCALIZATION_CAPTION = "Baselines: random maps, one box in the center, the boxes of other patients."
@@ -54,8 +54,9 @@ def _auc_table(record: Record) -> Table:
         table.add_row(display_name(finding), f"{auc.positives:,}", *_interval_cells(auc))
     table.add_section()
     table.add_row("Mean", f"of {record.mean_auc.findings}", *_interval_cells(record.mean_auc), style="bold")
-    without = record.mean_auc_without_rare
-    table.add_row("Mean without Hernia", f"of {without.findings}", *_interval_cells(without))
+    if label := rare_label(record.dataset.rare):
+        without = record.mean_auc_without_rare
+        table.add_row(label, f"of {without.findings}", *_interval_cells(without))
     return table
 
 

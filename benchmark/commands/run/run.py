@@ -131,6 +131,7 @@ def _lock_run(experiment: Experiment) -> Iterator[None]:
                     (work / "run.json").unlink(missing_ok=True)  # first: a half-removed run must not count as complete
                     shutil.rmtree(work)
                 work.mkdir(exist_ok=True)
+                _check_names(work)
                 yield
             finally:
                 if _remove_if_empty(work):
@@ -138,6 +139,13 @@ def _lock_run(experiment: Experiment) -> Iterator[None]:
     finally:
         with suppress(OSError):  # not empty: other runs are there
             work.parent.rmdir()
+
+
+def _check_names(work: Path) -> None:
+    """Raise UserError if a folder has the name of a file that the run writes."""
+    for path in (*work.glob("*.*"), *work.glob("stage*/*.*")):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, but the run writes a file of that name: remove it")
 
 
 def _remove_if_empty(work: Path) -> bool:

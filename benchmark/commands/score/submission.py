@@ -14,6 +14,7 @@ from ...dataset import SPLITS, Dataset
 from ...evaluation.results import Name
 from ...records.describe import describe_dataset, describe_software, now
 from ...records.schema import EnvironmentPart, MethodPart, RunDescription, SubmissionPart, Title
+from ...registry import FLOOR_PREFIX
 from ...utils.errors import UserError
 from ...utils.files import file_sha256, json_sha256
 from ...utils.options import format_value
@@ -151,6 +152,8 @@ def _check_names(config: ScoreConfig) -> None:
     for flag, text in (("--title", config.display_title), ("--split", config.split)):
         if text is not None and not (_is_valid(Title, text) and text.strip()):
             raise UserError(f"{flag} {text!r} is not a valid title: use 1 to 100 characters, none of < > [ ] ` | \\")
+    if config.name.startswith(FLOOR_PREFIX):
+        raise UserError(f"--name {config.name} belongs to `chxbench baselines`: choose a different one")
     if (ROOT / "methods" / f"{config.name}.py").is_file():
         raise UserError(f"{config.name} is a method of chxbench: choose a different --name for external predictions")
 
