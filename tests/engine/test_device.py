@@ -202,7 +202,7 @@ def test_a_damaged_measurement_is_made_again_and_others_are_kept(tmp_path, monke
 def test_a_measurement_that_cannot_be_saved_is_one_sentence(tmp_path):
     (tmp_path / "precision.json").mkdir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"precision\.json\S* cannot be written"):
+    with pytest.raises(UserError, match=r"precision\.json is a folder: choose a different path, or remove it"):
         fastest_precision(torch.device("cpu"), tmp_path)
     with pytest.raises(UserError, match=r"file cannot be written \(File exists\)"):
         fastest_precision(torch.device("cpu"), tmp_path / "file")
