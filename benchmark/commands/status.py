@@ -142,13 +142,15 @@ class _QuestionMarks(dict[str, Any]):
 
 
 def _damage(folder: Path) -> str:
-    """Return which stages have a damaged checkpoint and what resuming does then; empty if none has."""
+    """Return which stages have a damaged or missing checkpoint and what resuming does then; empty if none has."""
     last = Path(CHECKPOINT_FILE)
     stages = {path.parent for name in (last, previous_version(last)) for path in folder.glob(f"stage*/{name}")}
     damaged = [stage / last for stage in sorted(stages) if not is_intact(stage / last)]
     fallback = {True: "the previous one is used", False: "that stage starts over"}
     return "".join(
-        f"; {path.relative_to(folder)} is damaged: {fallback[is_intact(previous_version(path))]}" for path in damaged
+        f"; {path.relative_to(folder)} is {'damaged' if os.path.lexists(path) else 'missing'}: "
+        f"{fallback[is_intact(previous_version(path))]}"
+        for path in damaged
     )
 
 
@@ -180,15 +182,15 @@ def show_statuses(statuses: Sequence[RunStatus], others: int, workspace: Workspa
     else:
         place = "" if workspace == Workspace() else f" --results {shell_word(workspace.results)}"
         command = f"chxbench run --method ma{place}"
-        console.print(f"No runs in {_printable(str(workspace.runs))}; this starts one: {command}", soft_wrap=True)
+        console.print(f"No runs in {plain(workspace.runs)}; this starts one: {command}", soft_wrap=True)
     for status in statuses:
         if status.state in ("interrupted", "failed"):
-            console.print(f"to resume {_printable(status.run_id)}:", soft_wrap=True)
+            console.print(f"to resume {plain(status.run_id)}:", soft_wrap=True)
             command = status.command or "rerun the command that started it (not in its log)"
-            console.print(f"  {_printable(command)}", soft_wrap=True)
+            console.print(f"  {plain(command)}", soft_wrap=True)
     if others:
         ignored = f"Ignored {count(others, 'entry', 'entries')} without run files in {workspace.runs}."
-        console.print(_printable(ignored), soft_wrap=True)
+        console.print(plain(ignored), soft_wrap=True)
 
 
 def _table(statuses: Sequence[RunStatus]) -> Table:
@@ -198,16 +200,11 @@ def _table(statuses: Sequence[RunStatus]) -> Table:
     table.add_column("Written", justify="right", no_wrap=True)
     table.add_column("Size", justify="right", no_wrap=True)
     for status in statuses:
-        detail = _printable(": ".join(filter(None, (status.task, status.detail))))
+        detail = plain(": ".join(filter(None, (status.task, status.detail))))
         written = age(time.time() - status.written)
-        label = f"{_printable(status.run_id)}\n{detail}"
+        label = f"{plain(status.run_id)}\n{detail}"
         table.add_row(Text(status.state, STYLES[status.state]), label, written, decimal(status.size))
     return table
-
-
-def _printable(text: str) -> str:
-    """Return text from a possibly damaged file without control characters and characters that cannot be encoded."""
-    return plain(text)
 
 
 def age(seconds: float) -> str:

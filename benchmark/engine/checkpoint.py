@@ -263,14 +263,14 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: an intact file is not a checkpoint.
     """
-    previous = [version for version in (previous_version(path),) if version.exists()]
-    if not previous and not os.path.lexists(path):
-        return None
-    for version in (path, *previous):
-        problem = seal_problem(version) if version.exists() else "it is missing"
+    versions = [version for version in (path, previous_version(path)) if os.path.lexists(version)]
+    if versions and path not in versions:
+        say(f"checkpoint {path} is missing: the previous one is used")
+    for version in versions:
+        problem = seal_problem(version)
         if problem is None:
             return _read_checkpoint(version)
-        fallback = "the previous one is used" if previous and version == path else "the stage starts over"
+        fallback = "the stage starts over" if version == versions[-1] else "the previous one is used"
         say(f"checkpoint {version} is damaged ({problem}): {fallback}")
     return None
 

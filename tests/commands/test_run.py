@@ -17,7 +17,7 @@ from torch import nn
 from chxbench import METHODS, Output, PartCheck, Selection, Stage, UserError
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.run import train_and_score as module
-from chxbench.benchmark.commands.run.run import run
+from chxbench.benchmark.commands.run.run import _check_names, run
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.engine import checkpoint
 from chxbench.benchmark.engine.experiment import build_experiment
@@ -413,6 +413,13 @@ def test_a_file_where_the_records_should_lie_is_refused_at_once(small_config, tm
     with pytest.raises(UserError, match="is a file: choose a folder for the records"):
         run(config)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_is_none_of_the_runs_files_stays(small_config):
+    work = build_experiment(small_config(method="bsl")).work
+    for name in (".ipynb_checkpoints", "heatmaps.old", "stage1/notes.d"):
+        (work / name).mkdir(parents=True)
+    _check_names(work)
 
 
 @pytest.mark.parametrize("name", ["stage1/checkpoint.pt", "weights.safetensors", "../publish.lock"])

@@ -229,14 +229,24 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path,
     assert "checkpoint.previous.pt is damaged (it has no seal): the stage starts over" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", [Path.unlink, lambda path: (path.unlink(), path.symlink_to("nowhere"))])
-def test_a_missing_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path, capsys, change):
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        pytest.param(Path.unlink, "missing", id="missing"),
+        pytest.param(
+            lambda path: (path.unlink(), path.symlink_to("nowhere")),
+            "damaged (No such file or directory)",
+            id="dangling link",
+        ),
+    ],
+)
+def test_a_missing_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path, capsys, change, problem):
     path = tmp_path / "checkpoint.pt"
     for number in (1, 2):
         checkpoint.save_checkpoint(path, {"weights": torch.full((3,), float(number))})
     change(path)
     assert torch.equal(checkpoint.load_checkpoint(path)["weights"], torch.full((3,), 1.0))
-    assert "checkpoint.pt is damaged (it is missing): the previous one is used" in capsys.readouterr().err
+    assert f"checkpoint.pt is {problem}: the previous one is used" in capsys.readouterr().err
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):

@@ -24,6 +24,7 @@ from .localize import localize_again
 from .tracking import LoggedRun, check_trackers, log_run
 from .train_and_score import train_and_score
 
+WRITTEN = (".json", ".jsonl", ".npz", ".parquet", ".png", ".pt", ".safetensors")  # endings of a run's files
 OnRecord = Callable[[Record, Path], None]
 
 
@@ -142,9 +143,9 @@ def _lock_run(experiment: Experiment) -> Iterator[None]:
 
 
 def _check_names(work: Path) -> None:
-    """Raise UserError if a folder has the name of a file that the run writes."""
+    """Raise UserError if a folder ends as a file that the run writes; folders with other endings are left alone."""
     for path in (*work.glob("*.*"), *work.glob("stage*/*.*")):
-        if path.is_dir():
+        if path.suffix in WRITTEN and path.is_dir():
             raise UserError(f"{path} is a folder, but the run writes a file of that name: remove it")
 
 
