@@ -74,7 +74,7 @@ def draw_auc(lines: Sequence[AucLine], title: str, path: Path) -> None:
     heights = np.array([name.count("\n") + 1.4 for name in names])
     centers = heights.cumsum() - heights / 2
     figure = new_figure(LINE * heights.sum() + 1.5)
-    axes = figure.add_subplot(xlabel="Mean test AUC, 95 % interval")
+    axes = figure.add_subplot(xlabel=_auc_label("Mean test AUC", lines))
     for center, line in zip(centers, ranked, strict=True):
         _draw_line(axes, center, line)
     axes.set_yticks(centers, names)
@@ -117,11 +117,13 @@ def _draw_line(axes: Axes, height: float, line: AucLine) -> None:
 
 def _explain(lines: Sequence[AucLine]) -> list[Line2D]:
     """Return the legend entries of the marks that occur in the figure."""
-    marks = [Line2D([], [], color=METHOD, linewidth=1.6, label="mean over the seeds, 95 % interval", **MEAN)]
+    has_seeds = any(len(line.seeds) > 1 for line in lines)
+    label = _auc_label("mean over the seeds" if has_seeds else "mean over the findings", lines)
+    marks = [Line2D([], [], color=METHOD, linewidth=1.6, label=label, **MEAN)]
     if any(line.control for line in lines):
         control: dict[str, Any] = {"color": CONTROL, "linewidth": 1.6, "markerfacecolor": "white"}
         marks.append(Line2D([], [], label="control", **control, **MEAN))
-    if any(len(line.seeds) > 1 for line in lines):
+    if has_seeds:
         marks.append(Line2D([], [], color=INK, label="seed", **SEED))
     if any(number(line.reported) is not None for line in lines):
         marks.append(Line2D([], [], color=PAPER, label="reported by the paper", **REPORTED))
@@ -136,6 +138,11 @@ class Dot(NamedTuple):
     auc: float
     low: float | None
     high: float | None
+
+
+def _auc_label(label: str, drawn: Sequence[AucLine | Dot]) -> str:
+    """Add to a label that intervals are drawn, if any method has one."""
+    return f"{label}, 95 % interval" if any(number(method.low) is not None for method in drawn) else label
 
 
 def dots_sha256(dots: Sequence[Dot], title: str) -> str:
@@ -154,7 +161,7 @@ def draw_speed(dots: Sequence[Dot], title: str, path: Path) -> None:
     heights = np.array([name.count("\n") + 1.4 for name in names])
     centers = 1 - (heights.cumsum() - heights / 2) / heights.sum()
     figure = new_figure(max(LINE * heights.sum(), 3) + 1.2)
-    axes = figure.add_subplot(xlabel="Inference, images/s", ylabel="Mean test AUC, 95 % interval")
+    axes = figure.add_subplot(xlabel="Inference, images/s", ylabel=_auc_label("Mean test AUC", dots))
     for rank, (dot, name, center) in enumerate(zip(ranked, names, centers, strict=True)):
         color = COLORS[rank % len(COLORS)]
         if dot.low is not None and dot.high is not None:

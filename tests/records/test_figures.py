@@ -13,7 +13,16 @@ from chxbench.benchmark.metrics.localization import Frame
 from chxbench.benchmark.records.figures.overlays import Panel, draw_panels
 from chxbench.benchmark.records.figures.reliability import draw_reliability
 from chxbench.benchmark.records.figures.roc import draw_roc
-from chxbench.benchmark.records.figures.style import COLORS, KEY, drawn_from, fold, line_style, new_figure, save
+from chxbench.benchmark.records.figures.style import (
+    COLORS,
+    KEY,
+    drawn_from,
+    figure_title,
+    fold,
+    line_style,
+    new_figure,
+    save,
+)
 from chxbench.benchmark.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("full_figures")
@@ -168,6 +177,28 @@ def test_means_intervals_seeds_and_reported_values_stand_where_they_are(axes_of)
     assert drawn_at(axes_of(draw_auc, [one_seed], "t")) == [0.7, 0.8, 0.9]
     undefined = LINE._replace(auc=np.nan, seeds=[0.79, None])
     assert drawn_at(axes_of(draw_auc, [undefined], "t")) == [0.79]
+
+
+def test_a_figure_names_only_what_it_shows(axes_of):
+    """Without intervals none is announced, with one seed there is no mean over seeds."""
+    bare = LINE._replace(low=None, high=np.nan, seeds=[0.8])
+    shown = {name: axes_of(draw_auc, [line], "t") for name, line in (("whole", LINE), ("bare", bare))}
+    labels = {name: axes.figure.legends[0].get_texts()[0].get_text() for name, axes in shown.items()}
+    assert labels == {"whole": "mean over the seeds, 95 % interval", "bare": "mean over the findings"}
+    assert {name: axes.get_xlabel() for name, axes in shown.items()} == {
+        "whole": "Mean test AUC, 95 % interval",
+        "bare": "Mean test AUC",
+    }
+    dot = Dot("MA", 9.0, 0.8, None, None)
+    assert axes_of(draw_speed, [dot], "t").get_ylabel() == "Mean test AUC"
+    assert axes_of(draw_speed, [dot, *dots(1)], "t").get_ylabel() == "Mean test AUC, 95 % interval"
+
+
+@pytest.mark.parametrize(("floor", "told"), [(True, "Thumbnails\n"), (False, "Thumbnails, external predictions\n")])
+def test_only_predictions_from_outside_are_called_external(tmp_path, floor, told):
+    _, record = publish(tmp_path / "results", score_table(1), "a0", "Thumbnails")
+    method = record.method.model_copy(update={"floor": floor})
+    assert figure_title(record.model_copy(update={"recipe": None, "method": method})).startswith(told)
 
 
 def test_a_reliability_diagram_shows_the_bins_that_hold_images(tmp_path, axes_of):

@@ -80,11 +80,11 @@ def fold(text: object, width: int) -> str:
 
 
 def figure_title(record: Record) -> str:
-    """Return the title of a record's figure: method, recipe and seed; dataset and test images."""
+    """Return the title of a record's figure: method, recipe and seed, if it has them; dataset and test images."""
     counts = record.dataset.counts["test"]
     about = f"{record.dataset.title}: {counts.images:,} test images of {counts.patients:,} patients"
     if record.recipe is None:
-        return f"{record.method.title}, external predictions\n{about}"
+        return f"{record.method.title}{'' if record.method.floor else ', external predictions'}\n{about}"
     return f"{record.method.title}, recipe {recipe_label(record.recipe.name)}, seed {record.seed}\n{about}"
 
 
