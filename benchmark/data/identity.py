@@ -95,9 +95,14 @@ def pixel_sample(index: Index, pixels: np.ndarray) -> dict[str, str]:
         index: index of N images.
         pixels: their pixels, uint8 (N, size, size).
     """
-    rows = np.linspace(0, len(pixels) - 1, min(SAMPLE, len(pixels))).round().astype(int)
+    rows = sample_rows(len(pixels))
     names = index.images["image_id"].iloc[rows]
     return {name: hashlib.sha256(pixels[row].tobytes()).hexdigest() for name, row in zip(names, rows, strict=True)}
+
+
+def sample_rows(images: int) -> np.ndarray:
+    """Return the rows of up to SAMPLE images, evenly spaced over all of them, the first and the last included."""
+    return np.linspace(0, images - 1, min(SAMPLE, images)).round().astype(int)
 
 
 def with_file_contents(options: Mapping[str, Any]) -> dict[str, Any]:

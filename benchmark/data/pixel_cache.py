@@ -1,7 +1,9 @@
 """Decode and shrink each image once, into a uint8 memory map that loader.py reads from.
 
-Decoding can stop at any time and resume. A second call decodes only images whose file has changed. A complete cache is
-used without its lock, so another user's may be read-only. A cache is a folder of four files::
+Decoding can stop at any time and resume. A second call decodes only images whose file has changed, and a sample of the
+others: what they are read by may have changed without their files (a mask, a variable, code), and then all are decoded
+again. A complete cache is used without its lock, so another user's may be read-only. A cache is a folder of four
+files::
 
     pixels.u8      pixel map, uint8 (N, size, size)
     stamps.u64     per image, a digest of its file's size and modification time; 0 if not decoded yet
@@ -37,13 +39,14 @@ from ..utils.paths import regular
 from ..utils.progress import progress, say
 from ..utils.source_code import PLUGIN_PREFIX
 from ..utils.text import count
-from .identity import cache_key
+from .identity import cache_key, sample_rows
 from .loader import identity_collate
 from .source import read_gray, stamp
 
 PIXELS, STAMPS, MANIFEST = "pixels.u8", "stamps.u64", "manifest.json"
 IMAGES_PER_TASK = 8  # images that a worker returns at a time: few, so that all workers finish at about the same time
 FLUSH_EVERY = 512  # images between two flushes to disk, the most that a crash loses
+MAX_ROUNDING = 2  # gray levels by which other versions of a decoder may differ
 
 
 class Decoded(NamedTuple):
@@ -108,13 +111,20 @@ def decode_all(dataset: Dataset, index: Index, size: int, cache: Path) -> tuple[
     """
     place = _place(dataset, index, size, cache)
     digest = place.digest()
+    if digest is not None and _read_otherwise(dataset, index, place.pixels()):
+        digest = None
     if digest is None:
         with _open(place) as opened:
-            digest = place.digest()  # another process may have completed it meanwhile
+            is_done = opened.stamps == opened.expected
+            changed = _read_otherwise(dataset, index, opened.pixels, is_done)
+            digest = None if changed else place.digest()  # another process may have completed it meanwhile
             if digest is None:
                 manifest = place.folder / MANIFEST
                 with _writing(place):
                     manifest.unlink(missing_ok=True)
+                if changed:
+                    say(f"image {changed} is read differently than for {place.folder}: decoding all images again")
+                    opened.stamps[:] = 0
                 unreadable = _decode(dataset, index, opened, np.flatnonzero(opened.stamps != opened.expected))
                 if unreadable:
                     return None, unreadable
@@ -181,6 +191,40 @@ def decode_sample(dataset: Dataset, index: Index, size: int, sample: Collection[
             raise DataError(pixels)
         digests[images.ids[row]] = hashlib.sha256(pixels.tobytes()).hexdigest()
     return digests
+
+
+def _read_otherwise(
+    dataset: Dataset, index: Index, pixels: np.ndarray, is_done: np.ndarray | None = None
+) -> str | None:
+    """Decode a sample of decoded images again; return the name of the first whose pixels are others now, or None.
+
+    Args:
+        dataset: dataset that reads the images.
+        index: index of N images.
+        pixels: their pixels (N, size, size).
+        is_done: which of them are decoded (N,); None if all are.
+
+    Raises:
+        DataError: an image is read differently each time.
+    """
+    rows = sample_rows(len(pixels))
+    images = _ShrunkImages(dataset, index, pixels.shape[1], rows if is_done is None else rows[is_done[rows]])
+    for position in range(len(images)):
+        row, now = images[position]
+        if not _is_same(now, pixels[row]):
+            if not _is_same(now, images[position][1]):
+                raise DataError(
+                    f"image {images.ids[row]} is read differently each time: a dataset's read() must return the same "
+                    "pixels for the same file; random changes belong to the method"
+                )
+            return str(images.ids[row])
+    return None
+
+
+def _is_same(one: np.ndarray | str, other: np.ndarray | str) -> bool:
+    if isinstance(one, str) or isinstance(other, str):  # it cannot be read
+        return isinstance(one, str) and isinstance(other, str)
+    return int(np.abs(one.astype(np.int16) - other).max()) <= MAX_ROUNDING
 
 
 def is_picklable(dataset: Dataset) -> bool:

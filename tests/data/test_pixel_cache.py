@@ -90,17 +90,47 @@ def test_shrinking_gives_the_very_pixels_of_monai(shape):
     np.testing.assert_array_equal(Shrink(20)(gray), wanted.numpy())
 
 
-def test_a_second_call_decodes_nothing_and_a_changed_file_is_decoded_alone(paths, tmp_path, monkeypatch):
-    index, cache = index_of(paths[:3]), tmp_path / "cache"
+def test_a_second_call_decodes_a_sample_and_a_changed_file_is_decoded_alone(paths, tmp_path, monkeypatch):
+    index, cache, whole = index_of(paths[:3]), tmp_path / "cache", Files.read
     before = np.array(prepare_pixels(Files(), index, 40, cache).pixels)
     read = []
-    monkeypatch.setattr(Files, "read", lambda self, name, path: read.append(name) or np.zeros((40, 40), np.uint8))
+    monkeypatch.setattr(Files, "read", lambda self, name, path: read.append(name) or whole(self, name, path))
+    monkeypatch.setattr(pixel_cache, "sample_rows", lambda _: np.array([0]))
     prepare_pixels(Files(), index, 40, cache)
-    assert read == []
+    assert read == ["0.png"]
     os.utime(paths[1], ns=(1, 1))
+    Image.new("L", (40, 40), 255).save(paths[1])
     after = prepare_pixels(Files(), index, 40, cache).pixels
-    assert read == ["1.png"]
+    assert read[1:] == ["0.png", "1.png"]  # the sample, then what changed
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    assert after[1].min() == 255
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_sample_that_is_read_differently_makes_all_be_decoded_again(paths, tmp_path, monkeypatch, capsys, is_complete):
+    index, cache, whole = index_of(paths[:3]), tmp_path / "cache", Files.read
+    prepare_pixels(Files(), index, 40, cache)
+    if not is_complete:
+        next(cache.glob("*/manifest.json")).unlink()
+    monkeypatch.setattr(Files, "read", lambda self, name, path: 255 - whole(self, name, path))
+    pixels = prepare_pixels(Files(), index, 40, cache).pixels
+    assert "0.png is read differently than for" in capsys.readouterr().err
+    np.testing.assert_array_equal(pixels, [Shrink(40)(Files().read(path.name, str(path))) for path in paths[:3]])
+
+
+def test_what_other_versions_of_a_decoder_round_differently_is_not_decoded_again(paths, tmp_path, monkeypatch, capsys):
+    index, cache, whole = index_of(paths[:3]), tmp_path / "cache", Files.read
+    before = prepare_pixels(Files(), index, 40, cache)
+    monkeypatch.setattr(Files, "read", lambda self, name, path: whole(self, name, path) // 2 * 2)
+    assert prepare_pixels(Files(), index, 40, cache).sha256 == before.sha256
+
+
+def test_a_read_that_depends_on_chance_is_refused(paths, tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    monkeypatch.setattr(Files, "read", lambda *_: random.integers(0, 256, (40, 40), np.uint8))
+    prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path)
+    with pytest.raises(DataError, match=r"image 0\.png is read differently each time: .* the same pixels"):
+        prepare_pixels(Files(), index_of(paths[:3]), 40, tmp_path)
 
 
 def test_it_resumes_where_it_stopped(paths, tmp_path, monkeypatch):
@@ -119,7 +149,7 @@ def test_it_resumes_where_it_stopped(paths, tmp_path, monkeypatch):
         prepare_pixels(Files(), index, 40, cache)
     monkeypatch.setattr(Files, "read", lambda self, name, path: read.append(name) or np.ones((40, 40), np.uint8))
     pixels = prepare_pixels(Files(), index, 40, cache).pixels
-    assert read == ["0.png", "1.png", "2.png"]
+    assert read == ["0.png", "1.png", "0.png", "1.png", "2.png"]  # those decoded are the sample
     assert [int(row.max()) for row in pixels] == [0, 0, 1]
 
 

@@ -11,8 +11,8 @@ from nih_release import LABELS, TEST, TRAIN_VAL, release
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.run.run import run
 from chxbench.benchmark.commands.verify import verify_run
-from chxbench.benchmark.data.pixel_cache import Shrink
-from chxbench.benchmark.data.pixel_cache import prepare_pixels as prepare_pixels
+from chxbench.benchmark.data.identity import sample_rows
+from chxbench.benchmark.data.pixel_cache import Shrink, prepare_pixels
 from chxbench.benchmark.data.unreadable import without_images
 from chxbench.benchmark.dataset import DataError, split_sha256
 from chxbench.benchmark.engine.experiment import build_experiment
@@ -129,9 +129,11 @@ def test_the_pixels_of_the_others_are_decoded_once_and_stay_in_order(broken, sma
     expected = [
         Shrink(36)(whole.read(name, None)) for name in experiment.index.images["image_id"].iloc[[0, 50, 116]].tolist()
     ]
-    monkeypatch.setattr(Phantom, "read", lambda *_: pytest.fail("decoded again"))
+    broken_read, read = Phantom.read, []
+    monkeypatch.setattr(Phantom, "read", lambda self, name, path: read.append(name) or broken_read(self, name, path))
     pixels = prepare_pixels(experiment.dataset, experiment.index, 36, tmp_path / "cache").pixels
     np.testing.assert_array_equal(pixels[[0, 50, 116]], expected)
+    assert set(read) == set(experiment.index.images["image_id"].iloc[sample_rows(117)])  # none but the sample
 
 
 def test_a_setting_that_skips_nothing_changes_no_run(small_config):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from ...data.pixel_cache import cached_sha256
+from ...data.pixel_cache import cached_sha256, decode_sample
 from ...engine.blame import name_method
 from ...engine.device import Device, destroy_process_group, init_distributed
 from ...engine.experiment import Experiment, RunConfig, build_experiment
@@ -90,10 +90,18 @@ def train_or_read(experiment: Experiment, device: Device) -> Record | None:
 
 
 def _check_pixels(experiment: Experiment, record: Record) -> None:
-    """Check that the images are still those of a completed run, as far as they are cached; UserError if not."""
-    size, pixels = experiment.recipe.pixels.size, record.dataset.pixels
-    sha256 = cached_sha256(experiment.dataset, experiment.index, size, experiment.config.cache)
-    if sha256 and pixels and sha256 != pixels.sha256:
+    """Check that the images are still those of a completed run: all if they are cached, else a sample.
+
+    Raises:
+        UserError: they are not.
+    """
+    dataset, index, pixels = experiment.dataset, experiment.index, record.dataset.pixels
+    size = experiment.recipe.pixels.size
+    if pixels is None:
+        return
+    sha256 = cached_sha256(dataset, index, size, experiment.config.cache)
+    is_same = sha256 == pixels.sha256 if sha256 else decode_sample(dataset, index, size, pixels.sample) == pixels.sample
+    if not is_same:
         raise UserError(
             f"the images of {experiment.dataset.title} have changed since the run in {experiment.work} was completed: "
             "pass --fresh to train again"
