@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeV
 
 from .utils.errors import UserError, did_you_mean
 from .utils.package import ROOT
-from .utils.source_code import PLUGIN_PREFIX, source_sha256
+from .utils.source_code import PLUGIN_PREFIX, REGISTERED_IN, calling_modules, source_sha256
 from .utils.text import encodable, title_problem
 
 if TYPE_CHECKING:  # method.py imports torch, which `chxbench list` and `chxbench score` must not
@@ -116,6 +116,7 @@ class Registry(Generic[T]):
                 raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
             if problem := title_problem(title):
                 raise PluginError(f"{self.kind} {name!r} has the title {title!r}: {problem}")
+            setattr(cls, REGISTERED_IN, calling_modules())
             plugin, source = cast("type[T]", cls), source_sha256(cls)
             entry = Entry(name, plugin, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1], source)
             taken = self._entries.get(name)

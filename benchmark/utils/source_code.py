@@ -1,5 +1,6 @@
 """Hash the code that defines a class: of its module, and of every module of the same author that this one imports.
 
+The module that registers a class counts as well: it may make the class with a function of another one, or change it.
 Modules of Python, of installed libraries and of the harness itself are not part of the hash: records name their
 versions instead. Comments, docstrings and blank lines are not part of it either: they change no result.
 """
@@ -7,6 +8,7 @@ versions instead. Comments, docstrings and blank lines are not part of it either
 import ast
 import hashlib
 import importlib.util
+import inspect
 import io
 import os
 import re
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import TypeGuard
 
 from .errors import UserError
 from .package import ROOT
@@ -27,6 +30,8 @@ BUILT_IN = (ROOT / "methods", ROOT / "datasets")
 STANDARD_LIBRARY = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 INSTALLED = {"site-packages", "dist-packages"}
 IMPORTERS = {"import_module", "__import__"}  # functions that import a module by its name
+FINDERS = {"iter_modules", "walk_packages"}  # functions that find the modules of a package
+REGISTERED_IN = "registered_in"  # attribute of a class: names of the modules that registered it
 
 
 def source_sha256(cls: type) -> str:
@@ -53,7 +58,8 @@ def own_modules(cls: type) -> dict[str, Path]:
         raise UserError(f"{cls.__name__} is not defined in a file: save its code in a .py file and import that")
     package = _top(cls.__module__)
     found: dict[str, Path] = {}
-    pending = [name for base in cls.__mro__ for name in _with_packages(base.__module__)]
+    modules = [name for base in cls.__mro__ for name in (base.__module__, *vars(base).get(REGISTERED_IN, ()))]
+    pending = [name for module in modules for name in _with_packages(module)]
     while pending:
         name = pending.pop()
         path = None if name in found else _file(name)
@@ -61,6 +67,18 @@ def own_modules(cls: type) -> dict[str, Path]:
             found[name] = path
             pending += [imported for imported in _imports(name, path) if _may_be_own(_top(imported), package)]
     return found
+
+
+def calling_modules() -> tuple[str, ...]:
+    """Return the names of the modules whose code is running, up to the first one that is being imported."""
+    names = []
+    frame = inspect.currentframe()
+    while frame is not None:
+        names.append(str(frame.f_globals.get("__name__", "")))
+        if frame.f_code.co_name == "<module>":
+            break
+        frame = frame.f_back
+    return tuple(sorted({name for name in names if name and name != "__main__"}))
 
 
 def code_sha256(path: Path) -> str:
@@ -124,8 +142,32 @@ def _imports(name: str, path: Path) -> Iterator[str]:
     if package is None:
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in _parse(path)[1]:
-        for imported in _imported(node, package):
-            yield from _with_packages(imported)
+        imported = _package_modules(package) if _imports_by_variable(node) else _imported(node, package)
+        for other in imported:
+            yield from _with_packages(other)
+
+
+def _imports_by_variable(node: ast.AST) -> bool:
+    """Return whether a node is a call that imports or finds modules whose names the code does not tell."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = _called(node)
+    return name in FINDERS or (name in IMPORTERS and bool(node.args) and not isinstance(node.args[0], ast.Constant))
+
+
+def _called(node: ast.Call) -> str:
+    """Return the name of the called function, without the module that it is in."""
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def _package_modules(package: str) -> list[str]:
+    """Return the names of all modules of a package and its sub-packages, imported or not; none without a package."""
+    path = _file(package) if package else None
+    if path is None or path.name != "__init__.py":
+        return []
+    files = sorted(path.parent.rglob("*.py"))
+    parts = (file.relative_to(path.parent).with_suffix("").parts for file in files)
+    return [".".join([package, *names]) for names in parts if names[-1] != "__init__"]
 
 
 def _imported(node: ast.AST, package: str) -> list[str]:
@@ -138,10 +180,17 @@ def _imported(node: ast.AST, package: str) -> list[str]:
         base = ".".join([*above, *([node.module] if node.module else [])])
         return [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")]
     if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-        function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         text = node.args[0].value
-        return [text] if function in IMPORTERS and isinstance(text, str) and not text.startswith(".") else []
+        if _called(node) in IMPORTERS and isinstance(text, str):
+            return [_absolute(text, package)]
     return []
+
+
+def _absolute(name: str, package: str) -> str:
+    """Return the absolute name of a module that a package's code calls `.blocks` or `..blocks`."""
+    level = len(name) - len(name.lstrip("."))
+    above = package.split(".")
+    return ".".join([*above[: len(above) - level + 1], name[level:]]) if level else name
 
 
 def _parse(path: Path) -> tuple[str, list[ast.AST]]:
@@ -162,17 +211,31 @@ def _parse_version(path: Path, modified: int, size: int) -> tuple[str, list[ast.
 
 
 def _code(source: str, nodes: list[ast.AST]) -> str:
-    """Remove comments, docstrings and blank lines from a file."""
+    """Remove comments, docstrings and blank lines from a file; not docstrings if the code reads them."""
     lines = source.split("\n")
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     spans = [(token.start, token.end) for token in tokens if token.type == tokenize.COMMENT]
-    for node in nodes:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            last, end = node.end_lineno or node.lineno, node.end_col_offset or 0
-            spans.append((_characters(lines, node.lineno, node.col_offset), _characters(lines, last, end)))
+    documents = [] if any(_reads_docstrings(node) for node in nodes) else [node for node in nodes if _is_text(node)]
+    for node in documents:
+        last, end = node.end_lineno or node.lineno, node.end_col_offset or 0
+        spans.append((_characters(lines, node.lineno, node.col_offset), _characters(lines, last, end)))
+    # Blank lines and trailing spaces inside a string are part of its value.
+    strings = [node for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr)]
+    inside = {line for node in strings for line in range(node.lineno, node.end_lineno or node.lineno)}
+    inside -= {line for node in documents for line in range(node.lineno, node.end_lineno or node.lineno)}
     for (first, start), (last, end) in spans:
         lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:], *[""] * (last - first)]
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+    kept = ((number in inside, line) for number, line in enumerate(lines, 1))
+    return "\n".join(line if is_inside else line.rstrip() for is_inside, line in kept if is_inside or line.strip())
+
+
+def _is_text(node: ast.AST) -> TypeGuard[ast.Expr]:
+    """Return whether a node is a string alone, as docstrings are."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _reads_docstrings(node: ast.AST) -> bool:
+    return "__doc__" in (getattr(node, "attr", ""), getattr(node, "id", ""), getattr(node, "value", ""))
 
 
 def _characters(lines: list[str], row: int, column: int) -> tuple[int, int]:

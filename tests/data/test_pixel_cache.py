@@ -107,7 +107,9 @@ def test_a_second_call_decodes_a_sample_and_a_changed_file_is_decoded_alone(path
 
 
 @pytest.mark.parametrize("is_complete", [True, False])
-def test_a_sample_that_is_read_differently_makes_all_be_decoded_again(paths, tmp_path, monkeypatch, capsys, is_complete):
+def test_a_sample_that_is_read_differently_makes_all_be_decoded_again(
+    paths, tmp_path, monkeypatch, capsys, is_complete
+):
     index, cache, whole = index_of(paths[:3]), tmp_path / "cache", Files.read
     prepare_pixels(Files(), index, 40, cache)
     if not is_complete:

@@ -42,11 +42,26 @@ def load(package, source):
         "class Plugin:\n    def build(self):\n        from .blocks import WIDTH\n",
         "import {name}.blocks\nclass Plugin: pass\n",
         "import importlib\nblocks = importlib.import_module('{name}.blocks')\nclass Plugin: pass\n",
+        "from importlib import import_module\nblocks = import_module('.blocks', __package__)\nclass Plugin: pass\n",
+        "import importlib\nfor n in ['blocks']:\n    importlib.import_module('{name}.' + n)\nclass Plugin: pass\n",
+        "import pkgutil\nfound = pkgutil.iter_modules(__path__ if False else [])\nclass Plugin: pass\n",
         "try:\n    from .missing import x\nexcept ImportError:\n    from .blocks import WIDTH\nclass Plugin: pass\n",
         "from .middle import WIDTH\nclass Plugin: pass\n",
         "from .middle import Base\nclass Plugin(Base): pass\n",
     ],
-    ids=["from", "module", "in a function", "absolute", "by name", "alternative", "through another", "of a base class"],
+    ids=[
+        "from",
+        "module",
+        "in a function",
+        "absolute",
+        "by name",
+        "by a relative name",
+        "by a variable",
+        "found",
+        "alternative",
+        "through another",
+        "of a base class",
+    ],
 )
 def test_an_edited_helper_changes_the_hash(package, source):
     (package / "middle.py").write_text("from .blocks import WIDTH\nclass Base: pass\n")
@@ -104,6 +119,26 @@ def test_comments_docstrings_and_blank_lines_do_not_change_the_hash(package):
     assert source_sha256(cls) != before
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('TABLE = """\n8\n\n"""', 'TABLE = """\n8\n\n\n"""'),
+        ('TABLE = f"""\n{8}\n\n"""', 'TABLE = f"""\n{8}\n\n\n"""'),
+        ('TABLE = """8 \n"""', 'TABLE = """8\n"""'),
+        ('"""One."""\nTABLE = __doc__', '"""Two."""\nTABLE = __doc__'),
+        ('class A:\n    "One"\nTABLE = A.__doc__', 'class A:\n    "Two"\nTABLE = A.__doc__'),
+    ],
+    ids=["blank line", "formatted", "trailing space", "docstring that is data", "docstring of a class"],
+)
+def test_all_of_a_string_that_is_data_counts(package, before, after):
+    cls = load(package, f"{before}\nclass Plugin: pass\n")
+    hashes = {source_sha256(cls)}
+    for source in (after, f"\n# {after!r}\n{before}\n\n"):
+        (package / "main.py").write_text(f"{source}\nclass Plugin: pass\n")
+        hashes.add(source_sha256(cls))
+    assert len(hashes) == 2
+
+
 def test_libraries_and_the_harness_are_not_part_of_it(package):
     cls = load(package, "import json, numpy, torch\nfrom chxbench import Method\nclass Plugin(Method): pass\n")
     assert sorted(own_modules(cls)) == [package.name, f"{package.name}.main"]
@@ -132,6 +167,33 @@ def test_the_same_file_in_another_folder_is_the_same_code(tmp_path):
         hashes.add(METHODS.get("same").source_sha256)
         del METHODS._entries["same"]
     assert len(hashes) == 1
+
+
+FACTORY = """
+from chxbench import METHODS, Method
+def make(name, width):
+    @METHODS.register(name)
+    class Made(Method):
+        title = "Made"
+        size = width
+    return Made
+"""
+
+
+@pytest.mark.parametrize("change", ["made = make('{name}', 64)", "made = make('{name}', 8)\nmade.size = 64"])
+def test_the_file_that_registers_a_class_counts_wherever_the_class_is_defined(tmp_path, monkeypatch, change):
+    factory, name = f"factory{next(NUMBER)}", f"made{next(NUMBER)}"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"{factory}.py").write_text(FACTORY)
+    hashes = set()
+    for folder, line in (("one", "made = make('{name}', 8)"), ("two", change)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "plugin.py").write_text(f"from {factory} import make\n{line.format(name=name)}\n")
+        load_plugins([tmp_path / folder / "plugin.py"])
+        hashes.add(METHODS.get(name).source_sha256)
+        del METHODS._entries[name]
+    assert len(hashes) == 2
+    del sys.modules[factory]
 
 
 def test_code_that_was_edited_after_its_import_is_refused(tmp_path):
