@@ -299,7 +299,7 @@ def _decode(dataset: Dataset, index: Index, opened: OpenCache, missing: np.ndarr
     in_hand = InHand(images, images.ids[missing], workers)
     loader = DataLoader(in_hand, batch_size=IMAGES_PER_TASK, collate_fn=identity_collate, num_workers=workers)
     decoded: list[int] = []  # since the last flush
-    unreadable = []
+    unreadable, blank = [], []
     with progress("decoding", len(missing)) as advance, in_hand.named():
         try:
             for task in loader:
@@ -308,6 +308,7 @@ def _decode(dataset: Dataset, index: Index, opened: OpenCache, missing: np.ndarr
                         unreadable.append(UnreadableImage(images.ids[row], images.paths[row], image))
                     else:
                         opened.pixels[row] = image
+                        blank += [images.ids[row]] if image.min() == image.max() else []
                         decoded.append(row)
                 if len(decoded) >= FLUSH_EVERY:
                     opened.mark_done(decoded)
@@ -315,6 +316,8 @@ def _decode(dataset: Dataset, index: Index, opened: OpenCache, missing: np.ndarr
                 advance(len(task))
         finally:  # also if interrupted: decoded images are not decoded again
             opened.mark_done(decoded)
+    if blank:
+        say(f"{count(len(blank), 'image')} without any contrast: {first_few(blank)}")
     return unreadable
 
 

@@ -21,6 +21,8 @@ MAX_DICOM_BYTES = 512 * 2**20  # per DICOM file
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # all that run no external program
 PICTURE_SUFFIXES, DICOM_SUFFIXES = (".png", ".jpg", ".jpeg"), (".dcm", ".dicom")
 TOO_LARGE = f"it has more than {MAX_PIXELS // 10**6} million pixels"
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+NESTED = ("WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept")  # in these groups
 # Elements without which the pixels of a DICOM file have no meaning.
 NEEDED = ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored")
 
@@ -136,6 +138,7 @@ def _read_dicom(path: Path) -> np.ndarray:
 
     _check_size(path)
     data = dcmread(path)
+    _lift_functional_groups(data)
     stored = _stored_values(data)
     is_padding = _padding(data, stored)
     shown = _displayed(data, stored, ~is_padding).clip(0, 1)
@@ -172,11 +175,20 @@ def _check_size(path: Path) -> None:
         raise ValueError(f"it is {data.PhotometricInterpretation} of {frames} frames: pass a single gray radiograph")
 
 
+def _lift_functional_groups(data: "Dataset") -> None:
+    """Copy the elements that enhanced files nest in functional groups to the top, where all others have them."""
+    groups = [item for name in GROUPS for item in (data.get(name) or [])[:1]]
+    for item in (nested for group in groups for sequence in group if sequence.VR == "SQ" for nested in sequence.value):
+        for name in NESTED:
+            if name in item and name not in data:
+                setattr(data, name, item.get(name))
+
+
 def _stored_values(data: "Dataset") -> np.ndarray:
     """Decode the pixels, integers (H, W), without the bits beyond those stored, in which old files keep overlays.
 
     Raises:
-        ValueError: no installed package can decode them.
+        ValueError: no installed package can decode them, or values need more bits than the header says.
     """
     from pydicom.pixels import get_decoder
 
@@ -191,7 +203,26 @@ def _stored_values(data: "Dataset") -> np.ndarray:
     data.BitsStored += unused  # pydicom assumes that the stored bits are the lowest
     values: np.ndarray = data.pixel_array >> unused
     data.BitsStored -= unused
+    if not syntax.is_encapsulated:
+        _check_bits(data, values)
     return values
+
+
+def _check_bits(data: "Dataset", values: np.ndarray) -> None:
+    """Check that the bits above those stored hold no part of the values (H, W).
+
+    Raises:
+        ValueError: they differ from pixel to pixel, and the header declares no overlay in them.
+    """
+    shift = (data.get("HighBit") or data.BitsStored - 1) + 1
+    if shift >= data.BitsAllocated or any(element.tag.group >> 8 == 0x60 for element in data):
+        return
+    kind = (">" if not data.file_meta.TransferSyntaxUID.is_little_endian else "<") + f"u{data.BitsAllocated // 8}"
+    above = np.frombuffer(data.PixelData, kind)[: values.size].reshape(values.shape) >> shift
+    if data.PixelRepresentation and np.array_equal(above == 0, values >= 0):
+        return  # the sign, repeated
+    if above.min() != above.max():
+        raise ValueError(f"it has values of more than the {data.BitsStored} bits that its header says are stored")
 
 
 def _padding(data: "Dataset", stored: np.ndarray) -> np.ndarray:
@@ -214,7 +245,7 @@ def _displayed(data: "Dataset", stored: np.ndarray, is_image: np.ndarray) -> np.
     values = _rescale(data, stored)
     table = _first_table(data, "VOILUTSequence")
     if table is not None:
-        levels, depth = _look_up(table, values)
+        levels, depth = _look_up(table, values, _first_entry(table, values))
         return np.asarray(levels / max(2**depth - 1, 1))
     window = _window(data)
     if window is not None:
@@ -242,8 +273,9 @@ def _window(data: "Dataset") -> "Dataset | None":
     """Return the first window as a header for pydicom, which then maps to 0..255; None if none has a width."""
     from pydicom import Dataset
 
-    pairs = zip(_numbers(data, "WindowCenter"), _numbers(data, "WindowWidth"), strict=False)
-    center, width = next(((center, width) for center, width in pairs if width), (0, 0))
+    centers, widths = (_numbers(data, name, keep_empty=True) for name in ("WindowCenter", "WindowWidth"))
+    pairs = ((center, width) for center, width in zip(centers, widths, strict=False) if not math.isnan(center))
+    center, width = next(((center, width) for center, width in pairs if width > 0), (0, 0))
     if not width:
         return None
     window = Dataset()
@@ -259,25 +291,43 @@ def _first_table(data: "Dataset", keyword: str) -> "Dataset | None":
     return items[0] if items[0].get("LUTDescriptor") and items[0].get("LUTData") is not None else None
 
 
-def _look_up(table: "Dataset", values: np.ndarray) -> tuple[np.ndarray, int]:
+def _first_entry(table: "Dataset", values: np.ndarray) -> int:
+    """Return the value of a VOI table's first entry; one that no value reaches is a negative number read unsigned.
+
+    Without explicit types, pydicom takes it to be as signed as the stored pixels, before a negative intercept.
+    """
+    first = int(table.LUTDescriptor[1])
+    return first - 2**16 if first >= 2**15 and values.max() < first else first
+
+
+def _look_up(table: "Dataset", values: np.ndarray, first: int | None = None) -> tuple[np.ndarray, int]:
     """Look values up in a table, as float64, and return how many bits its entries have.
+
+    `first` replaces the value of the first entry that the table gives.
 
     pydicom's functions fail for entries of 12 bits, and wrap values around that do not fit into those of 8 bits.
     """
-    entries, first, depth = (int(value) for value in table.LUTDescriptor)
+    entries, given, depth = (int(value) for value in table.LUTDescriptor)
     content = table.LUTData
     if isinstance(content, bytes):
         content = np.frombuffer(content, "<u2" if len(content) >= 2 * (entries or 2**16) else np.uint8)
     levels = np.atleast_1d(np.asarray(content, np.float64))[: entries or 2**16]
-    return levels[np.clip(np.round(values) - first, 0, len(levels) - 1).astype(np.int64)], depth
+    return levels[
+        np.clip(np.round(values) - (given if first is None else first), 0, len(levels) - 1).astype(np.int64)
+    ], depth
 
 
-def _numbers(data: "Dataset", keyword: str) -> list[float]:
-    """Return the numbers of an element; none if it is missing or empty. Raises ValueError if one is not a number."""
+def _numbers(data: "Dataset", keyword: str, keep_empty: bool = False) -> list[float]:
+    """Return the numbers of an element, without its empty values or with NaN for each; none if it is missing.
+
+    Raises:
+        ValueError: a value is not a finite number.
+    """
+    values = np.atleast_1d(np.asarray(data.get(keyword), object))
     try:
-        numbers = [float(value) for value in np.atleast_1d(data.get(keyword)) if value not in (None, "")]
+        numbers = [math.nan if value in (None, "") else float(value) for value in values]
     except (TypeError, ValueError) as error:
         raise ValueError(f"its {keyword} is not a number") from error
-    if not all(map(math.isfinite, numbers)):
+    if not all(math.isfinite(number) for number, value in zip(numbers, values, strict=True) if value not in (None, "")):
         raise ValueError(f"its {keyword} is not finite")
-    return numbers
+    return numbers if keep_empty else [number for number in numbers if not math.isnan(number)]

@@ -343,6 +343,10 @@ def test_two_patterns_that_cover_all_findings_are_refused_and_the_user_decides(t
         pytest.param(list(THREE), "{finding}{finding}", "does not contain {finding} exactly once", id="two holes"),
         pytest.param([*THREE, "mass"], None, "several columns for 1 finding (Mass: Mass, mass)", id="two of a finding"),
         pytest.param([*THREE, "Infiltrate"], None, "(Infiltration: Infiltration, Infiltrate)", id="two spellings"),
+        *(
+            pytest.param([text.format(f) for f in THREE], None, "have no column like '{finding}'", id=text)
+            for text in ("{}_0", "healthy_{}", "{}_std", "{}_threshold", "{} loss", "{}-uncertainty")
+        ),
         pytest.param([f"label_{f}" for f in THREE], None, "named like labels ('label_{finding}')", id="labels alone"),
     ],
 )
@@ -424,6 +428,7 @@ def wide(value: float) -> np.ndarray:
         pytest.param(wide(-0.1), "auto", "row 4, column 'Hernia' ('-0.1'): only 1 of 32 scores", id="one below"),
         pytest.param(wide(1.5), "probability", "('1.5'): 1 of 32 scores are not probabilities", id="not as said"),
         pytest.param(100 * wide(0.5), "auto", "since none is negative, likely to be log-odds", id="percent"),
+        pytest.param(np.sign(wide(0.5) - 0.5), "auto", "has only -1 and 0 and 1 in 'Mass'", id="labels of both signs"),
         pytest.param((wide(0.5) > 0.5) * 1, "auto", "has only 0 and 1 in 'Mass' and the other columns", id="labels"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 
 from chxbench.benchmark.dataset import DataError, Dataset
 from chxbench.benchmark.utils.image_io import read_image
@@ -180,6 +180,16 @@ def linear(low, high, values=RAMP[0]):
     return np.clip((values - low) / (high - low), 0, 1)
 
 
+def nested(sequence, **elements):
+    item, group = pydicom.Dataset(), pydicom.Dataset()
+    for keyword, value in elements.items():
+        setattr(item, keyword, value)
+    setattr(group, sequence, pydicom.Sequence([item]))
+    return pydicom.Sequence([group])
+
+
+FRAME_WINDOW = nested("FrameVOILUTSequence", WindowCenter=2000, WindowWidth=1000)
+FRAME_SLOPE = nested("PixelValueTransformationSequence", RescaleSlope=-1, RescaleIntercept=4095)
 IN_EXTREMES = LEVELS  # no window: from the lowest to the highest
 # LINEAR: from center - 0.5 - (width - 1) / 2 to center - 0.5 + (width - 1) / 2
 WINDOW = linear(2000 - 0.5 - 499.5, 2000 - 0.5 + 499.5)
@@ -192,6 +202,15 @@ WINDOW = linear(2000 - 0.5 - 499.5, 2000 - 0.5 + 499.5)
         pytest.param({"WindowCenter": 2000, "WindowWidth": 1000}, WINDOW, id="window"),
         pytest.param({"WindowCenter": [2000, 9], "WindowWidth": [1000, 9]}, WINDOW, id="windows"),
         pytest.param({"WindowCenter": [0, 2000], "WindowWidth": [0, 1000]}, WINDOW, id="first without a width"),
+        pytest.param({"WindowCenter": ["", 2000], "WindowWidth": [100, 1000]}, WINDOW, id="first without a center"),
+        pytest.param({"WindowCenter": [9, 2000], "WindowWidth": ["", 1000]}, WINDOW, id="first of empty width"),
+        pytest.param({"SharedFunctionalGroupsSequence": FRAME_WINDOW}, WINDOW, id="window in functional groups"),
+        pytest.param({"PerFrameFunctionalGroupsSequence": FRAME_SLOPE}, 1 - LEVELS, id="slope in functional groups"),
+        pytest.param(
+            {"SharedFunctionalGroupsSequence": FRAME_WINDOW, "WindowCenter": 1500, "WindowWidth": 1000},
+            linear(1000, 1999),
+            id="window beside functional groups",
+        ),
         pytest.param({"WindowCenter": "", "WindowWidth": ""}, IN_EXTREMES, id="empty window"),
         pytest.param({"WindowCenter": "", "WindowWidth": 1000}, IN_EXTREMES, id="empty center"),
         pytest.param({"WindowCenter": 0, "WindowWidth": 0}, IN_EXTREMES, id="window of width 0"),
@@ -249,6 +268,33 @@ def test_dicom_is_shown_as_its_header_says(dicom, changes, expected):
 
 def test_overlays_in_the_unused_bits_are_not_seen(dicom):
     np.testing.assert_array_equal(read_image(dicom(RAMP | 0xF000))[0], np.round(255 * LEVELS))
+
+
+def test_a_declared_overlay_in_the_unused_bits_is_not_seen(dicom):
+    with_plane = RAMP | (np.arange(RAMP.size) % 2 << 12)
+    path = dicom(with_plane)
+    assert "more than the 12 bits" in refusal(path)
+    data = pydicom.dcmread(path)
+    data.add_new(0x60000102, "US", 12)
+    data.save_as(path)
+    np.testing.assert_array_equal(read_image(path)[0], np.round(255 * LEVELS))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_values_of_more_bits_than_stored_are_refused(dicom, syntax):
+    assert "more than the 12 bits that its header says are stored" in refusal(dicom(RAMP * 16, syntax=syntax))
+
+
+def test_a_sign_that_fills_the_unused_bits_is_no_value(dicom):
+    shown = read_image(dicom(RAMP - 2048, PixelRepresentation=1))
+    np.testing.assert_array_equal(shown[0], np.round(255 * LEVELS))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_table_may_begin_below_zero(dicom, syntax):
+    tables = {"VOILUTSequence": table(4096, -1024, 12, list(range(4096)))}
+    shown = read_image(dicom(syntax=syntax, RescaleIntercept=-1024, RescaleSlope=1, **tables))
+    np.testing.assert_array_equal(shown[0], np.round(255 * RAMP[0] / 4095))
 
 
 def test_stored_bits_may_be_the_highest(dicom):

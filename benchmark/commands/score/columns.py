@@ -32,7 +32,14 @@ SYNONYMS = {
     "Pleural_Thickening": ("Pleural Thickenings",),
 }
 # Words around the name of a finding that make it a different one.
-OTHER_WORDS = {"no", "non", "not", "without", "absent", "negative", "neg", "pericardial", "subcutaneous"}
+OTHER_WORDS = {"no", "non", "not", "without", "absent", "negative", "neg", "pericardial", "subcutaneous"} | {
+    *("healthy", "normal", "absence", "inverse"),
+    "0",  # of a model with two outputs per finding, the first is that it is absent
+}
+# Words that make it a number about a score instead of the score.
+ABOUT_SCORES = {"std", "sd", "stdev", "var", "variance", "uncertainty", "entropy", "error", "loss", "weight"} | {
+    *("threshold", "thresholds", "thr", "cutoff", "ci", "low", "lower", "high", "upper", "prevalence", "count", "n"),
+}
 LABEL_WORDS = {"label", "labels", "target", "targets", "gt", "true", "truth", "groundtruth", "actual"}
 SCORE_WORDS = {"prob", "probs", "probability", "proba", "pred", "prediction", "predicted", "score", "scores", "logit"}
 
@@ -157,8 +164,8 @@ def _are_labels(around: Around) -> bool:
 
 
 def _is_other(around: Around) -> bool:
-    """Return whether the text around the name of a finding makes it a different finding."""
-    return bool(_words(around) & OTHER_WORDS)
+    """Return whether the text around the name of a finding makes it a different finding, or no score."""
+    return bool(_words(around) & (OTHER_WORDS | ABOUT_SCORES))
 
 
 def _words(around: Around) -> set[str]:

@@ -20,6 +20,7 @@ from .table import PredictionTable, read_table
 
 FileScale = Literal["probability", "logit"]
 Scale = Literal["auto"] | FileScale
+LABELS = (-1, 0, 1)  # negative or unknown, negative, positive
 MISTAKES = 0.05  # fraction of values outside 0..1 below which they are errors in probabilities, not log-odds
 # Log-odds of probabilities 0 and 1: beyond those of every other float64 (-744.4 and 36.7).
 LOWEST, HIGHEST = -750.0, 40.0
@@ -200,6 +201,12 @@ def _find_scale(
 ) -> tuple[FileScale, str]:
     """Return the scale and the reason for it. Raises DataError if it is ambiguous or contradicts `scale`."""
     outside = np.argwhere((values < 0) | (values > 1))
+    if scale == "auto" and np.isin(values, LABELS).all():
+        raise DataError(
+            f"{sheet.path} has only {' and '.join(f'{value:g}' for value in np.unique(values))} in "
+            f"{sheet.names[columns[0]]!r} and the other columns, like labels: provide scores, or declare these as "
+            "scores with --scale probability or logit"
+        )
     if scale == "logit":
         return "logit", "by --scale"
     if scale == "probability" and not len(outside):
@@ -208,11 +215,6 @@ def _find_scale(
     if scale == "probability":
         raise DataError(f"{where}: {len(outside):,} of {values.size:,} scores are not probabilities; correct them")
     if not len(outside):
-        if np.isin(values, (0, 1)).all():
-            raise DataError(
-                f"{where} has only 0 and 1 in {sheet.names[columns[0]]!r} and the other columns, like labels: "
-                "provide scores, or declare these as scores with --scale probability"
-            )
         return "probability", "all scores are from 0 to 1"
     if len(outside) < MISTAKES * values.size:
         raise DataError(
