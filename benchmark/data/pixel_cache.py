@@ -447,7 +447,7 @@ def _writing(place: _Place) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"the pixel cache {place.folder} is incomplete and cannot be written ({error.filename}: "
+            f"the pixel cache {place.folder} is incomplete or out of date, and cannot be written ({error.filename}: "
             f"{error.strerror}): choose a different --cache, or have its owner run `chxbench prepare`"
         ) from error
 

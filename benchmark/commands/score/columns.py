@@ -32,14 +32,12 @@ SYNONYMS = {
     "Pleural_Thickening": ("Pleural Thickenings",),
 }
 # Words around the name of a finding that make it a different one.
-OTHER_WORDS = {"no", "non", "not", "without", "absent", "negative", "neg", "pericardial", "subcutaneous"} | {
-    *("healthy", "normal", "absence", "inverse"),
-    "0",  # of a model with two outputs per finding, the first is that it is absent
-}
+NEGATIONS = {"no", "non", "not", "without", "absent", "absence", "negative", "neg", "inverse", "healthy", "normal"}
+# Of two outputs per finding, number 0 is that it is absent.
+OTHER_WORDS = {*NEGATIONS, "0", "pericardial", "subcutaneous"}
 # Words that make it a number about a score instead of the score.
-ABOUT_SCORES = {"std", "sd", "stdev", "var", "variance", "uncertainty", "entropy", "error", "loss", "weight"} | {
-    *("threshold", "thresholds", "thr", "cutoff", "ci", "low", "lower", "high", "upper", "prevalence", "count", "n"),
-}
+ABOUT_SCORES = {"std", "sd", "var", "variance", "uncertainty", "entropy", "error", "loss", "ci", "lower", "upper"}
+ABOUT_SCORES |= {"weight", "threshold", "thresholds", "thr", "cutoff", "prevalence", "count"}
 LABEL_WORDS = {"label", "labels", "target", "targets", "gt", "true", "truth", "groundtruth", "actual"}
 SCORE_WORDS = {"prob", "probs", "probability", "proba", "pred", "prediction", "predicted", "score", "scores", "logit"}
 

@@ -20,7 +20,7 @@ from .table import PredictionTable, read_table
 
 FileScale = Literal["probability", "logit"]
 Scale = Literal["auto"] | FileScale
-LABELS = (-1, 0, 1)  # negative or unknown, negative, positive
+LABELS = (-1, 0, 1)  # values of label columns; -1 is uncertain or negative
 MISTAKES = 0.05  # fraction of values outside 0..1 below which they are errors in probabilities, not log-odds
 # Log-odds of probabilities 0 and 1: beyond those of every other float64 (-744.4 and 36.7).
 LOWEST, HIGHEST = -750.0, 40.0
