@@ -293,7 +293,10 @@ def test_another_user_reads_a_complete_cache_and_is_told_that_an_incomplete_one_
         assert as_other_user(lambda: prepare_pixels(Plain(), index, 40, cache).sha256) == before
         (manifest,) = cache.glob("*/manifest.json")
         os.utime(here[1], ns=(1, 1))
-        told = r"is incomplete or out of date, and cannot be written \(.*Permission denied\): choose a different --cache, or have"
+        told = (
+            r"is incomplete or out of date, "
+            r"and cannot be written \(.*Permission denied\): choose a different --cache, or have"
+        )
         with pytest.raises(DataError, match=told):
             as_other_user(lambda: prepare_pixels(Plain(), index, 40, cache).sha256)
         assert manifest.exists()  # its owner's cache is as it was
