@@ -219,7 +219,8 @@ def _check_bits(data: "Dataset", values: np.ndarray) -> None:
         return
     kind = (">" if not data.file_meta.TransferSyntaxUID.is_little_endian else "<") + f"u{data.BitsAllocated // 8}"
     above = np.frombuffer(data.PixelData, kind)[: values.size].reshape(values.shape) >> shift
-    if data.PixelRepresentation and np.array_equal(above == 0, values >= 0):
+    ones = 2 ** (data.BitsAllocated - shift) - 1
+    if data.PixelRepresentation and np.array_equal(above, np.where(values < 0, ones, 0)):
         return  # the sign, repeated
     if above.min() != above.max():
         raise ValueError(f"it has values of more than the {data.BitsStored} bits that its header says are stored")
