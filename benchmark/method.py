@@ -13,7 +13,7 @@ Everything else (pixels, loops, devices, precision, scores, statistics) belongs 
 methods.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -173,6 +173,14 @@ class Method:
             images: validation images, normalized as in training (B, 3, H, W).
         """
         return ()
+
+    def options_without_effect(self, weights: str) -> Mapping[str, str]:
+        """Return the options that change nothing beside the others, each with the reason; a user who sets one is told.
+
+        Args:
+            weights: initial weights, as for `build`.
+        """
+        return {}
 
     def stages(self) -> Sequence[Stage]:
         """List the rounds of training, in order; by default one, on every image."""

@@ -64,6 +64,8 @@ def build_backbone(
     if attention and gates == "open":
         open_gates(backbone)
     if pretrained is not None:  # after the gates, which pretrained ones replace
+        if gates == "random" and any(key in pretrained[0] for key in _gate_tensors(backbone)):
+            raise MethodError(f"gates=random has no effect: {pretrained[1]} has pretrained gates; leave it out")
         _load(backbone, *pretrained)
     return backbone
 
@@ -103,6 +105,12 @@ def gate_spread(network: nn.Module, images: Tensor) -> float:
         for hook in hooks:
             hook.remove()
     return float(torch.stack(spreads).mean())
+
+
+def _gate_tensors(network: nn.Module) -> set[str]:
+    """Return the names of the tensors of a network's squeeze-and-excitation blocks."""
+    blocks = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, GATES))
+    return {key for key in network.state_dict() if key.startswith(blocks)}
 
 
 def _create(name: str, attention: bool, output_stride: int) -> Backbone:
@@ -194,8 +202,8 @@ def _load(backbone: Backbone, weights: dict[str, Tensor], source: str) -> None:
     """
     expected = backbone.state_dict()
     # Older weights lack BatchNorm's count of batches, which nothing here uses.
-    optional = tuple(f"{name}." for name, module in backbone.named_modules() if isinstance(module, GATES))
-    missing = [key for key in expected if key not in weights and not key.startswith(optional)]
+    optional = _gate_tensors(backbone)
+    missing = [key for key in expected if key not in weights and key not in optional]
     if missing := [key for key in missing if not key.endswith("num_batches_tracked")]:
         raise MethodError(f"weights {source} lack {len(missing)} tensors of the backbone; {missing[0]} first")
     backbone.load_state_dict({key: value for key, value in weights.items() if key in expected}, strict=False)

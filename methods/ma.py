@@ -6,7 +6,7 @@ positives; the record states how many. Compare MA with the controls of equal bud
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -42,6 +42,10 @@ class MultiAttention(SpaceAttention):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     count: Literal["image", "finding"] = "image"
     restart: Literal["initial", "previous"] = "initial"
+
+    def options_without_effect(self, weights: str) -> Mapping[str, str]:
+        missed = {} if self.hard == "missed" else {"threshold": f"only hard=missed has it, and hard is {self.hard}"}
+        return {**super().options_without_effect(weights), **missed}
 
     def stages(self) -> Sequence[Stage]:
         return (Stage("all"), Stage("all + hard", self.add_hard_positives, self.restart))

@@ -3,7 +3,7 @@
 A gain of MA and `ma_random` over this control is not due to longer training; it comes from repeating positives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -31,6 +31,10 @@ class TrainAgain(MultiAttention):
     compared_with: ClassVar[tuple[str, ...]] = ("sam",)
 
     budget: Literal["equal", "plain"] = "equal"
+
+    def options_without_effect(self, weights: str) -> Mapping[str, str]:
+        unused = dict.fromkeys(("hard", "threshold", "count"), "budget=plain repeats no image")
+        return {**super().options_without_effect(weights), **(unused if self.budget == "plain" else {})}
 
     def stages(self) -> Sequence[Stage]:
         return (Stage("all"), Stage("all again", self.add_any, self.restart))

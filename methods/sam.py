@@ -4,7 +4,7 @@ As written (linear classifier, then the average) the paper's module is the basel
 of linear functions is the linear function of the average. Here each location gives a probability first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -57,6 +57,10 @@ class SpaceAttention(FeatureAttention):
             PartCheck("share of the global half in the variance of the local log-odds", share, MIN_SHARE),
             PartCheck("share of the local half in the variance of the local log-odds", 1 - share, MIN_SHARE),
         )
+
+    def options_without_effect(self, weights: str) -> Mapping[str, str]:
+        pooled = {} if self.pool == "lse" else {"sharpness": f"only pool=lse has it, and pool is {self.pool}"}
+        return {**super().options_without_effect(weights), **pooled}
 
     def heat(self, maps: Tensor) -> Tensor:
         return maps.sigmoid() if self.heatmap == "score" and self.pool == "mean_probability" else maps

@@ -115,6 +115,10 @@ def check_training(recipe: Recipe, method: Method, options: Collection[str], ind
             without a defined AUC where one is needed.
     """
     check_weights_setting(recipe.model.weights)
+    unused = method.options_without_effect(recipe.model.weights)
+    for key in options:
+        if key in unused:
+            raise UserError(f"--option {key} has no effect: {unused[key]}; leave it out")
     inherited = without_effect(recipe)
     refuse_without_effect(recipe, {**inherited, **_unused_stride(method, options)})
     for key, reason in inherited.items():

@@ -102,6 +102,30 @@ def test_settings_without_effect_are_refused(small_config, settings, message):
 
 
 @pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("sam", {"sharpness": 3}, "sharpness has no effect: only pool=lse has it, and pool is mean_probability"),
+        ("ma", {"pool": "max", "sharpness": 10}, "sharpness has no effect: only pool=lse"),
+        ("ma_random", {"hard": "worst_half", "threshold": 0.3}, "threshold has no effect: only hard=missed"),
+        ("ma_again", {"budget": "plain", "hard": "worst_half"}, "hard has no effect: budget=plain repeats no image"),
+        ("ma_again", {"budget": "plain", "count": "finding"}, "count has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(small_config, method, options, message):
+    with pytest.raises(UserError, match=message):
+        build_experiment(small_config(method=method, options=options))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("sam", {"pool": "lse", "sharpness": 3}), ("ma", {"threshold": 0.3}), ("ma_again", {"count": "finding"})],
+)
+def test_options_with_an_effect_make_another_run(small_config, method, options):
+    plain = build_experiment(small_config(method=method))
+    assert build_experiment(small_config(method=method, options=options)).run_id != plain.run_id
+
+
+@pytest.mark.parametrize(
     "settings",
     [{"train.momentum": 0}, {"train.drop_after": []}, {"train.micro_batch": 8}, {**STEP, "train.momentum": 0.9}],
 )
