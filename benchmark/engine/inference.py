@@ -14,11 +14,13 @@ from ..recipe import Recipe
 from ..utils.progress import progress
 from .device import Device
 from .grad_cam import Layer, find_layer, grad_cam
+from .locality import cuts_border
 
 OWN_MAPS, GRAD_CAM = "the method's maps", "Grad-CAM"
 NO_LAYER = (
     "no layer of the network is a map of the image that its log-odds depend on: return maps, Output(logits, maps)"
 )
+CROPPED = "the network does not see the border of the image: its maps would be of another area"
 CHECKED = 64  # images on which the parts of a method are checked
 T = TypeVar("T")
 
@@ -110,7 +112,7 @@ class Predictor:
             title: text of the progress bar.
 
         Returns:
-            Heatmaps in the order of `rows`; None if the network has neither maps nor layers for Grad-CAM.
+            Heatmaps in the order of `rows`; None if the network has neither maps of the image nor layers for Grad-CAM.
 
         Raises:
             ContractError: `method.heat` returns something else than heat.
@@ -158,7 +160,7 @@ class HeatmapReader:
         side: side of the crops in pixels.
 
     Attributes:
-        kind: OWN_MAPS, or GRAD_CAM for a network without maps; None if no layer is a map of the image.
+        kind: OWN_MAPS, or GRAD_CAM for a network without maps; None if no map or layer is a map of the image.
         reason: why there are no heatmaps, one sentence; None if there are.
         layer: output of a module that Grad-CAM explains; None with OWN_MAPS.
     """
@@ -171,7 +173,9 @@ class HeatmapReader:
         gray = torch.zeros(2, side, side, dtype=torch.uint8)
         with torch.inference_mode():
             output = device.forward(network, gray)
-        if output.maps is None:
+        if cuts_border(device, network, side):
+            self.kind, self.reason = None, CROPPED
+        elif output.maps is None:
             self.layer = find_layer(device, network, side)
             self.kind, self.reason = (GRAD_CAM, None) if self.layer else (None, NO_LAYER)
 
@@ -189,7 +193,7 @@ class HeatmapReader:
         logits, maps = output.logits.cpu(), output.maps
         if self.layer is not None:
             return logits, grad_cam(self.device, self.network, self.layer, gray).cpu()
-        if maps is None:
+        if maps is None or self.kind is None:
             return logits, None
         heat = self.method.heat(maps)
         if not isinstance(heat, Tensor) or heat.ndim != 4 or heat.shape[:2] != logits.shape:

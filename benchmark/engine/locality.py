@@ -25,6 +25,9 @@ MIN_FOLLOW = 0.1  # distance that the change moves in a map, of the distance bet
 MIN_CORRELATION = 0.7  # of the positions of patch and change; at 0.71 half of the variance is along the right axis
 CLEAR_SPREAD = 0.4  # spread of the change's position that is no weak effect, in maps of GRID x GRID
 MAX_ASTRAY = 0.3  # correlation over both axes below which a change that moves does not follow
+MAX_SLOPE = 1.25  # distance that the change moves in a map of the complete image; maps coarser than GRID round it
+MAX_OFFSET = 0.75  # of a map's place, by which the change may be beside the patch; strides shift maps by about 0.5
+BORDER = 16  # a border of 1/BORDER of the image's side tells whether the network sees all of it
 TINY = 1e-30  # instead of a division by 0
 WEIGHT_DRAWS = 8  # random weights under which log-odds must leave the interval of probabilities
 
@@ -55,10 +58,12 @@ class Motion(NamedTuple):
     Attributes:
         slope: (2, 2), distance moved along y and x (rows) per distance of the patch along y and x (columns); the
             identity for a perfect map.
+        offset: (2,), y and x of the change for a patch in the middle of the image, as fractions of the map's sides.
         spread: (2,), standard deviation of the change's y and x that all noise images share, divided by the patch's.
     """
 
     slope: Tensor
+    offset: Tensor
     spread: Tensor
 
     @property
@@ -75,6 +80,14 @@ class Motion(NamedTuple):
     def is_local(self) -> bool:
         """Whether the change clearly follows the patch along both axes."""
         return self.follow >= MIN_FOLLOW and self.correlation.min().item() >= MIN_CORRELATION
+
+    def is_centered(self, places: int) -> bool:
+        """Whether a map of places x places may show the complete image and nothing else.
+
+        A map of a part of it moves too far, and one with an empty margin on one side is beside the patch.
+        """
+        too_far = places >= GRID and self.slope.diagonal().max().item() > MAX_SLOPE
+        return not too_far and self.offset.abs().max().item() * places <= MAX_OFFSET
 
 
 @contextmanager
@@ -166,13 +179,14 @@ def motion(energy: Tensor) -> Motion:
     along_y, along_x = energy.sum(3) @ _centers(energy.shape[2]), energy.sum(2) @ _centers(energy.shape[3])
     change = torch.stack([along_y, along_x], dim=1) / total.clamp(min=TINY)[:, None]
     patch = torch.stack([_centers(GRID).repeat_interleave(GRID), _centers(GRID).repeat(GRID)])
+    middle, patch_middle = change.mean(0) @ weight, patch @ weight
     change, patch = (position - (position @ weight)[..., None] for position in (change, patch))
     variance = (patch.square() @ weight).clamp(min=TINY)
     slope = (change.mean(0) * weight) @ patch.T / variance
     # What differs between noise images is no movement: their covariance instead of their variance.
     pairs = (change.sum(0).square() - change.square().sum(0)) / (count * (count - 1))
     shared = torch.maximum(pairs @ weight / variance, slope.square().sum(1))
-    return Motion(slope, shared.sqrt())
+    return Motion(slope, middle - slope @ patch_middle, shared.sqrt())
 
 
 def _centers(count: int) -> Tensor:
@@ -227,7 +241,8 @@ def map_reading(changes: Changes) -> Reading | None:
         for start, side in _grids(energy.shape[2:]):
             grid = tokens[:, :, start : start + side**2].unflatten(2, (side, side))
             # Tokens read from one too early may follow as well, but less far.
-            if (moved := motion(grid)).is_local and moved.follow > best_follow:
+            moved = motion(grid)
+            if moved.is_local and moved.is_centered(side) and moved.follow > best_follow:
                 best, best_follow = Reading(order, start, side), moved.follow
     return best
 
@@ -243,7 +258,7 @@ def _grids(shape: torch.Size) -> Iterator[tuple[int, int]]:
 
 
 def maps_problem(device: Device, method: Method, network: nn.Module, side: int) -> str | None:
-    """Say how a method's own maps are mirrored, transposed or in disorder.
+    """Say how a method's own maps are mirrored, transposed, in disorder, or of another area than the image.
 
     Maps that move only weakly are no problem: an untrained network's may, and those normalized over the image.
 
@@ -267,14 +282,29 @@ def maps_problem(device: Device, method: Method, network: nn.Module, side: int) 
     spread = moved.spread.square().mean().sqrt().item()
     # A patch covers several places of a finer map; in disorder, their mean moves less.
     clear = CLEAR_SPREAD * min(1, GRID / max(changes[0].shape[1:]))
-    if spread < clear or moved.slope.diagonal().mean().item() >= MAX_ASTRAY * spread:
+    if spread < clear:
         return None
+    if moved.slope.diagonal().mean().item() >= MAX_ASTRAY * spread:
+        # Different sides of a map are no reason: a square image may become any grid.
+        places = min(changes[0].shape[1:])
+        return None if not moved.is_local or moved.is_centered(places) else _beside(moved)
     (down, across_down), (across_right, right) = moved.slope.T.tolist()
     return (
         "the maps are not in the order of the image: a change further down in the image is "
         f"{_direction(down, across_down, ('further down', 'further up', 'further to the side'))} in the maps, and one "
         f"further right {_direction(right, across_right, ('further right', 'further left', 'further up or down'))}: "
         "check how Output.maps (B, C, h, w) is reshaped or transposed, with row 0 at the top"
+    )
+
+
+def _beside(moved: Motion) -> str:
+    """Describe how far maps lie beside the image that they should cover."""
+    down, right = moved.offset.tolist()
+    slope = moved.slope.diagonal().max().item()
+    return (
+        f"the maps do not cover the image: a change in its middle is {abs(down):.0%} of their height and "
+        f"{abs(right):.0%} of their width off their middle, and distances are {slope:.1f} times those in the image: "
+        "check padding and cropping; Output.maps (B, C, h, w) must cover all of the image and nothing else"
     )
 
 
@@ -287,6 +317,27 @@ def _direction(along: float, across: float, words: tuple[str, str, str]) -> str:
     if max(abs(along), abs(across)) < MIN_FOLLOW:
         return "anywhere"
     return words[2] if abs(across) > abs(along) else words[along < 0]
+
+
+def cuts_border(device: Device, network: nn.Module, side: int) -> bool:
+    """Tell whether an image reaches the log-odds without its outermost part, because the network cuts that off.
+
+    Args:
+        device: where the network runs.
+        network: network on the device, in any mode.
+        side: side of the images in pixels.
+    """
+    images = probe_images(side)[:, 0]
+    others, width = images.flip(0), max(1, side // BORDER)
+    inner = slice(width, side - width)
+    other_border = others.clone()
+    other_border[:, inner, inner] = images[:, inner, inner]
+    with untouched(device, network), torch.no_grad():
+        weights = shaken_weights(network, 1.0)  # a classifier may start at zero
+        first, border, all_of_it = (
+            functional_call(network, weights, (device.images(gray),)).logits for gray in (images, other_border, others)
+        )
+    return torch.equal(first, border) and not torch.equal(first, all_of_it)
 
 
 def logits_problem(device: Device, network: nn.Module, side: int) -> str | None:

@@ -30,6 +30,7 @@ from .inference import HeatmapReader, Predictor
 from .locality import logits_problem, maps_problem
 from .memory import advise_on_memory
 from .random_state import keep_random_state, seed_random
+from .repeatability import IMAGES, parameters_problem, repeat_problem
 from .stages import list_stages, select_examples
 from .step import Learner, make_learner
 from .train_context import build_train_context
@@ -90,7 +91,8 @@ def rehearse(experiment: Experiment, device: Device, initial: Mapping[str, Tenso
         _select_by_random_scores(method, stages, targets, seed)
         seed_random(seed)
         network = _build(method, index.findings)
-        network.load_state_dict(initial)
+        with blame(method, "load its initial weights into a new network"):
+            network.load_state_dict(initial)
         later = SMALLEST_BATCH if any(stage.select for stage in stages) else 0
         rehearsal = Rehearsal(_Alone(device), method, recipe, network)
         images = max(len(targets), recipe.train.images)
@@ -102,6 +104,7 @@ def rehearse(experiment: Experiment, device: Device, initial: Mapping[str, Tenso
         scored = (val, val + test, *((len(targets),) if later else ()))
         sizes = {size for images in scored for size in batch_sizes(images, recipe.evaluate.batch_size)}
         rehearsal.score(len(index.findings), sizes)
+        rehearsal.score_again(learner, index.findings)
         return rehearsal.explain(min(batch_sizes(boxed, recipe.evaluate.batch_size))) if boxed else None
 
 
@@ -166,6 +169,9 @@ class Rehearsal:
                     f"the loss of {count(share, 'image')} under the initial weights is {loss}: check loss() and "
                     "label_weights(), also with unknown labels (NaN)"
                 )
+            problem = parameters_problem(learner)
+            if problem is not None:
+                raise ContractError(problem)
         with blame(self.method, "load its initial weights again"):
             self.network.load_state_dict(initial)
         return learner
@@ -203,6 +209,19 @@ class Rehearsal:
             predictor.check_parts(self.method, _rows(2))
         with blame(self.method, "score images"):
             problem = logits_problem(self.device, self.network, self.recipe.pixels.crop)
+        if problem is not None:
+            raise ContractError(problem)
+
+    def score_again(self, learner: Learner, findings: Sequence[str]) -> None:
+        """Score images again, as later parts of a run and other commands will; the weights are afterwards initial."""
+        initial = copy_weights(self.network)
+        with advise_on_memory("scoring", 2 * IMAGES, "evaluate.batch_size"):
+            with blame(self.method, "score images again, with its saved weights in a new network"):
+                problem = repeat_problem(
+                    self.device, learner, lambda: _build(self.method, findings), self.images(2 * IMAGES)
+                )
+            with blame(self.method, "load its initial weights again"):
+                self.network.load_state_dict(initial)
         if problem is not None:
             raise ContractError(problem)
 

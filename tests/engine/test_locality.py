@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from chxbench import Method, Output
 from chxbench.benchmark.engine.device import Device
-from chxbench.benchmark.engine.inference import HeatmapReader
+from chxbench.benchmark.engine.inference import CROPPED, HeatmapReader
 from chxbench.benchmark.engine.locality import logits_problem, maps_problem
 
 SIDE, STRIDE, WIDTH, FINDINGS = 64, 16, 8, 3
@@ -204,6 +204,46 @@ def test_without_such_a_layer_there_is_a_reason(make):
     reader = reader_of(make())
     assert (reader.layer, reader.kind) == (None, None)
     assert "no layer of the network is a map of the image" in reader.reason
+
+
+class Cut(nn.Module):
+    """A quarter of the image's middle, or all of it in the middle or a corner of a black one."""
+
+    def __init__(self, pad):
+        super().__init__()
+        self.pad = pad
+
+    def forward(self, x):
+        return F.pad(x, [round(side * x.shape[-1]) for side in self.pad])
+
+
+@pytest.mark.parametrize("share", [-1 / 4, -1 / 8, -1 / 16])
+def test_a_network_that_cuts_off_the_border_has_no_heatmaps(share):
+    for network in (Network(), with_maps(Network(), lambda maps: maps)):
+        network.patches = nn.Sequential(Cut([share] * 4), network.patches)
+        reader = reader_of(network)
+        assert (reader.kind, reader.reason) == (None, CROPPED)
+        assert reader.read(torch.zeros(2, SIDE, SIDE, dtype=torch.uint8))[1] is None
+
+
+def test_a_border_that_is_hardly_seen_is_seen():
+    network = Network()
+    network.patches = nn.Sequential(Cut([-1 / 32] * 4), nn.Conv2d(3, WIDTH, STRIDE - 1, STRIDE - 1))
+    assert reader_of(network).layer
+
+
+@pytest.mark.parametrize("pad", [(0, 1, 0, 1), (1, 0, 0, 0), (0.5, 0, 0.5, 0)])
+def test_maps_beside_the_image_are_no_maps_of_it(pad):
+    network = Network(between=nn.ReLU())
+    network.patches = nn.Sequential(network.patches, Cut(pad))
+    assert reader_of(network).layer.name == "patches.0"  # in front of the margin
+    assert "the maps do not cover the image" in told_of(lambda maps: F.pad(maps, [round(4 * side) for side in pad]))
+
+
+def test_maps_of_a_part_of_the_image_are_told():
+    assert "distances are 2.0 times" in told_of(
+        lambda maps: F.interpolate(maps[:, :, 1:-1, 1:-1], scale_factor=2, mode="nearest")
+    )
 
 
 def test_sides_that_the_stride_does_not_divide(side=50):

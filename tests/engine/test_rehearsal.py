@@ -55,6 +55,106 @@ class WithoutParameters(nn.Module):
         return Output(images.mean((1, 2, 3))[:, None].expand(-1, 14))
 
 
+class DroppedInEvaluation(Network):
+    """Drops features in evaluation, too, in front of a classifier that starts at zero."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.classify.weight)
+        self.norm = AlwaysDropout()
+
+
+class AlwaysDropout(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.3, training=True)
+
+
+class CountsCalls(Network):
+    """Weights the latest images more than those before, by a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.ones(()))
+
+    def forward(self, images):
+        self.calls += 1
+        return Output(super().forward(images).logits / self.calls)
+
+
+class BatchStatistics(Network):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8, track_running_stats=False)
+
+
+class MeanOutside(Network):
+    """Its running mean is an attribute, not a buffer."""
+
+    mean = 0.0
+
+    def forward(self, images):
+        if self.training:
+            self.mean = 0.9 * self.mean + images.mean().item() + 1
+        return super().forward(images + self.mean)
+
+
+class OtherProjection(Network):
+    """Random weights that are not saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.projection = torch.randn(8, 8)
+        self.norm = Project(self)
+
+
+class Project(nn.Module):
+    def __init__(self, owner):
+        super().__init__()
+        self.weight = owner.projection
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+class Halved(Network):
+    """Its evaluation mode halves the weights."""
+
+    def train(self, mode=True):
+        if not mode and self.training:
+            self.classify.weight.data /= 2
+        return super().train(mode)
+
+
+class Swapped(Network):
+    """Its evaluation mode replaces the classifier by a copy."""
+
+    def train(self, mode=True):
+        if not mode:
+            self.classify.weight = nn.Parameter(self.classify.weight.detach().clone())
+        return super().train(mode)
+
+
+class Fused(Network):
+    """Its evaluation mode merges two layers into one."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.Linear(8, 8, bias=False)
+
+    def train(self, mode=True):
+        if not mode and not isinstance(self.norm, nn.Identity):
+            self.classify.weight.data = self.classify.weight @ self.norm.weight
+            self.norm = nn.Identity()
+        return super().train(mode)
+
+
+class MadeInForward(Network):
+    def forward(self, images):
+        if not hasattr(self, "scale"):
+            self.scale = nn.Parameter(torch.ones(()))
+        return Output(self.scale * super().forward(images).logits)
+
+
 def greedy_in_evaluation(network, logits):
     if not network.training:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -151,6 +251,15 @@ FAULTS = [
         id="nan part",
     ),
     pytest.param({"stages": lambda self: ()}, {}, BREAKS, r"stages\(\) must return one Stage or more", id="no stage"),
+    pytest.param(built(DroppedInEvaluation), {}, BREAKS, "in evaluation mode the .* from call to call", id="dropout"),
+    pytest.param(built(CountsCalls), {}, BREAKS, "in evaluation mode the .* from call to call", id="counts calls"),
+    pytest.param(built(BatchStatistics), {}, BREAKS, "in evaluation .* images of its batch", id="batch statistics"),
+    pytest.param(built(MeanOutside), {}, BREAKS, "(train|a new network with the saved weights)", id="mean outside"),
+    pytest.param(built(OtherProjection), {}, BREAKS, "a new network with the saved weights gives other", id="unsaved"),
+    pytest.param(built(Halved), {}, BREAKS, r"train\(\) and eval\(\) change the log-odds", id="halved"),
+    pytest.param(built(Swapped), {}, BREAKS, r"the optimizer does not have classify\.weight: ", id="swapped"),
+    pytest.param(built(Fused), {}, FAILS, "load its initial weights again: RuntimeError", id="fused"),
+    pytest.param(built(MadeInForward), {}, BREAKS, "the optimizer does not have scale: create", id="made in forward"),
     pytest.param({"paper": None}, {}, "^{what}", "this run cannot be recorded: paper: Input should be", id="paper"),
 ]
 
