@@ -14,7 +14,7 @@ from ..recipe import Recipe
 from ..utils.progress import progress
 from .device import Device
 from .grad_cam import Layer, find_layer, grad_cam
-from .locality import cuts_border
+from .output_checks import cuts_border
 
 OWN_MAPS, GRAD_CAM = "the method's maps", "Grad-CAM"
 NO_LAYER = (

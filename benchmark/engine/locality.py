@@ -1,4 +1,4 @@
-"""What the outputs of a network are, measured on noise: maps of the image or not, log-odds or probabilities.
+"""Which outputs of a network are maps of the image, measured on noise.
 
 Shapes do not tell what a map is: (B, 17, 64) or (B, 3, 17, 64) may be tokens, attention heads or channels, and a square
 tensor may be an attention matrix, transposed, or in any order. So parts of an image are changed, one at a time. In a
@@ -12,10 +12,8 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..method import Method
 from .device import Device
 from .random_state import keep_random_state
 
@@ -23,13 +21,9 @@ GRID = 4  # an image is divided into GRID x GRID patches
 NOISE_IMAGES = 3  # images in which each patch is changed
 MIN_FOLLOW = 0.1  # distance that the change moves in a map, of the distance between the patches
 MIN_CORRELATION = 0.7  # of the positions of patch and change; at 0.71 half of the variance is along the right axis
-CLEAR_SPREAD = 0.4  # spread of the change's position that is no weak effect, in maps of GRID x GRID
-MAX_ASTRAY = 0.3  # correlation over both axes below which a change that moves does not follow
 MAX_SLOPE = 1.25  # distance that the change moves in a map of the complete image; maps coarser than GRID round it
 MAX_OFFSET = 0.75  # of a map's place, by which the change may be beside the patch; strides shift maps by about 0.5
-BORDER = 16  # a border of 1/BORDER of the image's side tells whether the network sees all of it
 TINY = 1e-30  # instead of a division by 0
-WEIGHT_DRAWS = 8  # random weights under which log-odds must leave the interval of probabilities
 
 
 class Reading(NamedTuple):
@@ -255,117 +249,6 @@ def _grids(shape: torch.Size) -> Iterator[tuple[int, int]]:
     for side in range(isqrt(shape[0]), 1, -1):
         if 2 * side**2 >= shape[0]:
             yield from ((start, side) for start in sorted({0, shape[0] - side**2}))
-
-
-def maps_problem(device: Device, method: Method, network: nn.Module, side: int) -> str | None:
-    """Say how a method's own maps are mirrored, transposed, in disorder, or of another area than the image.
-
-    Maps that move only weakly are no problem: an untrained network's may, and those normalized over the image.
-
-    Args:
-        device: where the network runs.
-        method: method that converts maps to heatmaps.
-        network: network on the device, in any mode.
-        side: side of the images in pixels.
-
-    Returns:
-        One sentence; None if the maps follow the image or move weakly, or if the network returns none.
-    """
-    changes = []
-    with untouched(device, network), torch.no_grad():
-        for group in probe_images(side):
-            maps = device.forward(network, group).maps
-            if maps is None:
-                return None
-            changes.append(change_energy(method.heat(maps)))
-    moved = _moved(changes)
-    spread = moved.spread.square().mean().sqrt().item()
-    # A patch covers several places of a finer map; in disorder, their mean moves less.
-    clear = CLEAR_SPREAD * min(1, GRID / max(changes[0].shape[1:]))
-    if spread < clear:
-        return None
-    if moved.slope.diagonal().mean().item() >= MAX_ASTRAY * spread:
-        # Different sides of a map are no reason: a square image may become any grid.
-        places = min(changes[0].shape[1:])
-        return None if not moved.is_local or moved.is_centered(places) else _beside(moved)
-    (down, across_down), (across_right, right) = moved.slope.T.tolist()
-    return (
-        "the maps are not in the order of the image: a change further down in the image is "
-        f"{_direction(down, across_down, ('further down', 'further up', 'further to the side'))} in the maps, and one "
-        f"further right {_direction(right, across_right, ('further right', 'further left', 'further up or down'))}: "
-        "check how Output.maps (B, C, h, w) is reshaped or transposed, with row 0 at the top"
-    )
-
-
-def _beside(moved: Motion) -> str:
-    """Describe how far maps lie beside the image that they should cover."""
-    down, right = moved.offset.tolist()
-    slope = moved.slope.diagonal().max().item()
-    return (
-        f"the maps do not cover the image: a change in its middle is {abs(down):.0%} of their height and "
-        f"{abs(right):.0%} of their width off their middle, and distances are {slope:.1f} times those in the image: "
-        "check padding and cropping; Output.maps (B, C, h, w) must cover all of the image and nothing else"
-    )
-
-
-def _moved(changes: list[Tensor]) -> Motion:
-    return motion(torch.stack(changes))
-
-
-def _direction(along: float, across: float, words: tuple[str, str, str]) -> str:
-    """Choose the words for a movement: along the axis, against it, or across; or say that it has no direction."""
-    if max(abs(along), abs(across)) < MIN_FOLLOW:
-        return "anywhere"
-    return words[2] if abs(across) > abs(along) else words[along < 0]
-
-
-def cuts_border(device: Device, network: nn.Module, side: int) -> bool:
-    """Tell whether an image reaches the log-odds without its outermost part, because the network cuts that off.
-
-    Args:
-        device: where the network runs.
-        network: network on the device, in any mode.
-        side: side of the images in pixels.
-    """
-    images = probe_images(side)[:, 0]
-    others, width = images.flip(0), max(1, side // BORDER)
-    inner = slice(width, side - width)
-    other_border = others.clone()
-    other_border[:, inner, inner] = images[:, inner, inner]
-    with untouched(device, network), torch.no_grad():
-        weights = shaken_weights(network, 1.0)  # a classifier may start at zero
-        first, border, all_of_it = (
-            functional_call(network, weights, (device.images(gray),)).logits for gray in (images, other_border, others)
-        )
-    return torch.equal(first, border) and not torch.equal(first, all_of_it)
-
-
-def logits_problem(device: Device, network: nn.Module, side: int) -> str | None:
-    """Say that a network returns probabilities where log-odds are expected.
-
-    What is bounded is a property of the network, not of its weights: those are drawn at random, so that log-odds leave
-    the interval from 0 to 1.
-
-    Args:
-        device: where the network runs.
-        network: network on the device, in any mode.
-        side: side of the images in pixels.
-
-    Returns:
-        One sentence; None if log-odds are not bounded like probabilities.
-    """
-    images = device.images(probe_images(side)[:, 0])
-    with untouched(device, network), torch.no_grad():
-        draws = [shaken_weights(network, 3.0, seed) for seed in range(WEIGHT_DRAWS)]
-        logits = torch.cat([functional_call(network, draw, (images,)).logits.float() for draw in draws])
-    logits = logits[logits.isfinite().all(1)]
-    if not len(logits) or logits.min() < 0 or logits.max() > 1 or logits.std(0).max() == 0:
-        return None
-    if logits.shape[1] > 1 and (logits.sum(1) - 1).abs().max() < 1e-3:
-        return (
-            "the logits are probabilities that add up to 1 over the findings: return log-odds, without a final softmax"
-        )
-    return "the logits always lie between 0 and 1, as probabilities do: return log-odds, without a final sigmoid"
 
 
 def shaken_weights(network: nn.Module, scale: float, seed: int = 0) -> dict[str, Tensor]:

@@ -27,8 +27,8 @@ from .checkpoint import save_checkpoint
 from .device import Device
 from .experiment import Experiment
 from .inference import HeatmapReader, Predictor
-from .locality import logits_problem, maps_problem
 from .memory import advise_on_memory
+from .output_checks import findings_problem, logits_problem, maps_problem
 from .random_state import keep_random_state, seed_random
 from .repeatability import IMAGES, parameters_problem, repeat_problem
 from .stages import list_stages, select_examples
@@ -234,7 +234,9 @@ class Rehearsal:
         ):
             reader = HeatmapReader(self.device, self.method, self.network, side)
             _, heat = reader.read(self.images(images))
-            problem = maps_problem(self.device, self.method, self.network, side)
+            problem = maps_problem(self.device, self.method, self.network, side) or findings_problem(
+                self.device, self.method, self.network, side
+            )
         if heat is not None and not heat.isfinite().all():
             raise ContractError(NOT_FINITE)
         if problem is not None:

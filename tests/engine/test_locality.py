@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from chxbench import Method, Output
 from chxbench.benchmark.engine.device import Device
 from chxbench.benchmark.engine.inference import CROPPED, HeatmapReader
-from chxbench.benchmark.engine.locality import logits_problem, maps_problem
+from chxbench.benchmark.engine.output_checks import findings_problem, logits_problem, maps_problem
 
 SIDE, STRIDE, WIDTH, FINDINGS = 64, 16, 8, 3
 PLACES = SIDE // STRIDE
@@ -331,6 +331,55 @@ def test_own_maps_in_another_order_are_told(change, told):
 )
 def test_own_maps_that_follow_or_hardly_move_are_no_problem(change):
     assert told_of(change) is None
+
+
+def findings_told_of(change, pool=lambda self, x: x.mean((2, 3)), findings=FINDINGS):
+    device = Device("float32", "cpu")
+    network = Network(pool, head=nn.Linear(WIDTH, findings))
+    return findings_problem(device, Plain(), device.place(with_maps(network, change)), SIDE)
+
+
+@pytest.mark.parametrize("start", ["random", "zero"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param(lambda maps: maps.flip(1), "log-odds of finding 0 (from 0) change with map 13", id="reversed"),
+        pytest.param(
+            lambda maps: maps.roll(-1, 1), "log-odds of finding 0 (from 0) change with map 13", id="one too far"
+        ),
+        pytest.param(
+            lambda maps: maps[:, [0, 2, 1, *range(3, 14)]],
+            "log-odds of finding 1 (from 0) change with map 2",
+            id="two swapped",
+        ),
+        pytest.param(
+            lambda maps: maps.sigmoid().flip(1), "log-odds of finding 0 (from 0) change with map 13", id="sigmoid"
+        ),
+        pytest.param(lambda maps: -maps, "low where the log-odds are high", id="sign"),
+        pytest.param(lambda maps: 1 - maps.sigmoid(), "low where the log-odds are high", id="probability of health"),
+    ],
+)
+def test_own_maps_of_other_findings_or_sign_are_told(change, told, start, monkeypatch):
+    if start == "zero":
+        monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: [nn.init.zeros_(w) for w in self.parameters()])
+    assert told in findings_told_of(change, findings=14)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda maps: maps, id="right"),
+        pytest.param(lambda maps: maps.sigmoid(), id="probabilities"),
+        pytest.param(lambda maps: maps[:, :1].expand_as(maps), id="one attention for all"),
+        pytest.param(lambda maps: -maps[:, :1].abs().expand_as(maps), id="another attention for all"),
+        pytest.param(lambda maps: maps - maps.mean((2, 3), keepdim=True), id="normalized over the image"),
+        pytest.param(lambda maps: torch.zeros_like(maps), id="empty"),
+    ],
+)
+@pytest.mark.parametrize("pool", [lambda self, x: x.mean((2, 3)), lambda self, x: x.amax((2, 3))])
+def test_own_maps_of_their_findings_are_no_problem(change, pool):
+    for findings in (14, 2):
+        assert findings_told_of(change, pool, findings) is None
 
 
 class Noisy(Network):
