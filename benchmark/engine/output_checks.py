@@ -125,7 +125,8 @@ def _correlation(logits: Tensor, heat: Tensor) -> Tensor:
     """Return the correlation of each finding's log-odds (n, C) with each map's mean (n, C): (C, C), on the CPU."""
     scaled = [values.double().cpu() - values.double().cpu().mean(0) for values in (logits, heat)]
     first, second = (values / values.norm(dim=0).clamp(min=TINY) for values in scaled)
-    return first.T @ second
+    agreement: Tensor = first.T @ second
+    return agreement
 
 
 def cuts_border(device: Device, network: nn.Module, side: int) -> bool:
