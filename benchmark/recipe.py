@@ -43,15 +43,21 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Model:
-    """Initial weights and resolution of networks, independent of the method.
+    """Initial weights, backbone and resolution of networks, independent of the method.
 
     Options:
         weights: initial weights: "imagenet", "none" (random), or the path of a file, .safetensors or torch's (.pt).
+        backbone: backbone of methods that have an option of this name, unless the user sets that option; not set for
+            each method's own backbone.
+        width: number of channels of the backbone, as a fraction of its usual one; passed to methods that have an option
+            of this name, unless the user sets that option or `backbone`.
         output_stride: pixels of the image per location of the maps; passed to methods that have an option of this
             name, unless the user sets that option.
     """
 
     weights: str
+    backbone: str | None = None
+    width: Annotated[float, Field(gt=0, le=1)] = 1.0
     output_stride: Literal[8, 16, 32] = 32
 
 

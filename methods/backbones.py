@@ -1,11 +1,12 @@
 """Backbones by name: networks of timm without their classifier, with attention blocks and initial weights."""
 
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import timm
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
+from pydantic import Field
 from timm.layers import SEModule
 from timm.models.senet import SEModule as LegacySEModule
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ GATES = (SEModule, LegacySEModule)  # squeeze-and-excitation, in ResNets and in 
 TIMEOUT = 5.0  # seconds until the host of pretrained weights must answer
 
 OutputStride = Literal[8, 16, 32]
+Width = Annotated[float, Field(gt=0, le=1)]
+CHANNELS = (64, 128, 256, 512)  # of the four stages of a ResNet, before their expansion
 
 
 class Backbone(nn.Module):
@@ -42,6 +45,7 @@ def build_backbone(
     attention: bool = False,
     gates: Literal["open", "random"] = "open",
     output_stride: OutputStride = 32,
+    width: Width = 1.0,
 ) -> Backbone:
     """Build a network without its classifier.
 
@@ -54,13 +58,16 @@ def build_backbone(
         gates: initialization of these blocks, see `open_gates`; pretrained weights of the blocks replace it.
         output_stride: pixels of the image per location of the features; below 32 the last stages keep their resolution
             and dilate their convolutions instead.
+        width: channels of a ResNet's stages, as a fraction of the usual number; its stem keeps its channels.
 
     Raises:
-        MethodError: an unknown name, weights that cannot be loaded or do not match, attention or a stride that the
-            network does not support.
+        MethodError: an unknown name, weights that cannot be loaded or do not match, attention, a stride or a width that
+            the network does not support.
     """
+    if weights == "imagenet" and width != 1:
+        raise MethodError(f"width={width:g} has no ImageNet weights: use width=1, or --set model.weights=none")
     pretrained = _imagenet(name) if weights == "imagenet" else None  # first, to report missing weights at once
-    backbone = _create(name, attention, output_stride)
+    backbone = _create(name, attention, output_stride, width)
     if attention and gates == "open":
         open_gates(backbone)
     if pretrained is not None:  # after the gates, which pretrained ones replace
@@ -113,27 +120,35 @@ def _gate_tensors(network: nn.Module) -> set[str]:
     return {key for key in network.state_dict() if key.startswith(blocks)}
 
 
-def _create(name: str, attention: bool, output_stride: int) -> Backbone:
+def _create(name: str, attention: bool, output_stride: int, width: float) -> Backbone:
     """Create the network with random weights. Raises MethodError if it does not support the arguments."""
-    stride = {"output_stride": output_stride} if output_stride != 32 else {}
+    shape: dict[str, object] = {"output_stride": output_stride} if output_stride != 32 else {}
+    if width != 1:
+        shape["channels"] = tuple(max(1, round(width * channels)) for channels in CHANNELS)
     if name in TRUNKS:
-        backbone = None if stride else TRUNKS[name]()
+        backbone = None if shape else TRUNKS[name]()
     else:
-        backbone = _try(name, **stride, **({"block_args": {"attn_layer": "se"}} if attention else {}))
+        backbone = _try(name, **shape, **({"block_args": {"attn_layer": "se"}} if attention else {}))
     if backbone is None and attention and name not in TRUNKS:
-        backbone = _try(name, **stride)  # a network without the argument block_args may have its gates built in
-    if backbone is None and not stride:
+        backbone = _try(name, **shape)  # a network without the argument block_args may have its gates built in
+    if backbone is None and not shape:
         raise MethodError(f"backbone {name!r} cannot be built without a classifier: choose a different one of timm")
     if backbone is None:
         raise MethodError(
-            f"backbone {name!r} does not support output_stride={output_stride} (recipe quick sets 16): "
-            "add --option output_stride=32, or choose a ResNet of timm"
+            f"backbone {name!r} does not support {_shape_options(output_stride, width)} (set by the recipe or by you): "
+            "add --option output_stride=32 --option width=1, or choose a ResNet of timm"
         )
     if attention and not any(isinstance(module, GATES) for module in backbone.modules()):
         raise MethodError(f"backbone {name!r} does not support squeeze-and-excitation blocks: choose a ResNet of timm")
     if hasattr(backbone, "pre_logits"):  # VGG's fully connected layers, which features do not pass
         backbone.pre_logits = nn.Identity()
     return cast("Backbone", backbone)
+
+
+def _shape_options(output_stride: int, width: float) -> str:
+    """Name the options of a network's shape that differ from the usual ones."""
+    stride = [f"output_stride={output_stride}"] if output_stride != 32 else []
+    return " and ".join(stride + ([f"width={width:g}"] if width != 1 else []))
 
 
 def _try(name: str, **extra: object) -> nn.Module | None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..benchmark.method import Method
 from ..benchmark.registry import METHODS
-from .backbones import OutputStride, build_backbone
+from .backbones import OutputStride, Width, build_backbone
 from .blocks import MapClassifier, mean_logit
 
 
@@ -23,7 +23,9 @@ class Baseline(Method):
 
     Options:
         backbone: any convolutional network of timm, with the tag of its weights; those of resnet101.tv_in1k are the
-            closest to the weights available in 2018.
+            closest to the weights available in 2018. Set from the recipe's model.backbone, if it has one, unless given.
+        width: channels of a ResNet's stages, a fraction of the usual number; set from the recipe's model.width unless
+            backbone or width is given.
         output_stride: pixels of the image per location of the maps, 32 (the paper's, 7x7 locations of a 224-pixel
             crop), 16 or 8, for which the last stages dilate their convolutions instead of downsampling; set from the
             recipe's model.output_stride unless given.
@@ -34,8 +36,9 @@ class Baseline(Method):
     reported: ClassVar[str | None] = "bsl"
 
     backbone: str = "resnet101.tv_in1k"
+    width: Width = 1.0
     output_stride: OutputStride = 32
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
-        backbone = build_backbone(self.backbone, weights, output_stride=self.output_stride)
+        backbone = build_backbone(self.backbone, weights, output_stride=self.output_stride, width=self.width)
         return MapClassifier(backbone, nn.Conv2d(backbone.num_features, len(findings), 1), mean_logit)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..benchmark.method import Method, PartCheck
 from ..benchmark.registry import METHODS
-from .backbones import Backbone, OutputStride, build_backbone, gate_spread
+from .backbones import Backbone, OutputStride, Width, build_backbone, gate_spread
 from .blocks import MapClassifier, mean_logit
 
 MIN_SPREAD = 1e-3  # gates that move less between images multiply a channel by a constant, up to a thousandth
@@ -26,6 +26,7 @@ class FeatureAttention(Method):
     Options:
         backbone: a ResNet of timm, into which the blocks are inserted, or legacy_seresnet101.in1k, the only
             SE-ResNet-101 of timm with ImageNet weights for the blocks (its output_stride is 32).
+        width: as in `bsl`.
         gates: initial values of the blocks' sigmoids, not stated in the paper; "open" (0.982) preserves pretrained
             features, "random" multiplies each residual branch by about 0.5. Ignored if weights of the blocks are
             loaded.
@@ -38,6 +39,7 @@ class FeatureAttention(Method):
     compared_with: ClassVar[tuple[str, ...]] = ("bsl",)
 
     backbone: str = "resnet101.tv_in1k"
+    width: Width = 1.0
     gates: Literal["open", "random"] = "open"
     output_stride: OutputStride = 32
 
@@ -50,4 +52,4 @@ class FeatureAttention(Method):
 
     def build_backbone(self, weights: str) -> Backbone:
         """Build the ResNet with its attention blocks, for this method and those that extend it."""
-        return build_backbone(self.backbone, weights, True, self.gates, self.output_stride)
+        return build_backbone(self.backbone, weights, True, self.gates, self.output_stride, self.width)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..benchmark.method import Method, Output
 from ..benchmark.registry import METHODS
-from .backbones import Backbone, OutputStride, build_backbone
+from .backbones import Backbone, OutputStride, Width, build_backbone
 from .blocks import full_precision, log_sum_exp
 
 
@@ -26,6 +26,7 @@ class Wang2017(Method):
     Options:
         backbone: resnet50 was the best of the paper's four. The others, with output_stride=32, are vgg16.tv_in1k, and
             torchvision/alexnet and torchvision/googlenet, which timm lacks.
+        width: as in `bsl`.
         output_stride: as in `bsl`; set from the recipe's model.output_stride unless given.
         transition: output channels of the transition layer, a 1x1 convolution with ReLU; the paper states neither
             kernel size nor channels.
@@ -39,13 +40,14 @@ class Wang2017(Method):
     reported: ClassVar[str | None] = "wang2017"
 
     backbone: str = "resnet50.tv_in1k"
+    width: Width = 1.0
     output_stride: OutputStride = 32
     transition: PositiveInt = 1024
     sharpness: PositiveFloat = 10.0
     reduction: Literal["mean", "sum"] = "mean"
 
     def build(self, findings: Sequence[str], weights: str) -> nn.Module:
-        backbone = build_backbone(self.backbone, weights, output_stride=self.output_stride)
+        backbone = build_backbone(self.backbone, weights, output_stride=self.output_stride, width=self.width)
         return _TransitionNet(backbone, self.transition, len(findings), self.sharpness)
 
     def label_weights(self, targets: Tensor) -> Tensor:

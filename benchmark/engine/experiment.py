@@ -18,7 +18,7 @@ from ..utils.errors import UserError
 from ..utils.options import build, field_names, to_dict
 from ..utils.progress import say
 from ..utils.workspace import Workspace
-from .train_context import check_training
+from .train_context import check_training, unused_model_settings
 
 MAX_SEED = 2**32 - 1  # the largest that numpy and torch both accept
 
@@ -122,10 +122,12 @@ def _mention_folders(options: Mapping[str, Any]) -> None:
 
 
 def build_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -> Method:
-    """Build a method with the user's options; an `output_stride` that is not given comes from the recipe.
+    """Build a method with the user's options; backbone, width and output stride come from the recipe unless given.
 
     Raises:
         UserError: an unknown option or an invalid value.
     """
-    from_recipe = {"output_stride": recipe.model.output_stride} if "output_stride" in field_names(cls, "") else {}
+    own, unused = field_names(cls, ""), unused_model_settings(cls, options)
+    model = {name: value for name, value in to_dict(recipe.model).items() if name in own and value is not None}
+    from_recipe = {name: value for name, value in model.items() if f"model.{name}" not in unused}
     return build(cls, {**from_recipe, **options}, "")

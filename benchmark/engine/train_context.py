@@ -119,8 +119,10 @@ def check_training(recipe: Recipe, method: Method, options: Collection[str], ind
     for key in options:
         if key in unused:
             raise UserError(f"--option {key} has no effect: {unused[key]}; leave it out")
-    inherited = without_effect(recipe)
-    refuse_without_effect(recipe, {**inherited, **_unused_stride(method, options)})
+    inherited, unused_model = without_effect(recipe), unused_model_settings(type(method), options)
+    refuse_without_effect(recipe, {**inherited, **unused_model})
+    if recipe.model.backbone and "backbone" not in field_names(type(method), ""):
+        inherited["model.backbone"] = unused_model["model.backbone"]
     for key, reason in inherited.items():
         say(f"{key} of recipe {recipe.name} has no effect: {reason}")
     images, batch = len(index.rows("train")), recipe.train.batch_size
@@ -146,13 +148,17 @@ def _check_budget(method: Method, budget: int, images: int) -> None:
         raise UserError(f"train.images = {budget}: each epoch has all {images:,} training images: use {images} or more")
 
 
-def _unused_stride(method: Method, options: Collection[str]) -> dict[str, str]:
-    """Return the reason if the method does not follow the recipe's `output_stride`."""
-    if "output_stride" in options:
-        return {"model.output_stride": "--option output_stride replaces it"}
-    if "output_stride" not in field_names(type(method), ""):
-        return {"model.output_stride": f"method {method.name} has no option output_stride"}
-    return {}
+def unused_model_settings(cls: type[Method], options: Collection[str]) -> dict[str, str]:
+    """Return the recipe's settings of networks that a method with these options does not follow, with the reasons."""
+    unused = {}
+    for name in ("backbone", "width", "output_stride"):
+        # The recipe's width belongs to its backbone.
+        replaced = [option for option in (name, *(["backbone"] if name == "width" else [])) if option in options]
+        if replaced:
+            unused[f"model.{name}"] = f"--option {replaced[0]} replaces it"
+        elif name not in field_names(cls, ""):
+            unused[f"model.{name}"] = f"method {cls.name} has no option {name}"
+    return unused
 
 
 def _check_defined(index: Index, targets: np.ndarray, split: str, advice: str) -> None:

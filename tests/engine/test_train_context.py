@@ -155,3 +155,42 @@ def test_an_output_stride_that_no_option_follows_is_refused(small_config, tmp_pa
         options = {"backbone": "test_resnet", "output_stride": 16}
         build_experiment(small_config(method="bsl", options=options, settings=asked))
     assert build_experiment(small_config(method="bsl", settings=asked)).method.output_stride == 8
+
+
+NARROW = {"model.backbone": "resnet18", "model.width": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "backbone", "width"),
+    [
+        ({}, NARROW, "resnet18", 0.25),
+        ({}, {"model.width": 0.5}, "resnet101.tv_in1k", 0.5),
+        ({}, {}, "resnet101.tv_in1k", 1.0),
+        ({"backbone": "resnet34"}, {}, "resnet34", 1.0),
+        ({"width": 0.5}, {"model.backbone": "resnet18"}, "resnet18", 0.5),
+    ],
+)
+def test_backbone_and_width_of_the_recipe_are_those_of_the_method(small_config, options, settings, backbone, width):
+    method = build_experiment(small_config(method="sam", options=options, settings=settings)).method
+    assert (method.backbone, method.width) == (backbone, width)
+
+
+def test_a_recipe_s_backbone_is_replaced_with_its_width_and_missed_where_no_option_follows_it(
+    small_config, tmp_path, capsys
+):
+    recipe = tmp_path / "narrow.toml"
+    recipe.write_text('extends = "quick"\n[model]\nbackbone = "resnet18"\nwidth = 0.25\n')
+    own = build_experiment(small_config(method="bsl", recipe=str(recipe), options={"backbone": "resnet34"})).method
+    assert (own.backbone, own.width) == ("resnet34", 1.0)
+    for option in ({"backbone": "resnet34"}, {"width": 0.5}):
+        with pytest.raises(UserError, match=f"--set model.width has no effect: --option {next(iter(option))} replaces"):
+            build_experiment(small_config(method="bsl", options=option, settings={"model.width": 0.25}))
+    path = tmp_path / "fixed.py"
+    path.write_text(
+        "from dataclasses import dataclass\nfrom chxbench import METHODS, Method\n"
+        "@METHODS.register('fixed')\n@dataclass(frozen=True)\nclass Fixed(Method):\n    title = 'F'\n"
+    )
+    capsys.readouterr()
+    build_experiment(small_config(method="fixed", recipe=str(recipe), plugins=[path], options={}))
+    assert "model.backbone of recipe" in (said := "".join(capsys.readouterr()))
+    assert "has no effect: method fixed has no option backbone" in said

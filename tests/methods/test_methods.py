@@ -1,6 +1,7 @@
 """Every registered method, whoever wrote it: shapes, finite outputs, gradients, options; then the building blocks."""
 
 from dataclasses import fields
+from itertools import pairwise
 from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -433,6 +434,31 @@ def test_googlenet_is_the_same_network_wherever_its_weights_came_from(monkeypatc
 def test_the_output_stride_is_the_grid_of_the_maps(stride, places):
     method = small(METHODS.get("ma").cls, output_stride=stride)
     assert method.build(FINDINGS, "none").eval()(torch.randn(1, 3, 64, 64)).maps.shape[2:] == (places, places)
+
+
+@pytest.mark.parametrize(("name", "attention"), [("resnet18", True), ("resnet50", False), ("resnext50_32x4d", True)])
+def test_the_width_is_that_of_the_stages(name, attention):
+    sizes = [
+        backbones.build_backbone(name, "none", attention, output_stride=16, width=width) for width in (0.25, 0.5, 1.0)
+    ]
+    features = [network.num_features for network in sizes]
+    assert features == [features[2] // 4, features[2] // 2, features[2]]
+    shapes = [tuple(network.forward_features(torch.zeros(1, 3, 64, 64)).shape) for network in sizes]
+    assert shapes == [(1, channels, 4, 4) for channels in features]
+    assert all(
+        sum(w.numel() for w in a.parameters()) < sum(w.numel() for w in b.parameters()) for a, b in pairwise(sizes)
+    )
+
+
+@pytest.mark.parametrize("name", ["densenet121", "vgg16", "torchvision/alexnet"])
+def test_other_networks_have_one_width(name):
+    with pytest.raises(MethodError, match=r"does not support width=0\.25 .*--option width=1"):
+        backbones.build_backbone(name, "none", width=0.25)
+
+
+def test_a_narrow_network_has_no_imagenet_weights():
+    with pytest.raises(MethodError, match=r"width=0\.25 has no ImageNet weights: use width=1"):
+        backbones.build_backbone("resnet18", "imagenet", width=0.25)
 
 
 def test_unreachable_imagenet_weights_are_reported_at_once(monkeypatch, tmp_path):
