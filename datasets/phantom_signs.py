@@ -1,4 +1,4 @@
-"""What each finding of the phantom looks like: marks in the lungs, drawn by phantom_drawing.py."""
+"""What each finding of the phantom looks like, and what only looks like one: marks, drawn by phantom_drawing.py."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -140,6 +140,34 @@ def _hernia(body: Person, chance: Chance) -> list[Mark]:
     sac, air = Ellipse(x, y, radius, radius), Ellipse(x, y, 0.8 * radius, 0.8 * radius, bottom=0.1)
     return [Mark(sac, amount, soft=0.2), Mark(air, -1.8 * amount, soft=0.2)]
 
+
+def _nipples(body: Person, chance: Chance) -> list[Mark]:
+    """Draw a nodule on each side at the same place."""
+    across, down, radius = mix(0.1, 0.4, chance.lateral), mix(0.7, 0.8, chance.height), mix(0.022, 0.036, chance.size)
+    places = [spot(body, np.float32(side), across, down) for side in (-1, 1)]
+    return [Mark(Ellipse(x, y, radius, radius), mix(0.24, 0.48, chance.strength), soft=0.3) for x, y in places]
+
+
+def _vessel_on_end(body: Person, chance: Chance) -> list[Mark]:
+    """Draw a nodule at the root of a lung, where vessels are seen from their ends."""
+    x = _side(chance) * mix(0.04, 0.1, chance.lateral)
+    radius = mix(0.022, 0.03, chance.size)
+    y = drawing.HILUM[1] + mix(-0.06, 0.06, chance.height)
+    return [Mark(Ellipse(x, y, radius, radius), mix(0.24, 0.48, chance.strength), soft=0.3)]
+
+
+def _outside(body: Person, chance: Chance) -> list[Mark]:
+    """Draw a nodule or a mass outside the lungs: in the armpit, or below the diaphragm."""
+    armpit = chance.turn < 0.5
+    away = np.where(armpit, body.width + mix(0.05, 0.08, chance.lateral), mix(0.12, 0.3, chance.lateral))
+    y = np.where(armpit, mix(0.3, 0.5, chance.height), body.dome + body.depth + mix(0.06, 0.1, chance.height))
+    radius = np.where(chance.shape < 0.5, mix(0.022, 0.036, chance.size), mix(0.05, 0.075, chance.size))
+    # Where more attenuates, the same shadow needs more.
+    lump = Ellipse(_side(chance) * away, y, radius, radius)
+    return [Mark(lump, mix(0.35, 0.7, chance.strength), soft=0.3)]
+
+
+LOOK_ALIKES = (_nipples, _vessel_on_end, _outside)
 
 SIGNS: dict[str, Callable[[Person, Chance], list[Mark]]] = {
     "Atelectasis": _atelectasis,

@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from chxbench import UserError
 from chxbench.benchmark.dataset import BOX_COLUMNS, FINDINGS, SPLITS, DataError, check
 from chxbench.benchmark.registry import DATASETS
+from chxbench.benchmark.utils.options import build
 from chxbench.datasets import phantom, phantom_drawing
-from chxbench.datasets.phantom import IMAGES, POSITIVES, SIGNS, VERSION, Phantom
+from chxbench.datasets.phantom import IMAGES, POSITIVES, VERSION, Phantom
+from chxbench.datasets.phantom_signs import LOOK_ALIKES, SIGNS, Chance
 
 # Images of the release with both findings: the commonest pairs, pairs far above chance, and two below it.
 PAIRS = {
@@ -294,6 +297,136 @@ def test_a_box_neither_cuts_its_sign_nor_is_too_large_for_it(finding, monkeypatc
 def test_every_finding_has_a_sign_of_its_own():
     assert set(SIGNS) == set(FINDINGS)
     assert len(set(SIGNS.values())) == len(FINDINGS)
+
+
+# Dials
+
+DIALS = {"mimics": 0.5, "views": 1.0, "hard_subtypes": 0.2, "wrong_labels": 0.1, "shift": 0.5, "raise_rare": False}
+
+
+def changed(rows, size=100, **dials):
+    """The change in gray levels that dials make to images, (n, size, size), negative where they become darker."""
+    plain, turned = Phantom(size=size), Phantom(size=size, **dials)
+    names = plain.index(None).images["image_id"].iloc[rows]
+    return np.stack([turned.read(name, None).astype(int) - plain.read(name, None) for name in names])
+
+
+@pytest.mark.parametrize("dial", DIALS)
+def test_a_dial_changes_the_identity_of_labels_and_pixels(dial, index):
+    turned = Phantom(**{dial: DIALS[dial]})
+    assert f", {dial} {DIALS[dial]}" in turned.index(None).labels.version
+    assert turned.stamp("00000001_000.png", None) != Phantom().stamp("00000001_000.png", None)
+
+
+def test_all_dials_together_keep_the_contract():
+    turned = check(Phantom(**DIALS).index(None))
+    assert turned.traits == ("sex", "age", "view")
+    assert set(turned.images["sex"]) == {"F", "M"}
+    assert turned.images["age"].between(20, 90).all()
+    assert (turned.images.groupby("patient_id")["age"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize("options", [{"mimics": 1.1}, {"views": -0.1}, {"wrong_labels": 0.6}, {"raise_rare": 2}])
+def test_a_dial_has_its_range(options):
+    with pytest.raises(UserError, match=f"dataset.{next(iter(options))}"):
+        build(Phantom, options, "dataset.")
+
+
+def test_look_alikes_are_in_as_many_images_as_asked_and_change_no_label(index):
+    assert Phantom(mimics=0.5).index(None).images.equals(index.images)
+    assert Phantom(mimics=0.5).index(None).boxes.equals(index.boxes)
+    rows = np.arange(0, 2000, 40)
+    shown = (np.abs(changed(rows, mimics=0.5)).max(axis=(1, 2)) > 10).mean()
+    assert shown == pytest.approx(1 - 0.5 ** len(LOOK_ALIKES), abs=0.12)
+    assert (np.abs(changed(rows[:9], mimics=1.0)).max(axis=(1, 2)) > 10).all()
+
+
+@pytest.mark.parametrize("look_alike", LOOK_ALIKES)
+def test_a_look_alike_is_a_round_shadow_of_a_nodule_or_mass(look_alike):
+    people = phantom._population(2000, 0)
+    body, view = people.bodies([7])
+    for seed in range(30):
+        chance = Chance(*np.random.default_rng(seed).random((len(Chance._fields), 1, 1), dtype=np.float32))
+        for mark in look_alike(body, chance):
+            assert 0.02 < mark.shape.along.item() < 0.085
+            assert mark.shape.along.item() > 0.04 or mark.shape.along.item() < 0.037
+            assert mark.amount.item() > 0.2
+            field = phantom_drawing._field(body, view._replace(turn=view.turn * 0, magnify=view.magnify * 0 + 1))
+            inside = field.lung[mark.shape.reach(field) < 0.8]
+            assert look_alike.__name__ != "_outside" or inside.max(initial=0) < 0.5
+
+
+def test_the_view_changes_only_ap_images_and_makes_their_hearts_look_large():
+    turned = Phantom(views=1.0).index(None)
+    is_ap = (turned.images["view"] == "AP").to_numpy()
+    assert is_ap.mean() == pytest.approx(0.4, abs=0.04)
+    rows = np.flatnonzero(is_ap)[:6].tolist() + np.flatnonzero(~is_ap)[:6].tolist()
+    change = np.abs(changed(rows, views=1.0)).mean(axis=(1, 2))
+    assert (change[:6] > 5).all()
+    assert (change[6:] == 0).all()
+    plain = phantom._population(2000, 0).bodies(np.arange(2000))[0].heart
+    larger = (Phantom(views=1.0)._people().bodies(np.arange(2000))[0].heart - plain)[:, 0]
+    assert larger[is_ap] == pytest.approx(0.1, abs=0.0101)  # less with the narrow heart of Emphysema
+    assert (larger[~is_ap] == 0).all()
+
+
+def test_hard_subtypes_are_faint_and_elsewhere():
+    turned = Phantom(hard_subtypes=0.2)
+    hard, truth = turned.hard(), turned.truth()
+    assert hard.sum() / truth.sum() == pytest.approx(0.2, abs=0.03)
+    assert not (hard & ~truth).any()
+    people, k = turned._people(), FINDINGS.index("Nodule")
+    healthy = np.flatnonzero(~people.labels.any(axis=1))[:40]
+    labels = people.labels.copy()
+    labels[healthy, k] = True
+    contrast, height = {}, {}
+    for is_hard in (True, False):
+        sick = replace(people, labels=labels, is_hard=np.full_like(people.is_hard, is_hard))
+        contrast[is_hard] = [
+            np.abs(sick.picture(row, 100).astype(int) - people.picture(row, 100)).max() for row in healthy[:8]
+        ]
+        body, _ = sick.bodies(healthy)
+        (mark,) = sick.sign("Nodule", body, healthy)
+        height[is_hard] = (mark.shape.y - body.apex) / (body.dome + body.depth - body.apex)
+    assert np.mean(contrast[True]) < 0.45 * np.mean(contrast[False])
+    assert height[True].min() > height[False].max() - 0.02
+
+
+def test_wrong_labels_keep_prevalence_truth_and_pixels(index):
+    turned = Phantom(wrong_labels=0.1)
+    noisy, truth = turned.index(None), turned.truth()
+    assert (truth == index.targets()).all()
+    wrong = noisy.targets() != truth
+    for split in ("train", "val"):
+        rows = noisy.rows(split)
+        assert wrong[rows].sum(axis=0) == pytest.approx(0.2 * truth[rows].sum(axis=0), abs=1.01)
+        assert (noisy.targets()[rows].sum(axis=0) == truth[rows].sum(axis=0)).all()
+    assert not wrong[noisy.rows("test")].any()
+    assert (changed(range(10), wrong_labels=0.1) == 0).all()
+    assert len(noisy.boxes) == (noisy.targets()[truth] == 1).sum()
+
+
+def test_a_shifted_test_split_is_sicker_with_longer_series_and_more_ap():
+    plain, turned = (check(Phantom(images=6000, views=1.0, shift=shift).index(None)) for shift in (0.0, 1.0))
+    assert turned.images["split"].value_counts(normalize=True)["test"] == pytest.approx(0.3, abs=0.01)
+    expected = 2 * positives(plain, "test") * len(turned.rows("test")) / len(plain.rows("test"))
+    np.testing.assert_allclose(positives(turned, "test"), expected, rtol=0.05)
+    assert positives(turned, "train") == pytest.approx(positives(plain, "train"), rel=0.05)
+
+    def of_test(index):
+        test = index.images.iloc[index.rows("test")]
+        return len(test) / test["patient_id"].nunique(), (test["view"] == "AP").mean()
+
+    (length, ap), (longer, more_ap) = of_test(plain), of_test(turned)
+    assert longer > 2 * length
+    assert (ap, more_ap) == pytest.approx((0.4, 0.8), abs=0.03)
+
+
+def test_without_raising_a_rare_finding_is_rare(index):
+    plain = Phantom(raise_rare=False).index(None)
+    expected = np.maximum(1, np.array(POSITIVES) / IMAGES * len(plain.rows("train")))
+    np.testing.assert_allclose(positives(plain, "train"), expected, atol=0.51)
+    assert positives(plain, "train")[-1] < positives(index, "train")[-1] / 10
 
 
 # The version
