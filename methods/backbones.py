@@ -21,6 +21,7 @@ TIMEOUT = 5.0  # seconds until the host of pretrained weights must answer
 OutputStride = Literal[8, 16, 32]
 Width = Annotated[float, Field(gt=0, le=1)]
 CHANNELS = (64, 128, 256, 512)  # of the four stages of a ResNet, before their expansion
+STEM_CHANNELS = 32  # of the convolutions of a deep stem
 
 
 class Backbone(nn.Module):
@@ -58,7 +59,8 @@ def build_backbone(
         gates: initialization of these blocks, see `open_gates`; pretrained weights of the blocks replace it.
         output_stride: pixels of the image per location of the features; below 32 the last stages keep their resolution
             and dilate their convolutions instead.
-        width: channels of a ResNet's stages, as a fraction of the usual number; its stem keeps its channels.
+        width: channels of a ResNet's stages and of its stem if that is deep ("resnet18d"; others keep 64), as a fraction
+            of the usual number.
 
     Raises:
         MethodError: an unknown name, weights that cannot be loaded or do not match, attention, a stride or a width that
@@ -125,6 +127,7 @@ def _create(name: str, attention: bool, output_stride: int, width: float) -> Bac
     shape: dict[str, object] = {"output_stride": output_stride} if output_stride != 32 else {}
     if width != 1:
         shape["channels"] = tuple(max(1, round(width * channels)) for channels in CHANNELS)
+        shape["stem_width"] = max(1, round(width * STEM_CHANNELS))
     if name in TRUNKS:
         backbone = None if shape else TRUNKS[name]()
     else:
