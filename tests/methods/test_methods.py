@@ -445,9 +445,14 @@ def test_the_width_is_that_of_the_stages(name, attention):
     assert features == [features[2] // 4, features[2] // 2, features[2]]
     shapes = [tuple(network.forward_features(torch.zeros(1, 3, 64, 64)).shape) for network in sizes]
     assert shapes == [(1, channels, 4, 4) for channels in features]
-    assert all(
-        sum(w.numel() for w in a.parameters()) < sum(w.numel() for w in b.parameters()) for a, b in pairwise(sizes)
-    )
+    parameters = [sum(weight.numel() for weight in network.parameters()) for network in sizes]
+    assert all(fewer < more for fewer, more in pairwise(parameters))
+
+
+def test_a_deep_stem_is_as_narrow_as_the_stages():
+    stems = [backbones.build_backbone(name, "none", width=0.25).conv1 for name in ("resnet18d", "resnet18")]
+    assert stems[0][-1].out_channels == 16
+    assert stems[1].out_channels == 64
 
 
 @pytest.mark.parametrize("name", ["densenet121", "vgg16", "torchvision/alexnet"])
