@@ -59,8 +59,8 @@ def build_backbone(
         gates: initialization of these blocks, see `open_gates`; pretrained weights of the blocks replace it.
         output_stride: pixels of the image per location of the features; below 32 the last stages keep their resolution
             and dilate their convolutions instead.
-        width: channels of a ResNet's stages and of its stem if that is deep ("resnet18d"; others keep 64), a fraction of
-            the usual number.
+        width: channels of a ResNet's stages and of its stem if that is deep ("resnet18d"; others keep 64), as a
+            fraction of the usual number.
 
     Raises:
         MethodError: an unknown name, weights that cannot be loaded or do not match, attention, a stride or a width that
