@@ -13,7 +13,7 @@ Only elementwise arithmetic in float64 is used: sums whose order a library may c
 threshold on a different machine, and a record could no longer be verified from its heatmaps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -203,15 +203,15 @@ def evaluate_means(matches: BoxMatches, truth: Boxes, resamples: int, seed: int 
     return [average_findings(of_metric, patients) for of_metric in zip(*rates, strict=True)]
 
 
-def predict_boxes(maps: np.ndarray, frame: Frame) -> PredictedBoxes:
-    """Predict boxes from one finding's maps (N, h, w): around the connected regions above 60, and those above 180."""
+def predict_boxes(maps: np.ndarray, frame: Frame, thresholds: Sequence[int] = THRESHOLDS) -> PredictedBoxes:
+    """Predict boxes from one finding's maps (N, h, w): around the connected regions above each of the thresholds."""
     boxes = [np.empty((0, 5), int)]
     step = max(1, MAX_PIXELS // frame.side**2)
     buffers = np.empty((2, step, frame.side, frame.side))  # reused: allocating costs more than the arithmetic
     for first in range(0, len(maps), step):
         chunk = maps[first : first + step]
         heat = normalize(_enlarge(chunk, *buffers[:, : len(chunk)]), buffers[0, : len(chunk)])
-        boxes += [regions(heat > threshold) + np.array([first, 0, 0, 0, 0]) for threshold in THRESHOLDS]
+        boxes += [regions(heat > threshold) + np.array([first, 0, 0, 0, 0]) for threshold in thresholds]
     union = np.unique(np.concatenate(boxes), axis=0)
     return PredictedBoxes(union[:, 0], frame.to_image(union[:, 1:] / frame.side))
 

@@ -108,7 +108,7 @@ def test_a_folder_gives_the_runs_own_scores_as_table_json_and_pictures(done, fol
     assert len(stems) == 4
     content = json.loads((tmp_path / "out" / f"{names[0][:-4]}.json").read_text())
     assert content["run"] == record.run_id
-    assert list(content["probabilities"]) == list(FINDINGS)
+    assert list(content["probabilities"]) == list(content["prevalence"]) == list(FINDINGS)
     assert content["trained_on"]["dataset"] == "phantom"
     assert "synthetic" in content["trained_on"]["caveat"]
     truth = experiment.index.images.set_index("image_id").loc[names[0], list(FINDINGS)]

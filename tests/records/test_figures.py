@@ -10,7 +10,8 @@ from scipy.special import expit
 from chxbench.benchmark.leaderboard.plots import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
 from chxbench.benchmark.metrics.calibration import reliability
 from chxbench.benchmark.metrics.localization import Frame
-from chxbench.benchmark.records.figures.overlays import Panel, draw_panels
+from chxbench.benchmark.records.figures import overlays
+from chxbench.benchmark.records.figures.overlays import Panel, draw_panels, finding_panel
 from chxbench.benchmark.records.figures.reliability import draw_reliability
 from chxbench.benchmark.records.figures.roc import draw_roc
 from chxbench.benchmark.records.figures.style import (
@@ -247,6 +248,63 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 )
 def test_text_is_folded_and_harmless(text, width, lines):
     assert fold(text, width) == lines
+
+
+def peak(height):
+    """A map (8, 8) with a peak of 2 x 2 places."""
+    heat = np.zeros((8, 8), np.float32)
+    heat[2:4, 2:4] = height
+    return heat
+
+
+GRAY_IMAGE = np.full((64, 64), 100, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("heat", "probability", "doubt"),
+    [
+        (peak(1), 0.5, ""),
+        (peak(1), 0.14, "at its base rate"),
+        (peak(1), 0.16, ""),
+        (peak(1e-4) + 1, 0.5, "no contrast"),
+        (peak(0), 0.5, "no contrast"),
+        (None, 0.5, ""),
+    ],
+)
+def test_a_score_at_its_base_rate_and_a_map_without_contrast_are_doubtful(heat, probability, doubt):
+    panel = finding_panel("Pleural_Thickening", " (labeled)", GRAY_IMAGE, heat, np.empty((0, 4)), (probability, 0.1))
+    assert panel.doubt == doubt
+    assert panel.title == f"Pleural Thickening {probability:.2f} (labeled) (prevalence 0.10)"
+
+
+@pytest.fixture
+def outlines(monkeypatch):
+    """Outlines that are drawn: boxes, color, stroke."""
+    drawn = []
+    monkeypatch.setattr(
+        overlays, "_outline", lambda axis, box, color, stroke, width: drawn.append((box, color, stroke))
+    )
+    return drawn
+
+
+def test_the_boxes_of_both_thresholds_differ_and_one_around_the_whole_crop_is_not_drawn(outlines, tmp_path):
+    wide = peak(1.0) + np.pad(np.ones((8, 6), np.float32), ((0, 0), (0, 2))) * 0.5
+    for heat in (wide, peak(1.0) + 0.5 - 0.5 * (np.arange(64).reshape(8, 8) == 63)):
+        draw_panels([Panel("", GRAY_IMAGE, heat, np.empty((0, 4)))], Frame(64, 64), tmp_path / "x.png", "", columns=1)
+    assert [stroke for _, _, stroke in outlines] == [":", "--", "--"]
+    assert outlines[0][0][2] > 2 * outlines[1][0][2]
+
+
+def test_a_doubtful_heatmap_is_faint_and_without_predicted_boxes(outlines, tmp_path):
+    colored = {}
+    for doubt in ("", "at its base rate"):
+        panel = Panel("", GRAY_IMAGE, peak(1.0), np.array([[0, 0, 0.5, 0.5]]), doubt)
+        draw_panels([panel], Frame(64, 64), tmp_path / "x.png", "", columns=1)
+        pixels = np.asarray(Image.open(tmp_path / "x.png").convert("RGB"), int)[60:240, 20:160]
+        colored[doubt] = np.ptp(pixels, axis=2).max()
+    assert colored["at its base rate"] < 0.5 * colored[""]
+    assert [color for _, color, _ in outlines].count(overlays.PREDICTED) == 2  # those of the first figure
+    assert [color for _, color, _ in outlines].count(overlays.TRUE) == 2
 
 
 def test_published_heatmaps_are_small_and_keep_their_colors(tmp_path):

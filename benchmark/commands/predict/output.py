@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...metrics.localization import Frame, predict_boxes
-from ...records.figures.overlays import Panel, draw_panels
+from ...records.figures.overlays import Panel, draw_panels, finding_panel
+from ...records.schema import Record
 from ...utils.options import to_dict
 from ...utils.text import changed_options, display_name, encodable
 from ..trained_run import TrainedRun
@@ -51,6 +52,7 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
         self.run, self.out, self.leading, self.pictures, self.options = run, out, leading, pictures, options
         self.frame = Frame(run.pixels.size, run.pixels.crop)
         self.findings = list(run.record.auc)
+        self.prevalence = _training_prevalence(run.record)
         out.mkdir(parents=True, exist_ok=True)
         self._file = (out / TABLE).open("w", newline="", encoding="utf-8")
         self._table = csv.writer(self._file)
@@ -84,6 +86,7 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
                 "caveat": record.dataset.caveat,
             },
             "probabilities": prediction.probabilities,
+            "prevalence": {finding: self.prevalence[finding] for finding in prediction.probabilities},
             "boxes": {finding: self._predicted_boxes(prediction, finding).tolist() for finding in shown},
             "annotations": image.annotations and _annotation_fields(record.dataset.name, image.annotations),
         }
@@ -102,13 +105,20 @@ class PredictionWriter(AbstractContextManager["PredictionWriter"]):
         panels = [Panel(_annotation_title(image.annotations), image.figure, None, all_boxes)]
         for finding in shown:
             label = {1: " (labeled)", 0: " (not labeled)", None: ""}[labels.get(finding)]
-            title = f"{display_name(finding)} {prediction.probabilities[finding]:.2f}{label}"
-            panels.append(Panel(title, image.figure, self._heat(prediction, finding), boxes.get(finding, NO_BOXES)))
+            odds = prediction.probabilities[finding], self.prevalence[finding]
+            heat, true_boxes = self._heat(prediction, finding), boxes.get(finding, NO_BOXES)
+            panels.append(finding_panel(finding, label, image.figure, heat, true_boxes, odds))
         record = self.run.record
         method = ", ".join(filter(None, (record.method.title, changed_options(self.options))))
         title = f"{prediction.name}: {method}, trained on {record.dataset.title}, run {record.run_id}"
         path = self.out / f"{image.source.stem}{PICTURE}"
         draw_panels(panels, self.frame, path, title, columns=min(len(panels), 4), side=3.4)
+
+
+def _training_prevalence(record: Record) -> dict[str, float]:
+    """Return the fraction of the training images that have each finding, unknown labels counted as absent."""
+    counts = record.dataset.counts["train"]
+    return {finding: counts.positives[finding] / counts.images for finding in record.auc}
 
 
 def leading_findings(probabilities: Mapping[str, float], annotations: Annotations | None, count: int) -> list[str]:

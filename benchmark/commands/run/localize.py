@@ -18,11 +18,11 @@ from ...evaluation.artifacts import HeatmapSet
 from ...method import ContractError
 from ...metrics.localization import Frame
 from ...records import record as records
-from ...records.figures.overlays import Panel, draw_panels
+from ...records.figures.overlays import draw_panels, finding_panel
 from ...records.schema import Record
 from ...utils.errors import UserError, describe_error
 from ...utils.progress import say
-from ...utils.text import display_name, plain
+from ...utils.text import plain
 from ..trained_run import load_weights
 
 MAX_FLAT = 0.05  # fraction of heatmaps without contrast above which the user is warned
@@ -107,7 +107,7 @@ def _draw_examples(experiment: Experiment, heatmaps: Heatmaps, heatmap_set: Heat
 
     Not a random image: the figure shows where the method looks if it does detect the finding.
     """
-    panels = []
+    panels, prevalence = [], np.nanmean(experiment.index.targets()[experiment.index.rows("train")], axis=0)
     for column, finding in enumerate(experiment.index.findings):
         boxes = np.flatnonzero(heatmap_set.box_finding == column)
         if len(boxes):
@@ -115,8 +115,9 @@ def _draw_examples(experiment: Experiment, heatmaps: Heatmaps, heatmap_set: Heat
             image = max(heatmap_set.box_image[boxes], key=lambda row: logits[row])
             probability = 1 / (1 + np.exp(-logits[image]))
             image_boxes = heatmap_set.boxes[boxes[heatmap_set.box_image[boxes] == image]]
-            title = f"{display_name(finding)} {probability:.2f}"
-            panels.append(Panel(title, pixels[image], heatmap_set.maps[image, column], image_boxes))
+            odds = float(probability), float(prevalence[column])
+            heat = heatmap_set.maps[image, column]
+            panels.append(finding_panel(finding, "", pixels[image], heat, image_boxes, odds))
     frame = Frame(experiment.recipe.pixels.size, experiment.recipe.pixels.crop)
     title = (
         f"{experiment.method.title}, recipe {experiment.recipe.name}, seed {experiment.config.seed} ({heatmaps.kind}): "
