@@ -135,14 +135,15 @@ def test_what_else_differs_between_the_runs_of_the_check_is_told(results, capsys
     assert "of 4 pairs of runs of the same method with different seeds" in shown and told in shown
 
 
-def test_pairs_that_are_not_tested_have_no_p_and_do_not_count_in_the_correction(results, monkeypatch):
+@pytest.mark.parametrize("skill", [pytest.param(2.0, id="above"), pytest.param(0.8, id="below what it extends")])
+def test_pairs_that_are_not_tested_have_no_p_and_do_not_count_in_the_correction(results, monkeypatch, skill):
     def gates(fields):
         if fields["seed"] == 0:
             fields["part_checks"] = [{"name": "gates", "value": 0.0004, "minimum": 0.001}]
 
-    publish_seeds(results, "bsl", (1.0, 1.0))
-    publish_seeds(results, "fam", (2.0, 2.0), compared_with=["bsl"], change=gates)
-    publish_seeds(results, "wang2017", (0.5, 0.5))
+    publish_seeds(results, "bsl", (1.3, 1.3))
+    publish_seeds(results, "fam", (skill, skill), compared_with=["bsl"], change=gates)
+    publish_seeds(results, "wang2017", (-1.0, -1.0))
     rows = rows_of(results)
     (pair,) = ablation.paired_differences(rows)
     assert pair.p is None and "(gates: 0.0004, minimum 0.001; measured in 1 of 2 runs, seed 0)" in pair.untested
