@@ -63,7 +63,7 @@ class Train:
         epochs: passes over the stage's examples.
         images: images per epoch of a method with one stage, at least the training split's: every image once, then
             random ones again; 0 for every image once. For comparisons at equal budget with methods that train longer:
-            boards do not separate it, and show the images trained on.
+            boards do not separate it, and show the images seen.
         batch_size: images per step, over all processes.
         optimizer: "sgd" (with momentum) or "adamw".
         lr: learning rate; with one_cycle the maximum.
