@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from ..metrics import auc as auc_metrics
 from ..metrics import calibration, operating_point
-from ..metrics.intervals import Interval, Statistic, average_findings, interval
+from ..metrics.intervals import MIN_PATIENTS, Interval, Statistic, average_findings, interval
 from ..recipe import Evaluate, Recipe
 from ..utils.errors import UserError, first_few
 from .artifacts import findings_of, label_column, score_column, traits_of
@@ -219,7 +219,7 @@ def _evaluate_secondary(test: SplitScores, val: SplitScores, resamples: int) -> 
     brier = calibration.evaluate_brier(expit(test.scores), test.labels, test.patients, resamples)
     statistics = {
         "average_precision": average_findings(precision, test.num_patients),
-        "brier": average_findings(brier, test.num_patients),
+        "brier": average_findings(brier, _patients_of_brier(test)),
     }
     per_finding = list(_metrics_per_finding(test, val, precision, brier, resamples))
     metrics = SecondaryMetrics(
@@ -236,6 +236,16 @@ def _evaluate_secondary(test: SplitScores, val: SplitScores, resamples: int) -> 
         subgroups={},
     )
     return metrics, statistics
+
+
+def _patients_of_brier(test: SplitScores) -> int:
+    """Return the number of patients; 0, for no interval, if fewer than `MIN_PATIENTS` have any finding.
+
+    The images of a finding that hardly any patient has still have a Brier score, and its errors are those of its
+    positives: the mean varies with the patients who have a finding, whichever it is.
+    """
+    with_finding = np.unique(test.patients[(test.labels == 1).any(axis=1)])
+    return test.num_patients if len(with_finding) >= MIN_PATIENTS else 0
 
 
 def _metrics_per_finding(

@@ -10,14 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..metrics.intervals import Spread, Statistic, compare_means, mean_statistic, spread, subtract
+from ..metrics.intervals import (
+    Spread,
+    Statistic,
+    compare_means,
+    mean_statistic,
+    spread,
+    subtract,
+)
 from ..metrics.paired import MIN_SEEDS, holm
 from ..records.schema import Record, StagePart
 from ..utils.text import count
-from .rows import Row
+from .rows import Row, equal_budgets, pool_seeds
 from .tables import EMPTY, MAX_NAMED, make_table
 
-SAME_BUDGET = 0.05  # budgets count as equal if the numbers of images seen differ by at most 5 %
 BUDGETS = ("equal", "more", "fewer")
 SAME_EXAMPLES = 0.9  # share of all candidates above which any two selections are nearly the same examples
 SIGNIFICANCE = 0.05
@@ -45,30 +51,38 @@ class Difference(NamedTuple):
 
     @property
     def p(self) -> float | None:
-        """The two-sided p-value of no difference; None if there are too few seeds or patients."""
-        if self.spread is None or not (self.upper.is_tested and self.lower.is_tested):
-            return None
-        return self.spread.p_value(self.value)
+        """The two-sided p-value of no difference; None if it is `untested`."""
+        return None if self.spread is None or self.untested else self.spread.p_value(self.value)
 
     @property
     def budget_ratio(self) -> float:
-        """The ratio of the images seen in training, of the upper to the lower method."""
-        return self.upper.images() / self.lower.images()
+        """The ratio of the images that the scored networks were trained on, of the upper to the lower method."""
+        return self.upper.budget / self.lower.budget
+
+    @property
+    def cost_ratio(self) -> float:
+        """The ratio of the images of all stages, of the upper to the lower method."""
+        return self.upper.cost / self.lower.cost
 
     @property
     def budget(self) -> str:
         """The training budget relative to the lower method, one of `BUDGETS`."""
-        if abs(self.budget_ratio - 1) <= SAME_BUDGET:
+        if equal_budgets(self.upper.budget, self.lower.budget):
             return "equal"
         return "more" if self.budget_ratio > 1 else "fewer"
 
     @property
     def untested(self) -> str | None:
-        """Why the difference says nothing about what the upper method adds; None if it does."""
+        """Why there is no test; None if there is one.
+
+        A listed difference is not tested either if it says nothing about what the upper method adds.
+        """
         if not (self.upper.is_tested and self.lower.is_tested):
             return f"a conclusion needs at least {MIN_SEEDS} seeds of each method"
         if self.spread is None:
             return "too few test patients have or lack a finding"
+        if not _is_listed(self.upper, self.lower):
+            return None
         return _inactive_part(self.upper, self.lower) or _same_examples(self.upper, self.lower)
 
     @property
@@ -94,13 +108,23 @@ def paired_differences(rows: Sequence[Row]) -> list[Difference]:
         for upper in rows
         for name in upper.first.method.compared_with
         for lower in rows
-        if lower.first.method.name == name and _same_options(upper.first, lower.first)
+        if lower.first.method.name == name and _is_listed(upper, lower)
     ]
     return [pair for pair in pairs if pair is not None]
 
 
-def compare_with_floor(row: Row, name: str, floor: Statistic | None) -> str | None:
+def _is_listed(upper: Row, lower: Row) -> bool:
+    """Return whether a method claims to improve on another one and all options that both have are equal."""
+    options, reference = upper.first.method.options, lower.first.method.options
+    return lower.first.method.name in upper.first.method.compared_with and all(
+        options[key] == reference[key] for key in options.keys() & reference.keys()
+    )
+
+
+def compare_with_floor(row: Row, name: str, floor: Statistic | None) -> tuple[float, float] | None:
     """Test a metric of a method against the same metric of scores or heatmaps that do not see the image.
+
+    External predictions are tested over test patients alone.
 
     Args:
         row: the method.
@@ -108,24 +132,20 @@ def compare_with_floor(row: Row, name: str, floor: Statistic | None) -> str | No
         floor: the metric of the floor, which does not depend on a seed; None if it has none.
 
     Returns:
-        `ABOVE`, `SAME` or `BELOW`; None if it cannot be tested.
+        The difference and its p; None if it cannot be tested.
     """
-    runs = row.statistics(name)
-    if floor is None or not row.is_tested or not runs or len(floor.replicates) != len(runs[0].replicates):
+    runs, enough = row.statistics(name), row.is_tested or row.first.submission is not None
+    if floor is None or not enough or not runs or len(floor.replicates) != len(runs[0].replicates):
         return None
     found = subtract(mean_statistic(runs), floor)
     error = spread(found, 1 / len(runs), row.seed_variance[name])
-    if error is None:
-        return None
-    if error.p_value(found.value) >= SIGNIFICANCE:
-        return SAME
-    return ABOVE if found.value > 0 else BELOW
+    return None if error is None else (found.value, error.p_value(found.value))
 
 
 def floor_sentences(
     rows: Sequence[Row], name: str, floor: Callable[[Row], Statistic | None], texts: tuple[str, str]
 ) -> list[str]:
-    """State how the methods compare with a floor, as items of a list.
+    """State how the methods compare with a floor, as items of a list; p are corrected for their number (Holm 1979).
 
     Args:
         rows: the methods.
@@ -133,9 +153,11 @@ def floor_sentences(
         floor: function that returns the floor's statistic for a row.
         texts: the metric and the floor, in words.
     """
+    tests = [compare_with_floor(row, name, floor(row)) for row in rows]
+    corrected = holm([test and test[1] for test in tests])
     outcomes: dict[str | None, list[str]] = {ABOVE: [], SAME: [], BELOW: [], None: []}
-    for row in rows:
-        outcomes[compare_with_floor(row, name, floor(row))].append(row.label)
+    for row, test, p in zip(rows, tests, corrected, strict=True):
+        outcomes[_against_floor(test, p)].append(row.label)
     metric, title = texts
     untested = f"not tested against {title} (too few seeds or patients)"
     return [
@@ -143,6 +165,14 @@ def floor_sentences(
         for outcome, names in outcomes.items()
         if names
     ]
+
+
+def _against_floor(test: tuple[float, float] | None, p: float | None) -> str | None:
+    if test is None or p is None:
+        return None
+    if p >= SIGNIFICANCE:
+        return SAME
+    return ABOVE if test[0] > 0 else BELOW
 
 
 def _name_or_count(names: Sequence[str], rows: Sequence[Row]) -> str:
@@ -165,10 +195,11 @@ class Rank(NamedTuple):
 
 
 def rank_rows(rows: Sequence[Row]) -> list[Rank | None]:
-    """Rank each row among those that saw as many images in training; None if it cannot be tested or is alone.
+    """Rank each row among those of equal training budget; None if it cannot be tested or is alone.
 
     The best rank counts the rows that are significantly better, the worst those that are not significantly worse, by
-    tests of all pairs, corrected (Holm 1979). Rows that are not told apart share ranks.
+    tests of all pairs of the group that have one, corrected for their number (Holm 1979). Rows that are not told apart
+    share ranks.
     """
     ranks: list[Rank | None] = [None] * len(rows)
     for group in _same_budget(rows):
@@ -180,6 +211,13 @@ def rank_rows(rows: Sequence[Row]) -> list[Rank | None]:
     return ranks
 
 
+def ranked_rows(rows: Sequence[Row], floors: Sequence[Row]) -> list[tuple[Row, str]]:
+    """Return the methods of a board with their ranks, formatted, and the floors among them by mean AUC."""
+    ranked = [(row, rank_text(rank)) for row, rank in zip(rows, rank_rows(rows), strict=True)]
+    ranked += [(row, "floor") for row in floors]
+    return sorted(ranked, key=lambda pair: -np.nan_to_num(pair[0].mean_auc, nan=-1))  # equal rows stay in order
+
+
 def rank_text(rank: Rank | None) -> str:
     """Format a rank, as "1–3 of 5"; `EMPTY` without one."""
     if rank is None:
@@ -188,33 +226,57 @@ def rank_text(rank: Rank | None) -> str:
     return f"{place} of {rank.total}"
 
 
-class NullCheck(NamedTuple):
-    """How many pairs of runs that differ only in their seed are significantly different."""
+class NullPair(NamedTuple):
+    """Two runs of the same row, with different seeds, and the p-value of their difference."""
 
-    significant: int
-    pairs: int
+    first: Record
+    second: Record
+    p: float
+
+    @property
+    def commits_differ(self) -> bool:
+        """Whether they are of different commits of chxbench."""
+        return self.first.environment.code != self.second.environment.code
+
+    @property
+    def torch_differs(self) -> bool:
+        """Whether they were trained with different versions of torch."""
+        return self.first.environment.versions.get("torch") != self.second.environment.versions.get("torch")
 
 
-def check_null(rows: Sequence[Row]) -> NullCheck:
-    """Compare all pairs of runs of the same row by the test that compares methods."""
-    p_values = []
+def check_null(rows: Sequence[Row]) -> list[NullPair]:
+    """Compare all pairs of runs of the same row by the test that compares methods.
+
+    The variance between seeds is that of the other rows: if it contained the differences that are tested, hardly any
+    could be large in relation to it.
+    """
+    pairs = []
     for row in rows:
-        for first, second in combinations(row.statistics("mean_auc"), 2):
-            found, error = compare_means([first], [second], row.seed_variance["mean_auc"])
+        variance = pool_seeds([other.runs for other in rows if other is not row], "mean_auc")
+        runs = zip(row.runs, row.statistics("mean_auc"), strict=False)
+        for (first, one), (second, two) in combinations(runs, 2) if variance else ():
+            found, error = compare_means([one], [two], variance)
             if error is not None:
-                p_values.append(error.p_value(found.value))
-    return NullCheck(sum(p < SIGNIFICANCE for p in p_values), len(p_values))
+                pairs.append(NullPair(first.record, second.record, error.p_value(found.value)))
+    return pairs
 
 
 def null_sentence(rows: Sequence[Row]) -> str:
-    """State the result of `check_null`; empty without two seeds of a method."""
-    found = check_null(rows)
-    if not found.pairs:
+    """State the result of `check_null`; empty without two seeds of two methods."""
+    pairs = check_null(rows)
+    if not pairs:
         return ""
-    pairs = count(found.pairs, "pair")
+    different = sum(pair.p < SIGNIFICANCE for pair in pairs)
+    others = {
+        "commit of chxbench": sum(pair.commits_differ for pair in pairs),
+        "version of torch": sum(pair.torch_differs for pair in pairs),
+    }
+    also = " and ".join(f"{number} also differ in the {what}" for what, number in others.items() if number)
     return (
-        f"Check without an effect: of {pairs} of runs that differ only in their seed, the same test finds "
-        f"{found.significant} different ({100 * found.significant / found.pairs:.0f} %; about 5 % are expected)."
+        f"Check without an effect: of {count(len(pairs), 'pair')} of runs of the same method with different seeds, the "
+        f"test finds {different} different ({100 * different / len(pairs):.0f} %), with the variance between seeds "
+        "taken from the other methods. In simulated boards, whose methods all vary alike, it finds 3 to 4 %."
+        + (f" Of these pairs, {also}." if also else "")
     )
 
 
@@ -225,14 +287,15 @@ def ablation_table(pairs: Sequence[Difference]) -> str:
             pair.upper.label,
             pair.lower.label,
             f"{pair.value:+.3f}{_interval_text(pair)}",
-            EMPTY if pair.p is None or pair.untested else "<0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
+            EMPTY if pair.p is None else "<0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
             f"{len(pair.upper.runs)} vs. {len(pair.lower.runs)}",
             f"{pair.budget_ratio:.2f}",
+            f"{pair.cost_ratio:.2f}",
         ]
         for pair in pairs
     ]
-    headers = ["Method", "Compared with", "Difference in mean AUC [95 % CI]", "p", "Seeds", "Images seen (ratio)"]
-    return make_table(headers, table, "lllrrr")
+    headers = ["Method", "Compared with", "Difference in mean AUC [95 % CI]", "p", "Seeds"]
+    return make_table([*headers, "Images trained on (ratio)", "of all stages (ratio)"], table, "lllrrrr")
 
 
 def summary_list(pairs: Sequence[Difference], caveat: str, name: Callable[[Row], str] = lambda row: row.label) -> str:
@@ -252,20 +315,18 @@ def summary_list(pairs: Sequence[Difference], caveat: str, name: Callable[[Row],
     for reason in dict.fromkeys(pair.untested for pair in pairs if pair.untested):
         group = [pair for pair in pairs if pair.untested == reason]
         items.append(f"not tested, because {reason}: {_name_pairs(group, name)}")
-    if rising := _not_converged(pairs, name):
-        items.append(rising)
+    items += filter(None, (_unequal_costs(pairs, name), _not_converged(pairs, name)))
     if caveat:
         items.append(f"note that {caveat}")
     return "\n".join(f"- {item[0].upper()}{item[1:]}." for item in items)
 
 
 def _same_budget(rows: Sequence[Row]) -> list[list[int]]:
-    """Group the positions of the rows that can be tested by the images seen in training."""
+    """Group the positions of the rows that can be tested by their training budget."""
     tested = [number for number, row in enumerate(rows) if row.is_tested and not np.isnan(row.mean_auc)]
     groups: list[list[int]] = []
-    for number in sorted(tested, key=lambda number: rows[number].images()):
-        smallest = rows[groups[-1][0]].images() if groups else -1.0
-        if groups and rows[number].images() <= smallest * (1 + SAME_BUDGET):
+    for number in sorted(tested, key=lambda number: rows[number].budget):
+        if groups and equal_budgets(rows[groups[-1][0]].budget, rows[number].budget):
             groups[-1].append(number)
         else:
             groups.append([number])
@@ -274,7 +335,7 @@ def _same_budget(rows: Sequence[Row]) -> list[list[int]]:
 
 def _better(rows: Sequence[Row], group: Iterable[int]) -> set[tuple[int, int]]:
     """Return the pairs (winner, loser) of rows whose mean AUCs differ significantly after correction for all pairs."""
-    pairs = list(combinations(group, 2))
+    pairs = [(b, a) if _is_listed(rows[b], rows[a]) else (a, b) for a, b in combinations(group, 2)]
     found = [difference(rows[first], rows[second]) for first, second in pairs]
     corrected = holm([None if one is None else one.p for one in found])
     return {
@@ -289,12 +350,18 @@ def _inactive_part(upper: Row, lower: Row) -> str | None:
     shared = {check.name for run in lower.runs for check in run.record.part_checks}
     if lower.is_control and not shared:
         return None  # a control without measurements: it has the parts of the method that it controls for
-    values = defaultdict(list)
-    for check in (check for run in upper.runs for check in run.record.part_checks if check.name not in shared):
-        values[check.name, check.minimum].append(check.value)
+    values: defaultdict[tuple[str, float], dict[int | None, float]] = defaultdict(dict)
+    for run in upper.runs:
+        for check in run.record.part_checks:
+            if check.name not in shared:
+                values[check.name, check.minimum][run.record.seed] = check.value
     for (name, minimum), found in values.items():
-        if np.mean(found) < minimum:
-            return f"a part of the method is inactive ({name}: {np.mean(found):.2g}, minimum {minimum:g})"
+        mean = np.mean(list(found.values()))
+        if mean < minimum:
+            seeds = ", ".join(map(str, found))
+            where = f"; measured in {len(found)} of {count(len(upper.runs), 'run')}, seed {seeds}"
+            where = where if len(found) < len(upper.runs) else ""
+            return f"a part of the method is inactive ({name}: {mean:.2g}, minimum {minimum:g}{where})"
     return None
 
 
@@ -332,6 +399,18 @@ def _name_pairs(pairs: Sequence[Difference], name: Callable[[Row], str]) -> str:
     return ", ".join(f"{name(pair.upper)} vs. {name(pair.lower)} ({pair.value:+.3f})" for pair in pairs)
 
 
+def _unequal_costs(pairs: Sequence[Difference], name: Callable[[Row], str]) -> str:
+    """Name the pairs of equal training budget whose numbers of images of all stages differ; empty if none do."""
+    unequal = [pair for pair in pairs if pair.budget == "equal" and not equal_budgets(pair.upper.cost, pair.lower.cost)]
+    if not unequal:
+        return ""
+    listed = [f"{name(pair.upper)} vs. {name(pair.lower)} ({pair.cost_ratio:.1f}x)" for pair in unequal]
+    return (
+        "note that at equal training budget the images of all stages differ, because an earlier stage selected the "
+        f"examples: {', '.join(listed) if len(listed) <= MAX_NAMED else count(len(listed), 'comparison')}"
+    )
+
+
 def _not_converged(pairs: Sequence[Difference], name: Callable[[Row], str]) -> str:
     """Name the methods whose validation AUC still rose at the end of training; empty if none did."""
     rows = {name(row): row.last_rise for pair in pairs for row in (pair.upper, pair.lower)}
@@ -340,8 +419,8 @@ def _not_converged(pairs: Sequence[Difference], name: Callable[[Row], str]) -> s
         return ""
     listed = ", ".join(rising) if len(rising) <= MAX_NAMED else f"{len(rising)} methods"
     return (
-        f"note that training had not converged (in the last epoch the validation AUC rose by more than {CONVERGED:g}), "
-        f"so that a difference may be one in speed of training: {listed}"
+        f"note that training may not have converged (the validation AUC rose by more than {CONVERGED:g} in the last "
+        f"epoch, mean over the seeds), so that a difference may be one in speed of training: {listed}"
     )
 
 
@@ -352,10 +431,4 @@ def _claim(budget: str, outcome: str, pairs: Sequence[Difference]) -> str:
     times = ratios[0] if len(ratios) == 1 else f"{ratios[0]} to {ratios[-1]}"
     # More training alone can raise the AUC, so such a gain cannot be attributed to the method.
     caution = ", which may explain all of it" if (budget, outcome) == ("more", GAIN) else ""
-    return f"{outcome} with {times} the images seen in training ({REASONS[outcome]}){caution}"
-
-
-def _same_options(upper: Record, lower: Record) -> bool:
-    """Return whether all options that both methods have are equal."""
-    options, reference = upper.method.options, lower.method.options
-    return all(options[key] == reference[key] for key in options.keys() & reference.keys())
+    return f"{outcome} with {times} the images that the scored network was trained on ({REASONS[outcome]}){caution}"

@@ -92,12 +92,23 @@ def ranked_by(board: Board) -> str:
     ranked = f"Ranked by mean test AUC over {count(board.first.mean_auc.findings, 'finding')}."
     if not board.is_trained:
         return (
-            f"{ranked} These are external predictions. The training data are unknown, and so is whether anything was "
-            "selected on these test images."
+            f"{ranked} These are external predictions, without seeds: intervals and tests are over test patients "
+            "alone, and there are no ranks. The training data are unknown, and so is whether anything was selected on "
+            "these test images."
         )
     return (
         f"{ranked} Weights are those of {board.first.selection}; chxbench selects no checkpoint or threshold on the "
-        "test split. A gain with more images seen in training is not evidence for a method."
+        "test split. A gain that comes with more training images is not evidence for a method."
+    )
+
+
+def higher_floor(board: Board) -> str:
+    """State in plain text that a floor is above the best method; empty if none is."""
+    floors = [floor for floor in board.floors if floor.mean_auc > board.rows[0].mean_auc]
+    if not floors:
+        return ""
+    return (
+        f"The highest mean AUC, {floors[0].mean_auc:.3f}, is that of a floor, which needs no network: {floors[0].name}."
     )
 
 

@@ -75,7 +75,7 @@ def _of_run(run: Run, folder: Path) -> Iterator[FigureSpec]:
 
 
 def _of_board(board: Board, speeds: Sequence[SpeedRecord], base: Path) -> Iterator[FigureSpec]:
-    lines, title = [_line(row) for row in board.rows], heading(board)
+    lines, title = [_line(row) for row in (*board.rows, *board.floors)], heading(board)
     yield FigureSpec(base / auc_figure(board), auc_sha256(lines, title), lambda path: draw_auc(lines, title, path))
     for section in speed_sections(board, speeds):
         if section.dots:
@@ -87,4 +87,4 @@ def _line(row: Row) -> AucLine:
     paper = row.reported
     reported = paper.mean_auc if paper is not None and row.same_protocol(paper) else None
     seeds = [statistic.value for statistic in row.statistics("mean_auc")]
-    return AucLine(row.name, *mean, seeds, row.is_control, reported)
+    return AucLine(row.name, *mean, seeds, row.is_control, reported, row.first.method.floor)

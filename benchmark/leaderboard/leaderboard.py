@@ -136,8 +136,7 @@ def render(
     boards: Sequence[Board], speeds: Sequence[SpeedRecord] = (), mark: str = LEADERBOARD_MARK.format("results")
 ) -> str:
     """Return the leaderboard as Markdown; `mark` is its first line, see `Workspace`."""
-    num_records = sum(len(row.runs) for board in boards for row in board.rows)
-    sections = [mark, "# Leaderboard", introduction(num_records), *contents(boards)]
+    sections = [mark, "# Leaderboard", introduction(boards), *contents(boards)]
     for board in boards:
         sections += board_markdown(board, speeds)
     return "\n\n".join([*sections, *literature_sections()]) + "\n"

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..dataset import FINDINGS
@@ -28,20 +27,19 @@ from .ablation import (
     floor_sentences,
     null_sentence,
     paired_differences,
-    rank_rows,
-    rank_text,
+    ranked_rows,
     summary_list,
 )
-from .boards import Board, heading, ranked_by, shared_settings
+from .boards import Board, heading, higher_floor, ranked_by, shared_settings
 from .figure_files import auc_figure
-from .literature import literature
+from .literature import literature, published
 from .localization import (
     localization_by_finding,
     localization_table,
     other_levels_table,
     summarize_localization,
 )
-from .rows import Row
+from .rows import SAME_BUDGET, Row
 from .run_list import run_list
 from .secondary_metrics import secondary_metrics, secondary_metrics_notes, subgroup_table
 from .speed import speed_markdown, speed_sections
@@ -60,16 +58,21 @@ READING_NOTES = """\
 - **Boards.** A board ranks only runs on the same images, labels, split and recipe.
 - **AUC.** Area under the ROC curve on the test split. A finding without positives or without negatives there has no \
 AUC and is excluded from the mean.
-- **Brackets.** 95 % intervals over test patients and training seeds: the value that other patients and other seeds \
-would give. The variance between seeds is estimated from all rows of a board together. Where no method has two \
-seeds, intervals are over test patients alone, and nothing follows about methods. In a column with brackets, a \
-number without them is 0, 1 or constant, or depends on too few patients: fewer than {min_patients} with or without a \
-finding, or fewer than {min_in_mean} for a finding of a mean. Sensitivity, calibration error and AFP have no intervals.
-- **Rank.** 95 % interval of the rank among the methods that saw as many images in training, whose number follows. \
-Methods that are not significantly different (all pairs tested, corrected by Holm 1979) share ranks. Without two \
-seeds, a method has no rank. Rows are sorted by mean AUC.
+- **Brackets.** 95 % intervals of the expected value over test patients and training seeds; the value of another test \
+split or seed may be outside. The variance between seeds is estimated from all rows of a board together. Where no \
+method has two seeds, intervals are over test patients alone, and nothing follows about methods. Those of floors and \
+external predictions, which have no seeds, are over test patients alone as well. A number of a method or floor in a \
+column with brackets has none if it is 0, 1 or constant, or depends on too few patients: fewer than {min_patients} \
+with or without a finding, or fewer than {min_in_mean} for a finding of a mean; for the Brier score, fewer than \
+{min_patients} with any finding. Sensitivity, calibration error, AFP and the baselines of localization have none.
+- **Rank.** 95 % interval of the rank among the methods of equal training budget, whose number follows. Methods that \
+are not significantly different share ranks: all pairs among them are tested but those that are listed as not tested, \
+and p are corrected for the number of these tests (Holm 1979), within each budget. Without two seeds, a method has no \
+rank. Rows are sorted by mean AUC.
 - **Seeds (range).** The number of seeds, and the lowest and highest mean AUC among them.
-- **Images seen.** Images processed in training, over all epochs of all stages, including repeated ones.
+- **Images trained on.** The training budget: images that the scored network was trained on, over all epochs, with \
+repeated ones, since it last started from the initial weights. Budgets within {same_budget:.0f} % are equal. \
+**Of all stages** counts those of earlier stages too, whose networks only selected examples: the cost.
 - **Comparing methods.** Overlapping intervals say little about a difference. Use the paired differences, on this page \
 or from `chxbench compare`.
 - **Floors** are scores that need no network: logistic regressions on thumbnails of 8x8 cells (gray value and local \
@@ -81,6 +84,13 @@ ABLATION_NOTES = (
     "and are not corrected for the number of comparisons."
 )
 SUMMARY = "**Summary:**"
+TESTED = (
+    "Tests are over test patients and, with two seeds, training seeds, and are corrected for the number of methods "
+    "(Holm 1979), separately for each metric and baseline"
+)
+NOT_OF_PAPERS = (
+    "For comparison: a model that sees nothing but the view position (no source and no record here), and chance."
+)
 LOCALIZATION_LEGEND = (
     "Means over the findings with boxes. Pointing game: fraction of image-finding pairs with the heatmap maximum "
     "inside a ground-truth box. Acc: fraction of ground-truth boxes that a predicted box overlaps by more than the "
@@ -97,16 +107,30 @@ LOCALIZATION_NOTES = (
 )
 
 
-def introduction(num_records: int) -> str:
-    """Return the introduction of the page: the number of records and how to read the tables."""
-    notes = READING_NOTES.format(min_patients=MIN_PATIENTS, min_in_mean=MIN_PATIENTS_IN_MEAN)
+def introduction(boards: Sequence[Board]) -> str:
+    """Return the introduction of the page: the numbers of records and how to read the tables."""
+    notes = READING_NOTES.format(
+        min_patients=MIN_PATIENTS, min_in_mean=MIN_PATIENTS_IN_MEAN, same_budget=100 * SAME_BUDGET
+    )
     return "\n\n".join(
         [
-            f"{count(num_records, 'record')}. All AUCs, secondary metrics and localization scores are recomputed from "
+            f"{_record_counts(boards)}. All AUCs, secondary metrics and localization scores are recomputed from "
             "the published scores (`scores.parquet`) and heatmaps (`maps.npz`).",
             *_details("How to read the tables", notes),
         ]
     )
+
+
+def _record_counts(boards: Sequence[Board]) -> str:
+    """Count runs, external predictions and floors; a floor may be on several boards."""
+    rows = [(board, row) for board in boards for row in board.rows]
+    floors = {run.folder for board in boards for row in board.floors for run in row.runs}
+    counts = {
+        ("run", "runs"): sum(len(row.runs) for board, row in rows if board.is_trained),
+        ("set of external predictions", "sets of external predictions"): sum(not board.is_trained for board, _ in rows),
+        ("floor", "floors"): len(floors),
+    }
+    return " and ".join(count(number, *noun) for noun, number in counts.items() if number) or count(0, "run")
 
 
 def contents(boards: Sequence[Board]) -> list[str]:
@@ -117,15 +141,18 @@ def contents(boards: Sequence[Board]) -> list[str]:
         [f"[{escape(heading(board))}](#{anchor})", *_highest(board)]
         for board, anchor in zip(boards, _anchors([heading(board) for board in boards]), strict=True)
     ]
-    return [make_table(["Board", "Methods", "Highest mean AUC [95 % CI]", "Method"], table, "lrll")]
+    headers = ["Board", "Methods", "Highest mean AUC of a method [95 % CI]", "Method", "Highest floor"]
+    return [make_table(headers, table, "lrlll")]
 
 
 def _highest(board: Board) -> list[str]:
-    """Return the number of methods and of controls, and the highest mean AUC of a method."""
+    """Return the number of methods and of controls, the highest mean AUC of a method, and the highest floor."""
     methods = [row for row in board.rows if not row.is_control]
     controls = len(board.rows) - len(methods)
     size = f"{len(methods)} + {count(controls, 'control')}" if controls else str(len(methods))
-    return [size, *([with_interval(methods[0].interval("mean_auc")), methods[0].label] if methods else [EMPTY] * 2)]
+    best = [with_interval(methods[0].interval("mean_auc")), methods[0].label] if methods else [EMPTY] * 2
+    floor = f"{decimals(board.floors[0].mean_auc)}, {board.floors[0].label}" if board.floors else EMPTY
+    return [size, *best, floor]
 
 
 def _anchors(headings: Sequence[str]) -> list[str]:
@@ -149,7 +176,7 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
     rows = board.rows
     return [
         f"## {escape(heading(board))}",
-        f"{_test_images(board)} {escape(ranked_by(board))}",
+        " ".join(filter(None, (_test_images(board), escape(higher_floor(board)), escape(ranked_by(board))))),
         _ranking(board),
         *_floors(board),
         *_reported_notes(rows),
@@ -170,9 +197,7 @@ def board_markdown(board: Board, speeds: Sequence[SpeedRecord]) -> list[str]:
 
 def _ranking(board: Board) -> str:
     """Tabulate the methods with their ranks, and the floors among them by mean AUC."""
-    ranked = [(row, rank_text(rank)) for row, rank in zip(board.rows, rank_rows(board.rows), strict=True)]
-    ranked += [(row, "floor") for row in board.floors]
-    ranked.sort(key=lambda pair: -np.nan_to_num(pair[0].mean_auc, nan=-1))  # stable: equal rows stay in order
+    ranked = ranked_rows(board.rows, board.floors)
     return ranking([row for row, _ in ranked], [rank for _, rank in ranked])
 
 
@@ -182,7 +207,7 @@ def _floors(board: Board) -> list[str]:
     for floor in board.floors:
         (found,) = floor.statistics("mean_auc")
         items += floor_sentences(board.rows, "mean_auc", partial(_first, found), ("Mean AUC", floor.label))
-    return ["Floors need no network:", "\n".join(items)] if items else []
+    return [f"Floors need no network. {TESTED}:", "\n".join(items)] if items else []
 
 
 def _first(statistic: Statistic, _: Row) -> Statistic:
@@ -265,7 +290,7 @@ def _localization(rows: Sequence[Row]) -> list[str]:
         f"{count(part.mean.boxes, 'box', 'boxes')} of {count(part.mean.findings, 'finding')} on "
         f"{count(part.images, 'test image')}. {LOCALIZATION_LEGEND}{_first_rows(localized)}",
         localization_table(shown),
-        SUMMARY,
+        f"**Summary.** {TESTED}:",
         summarize_localization(localized),
         *_details(
             "Localization protocol, other overlap thresholds, and accuracy per finding",
@@ -315,7 +340,7 @@ def _settings(recipe: Mapping[str, Any]) -> str:
 
 def literature_sections() -> list[str]:
     """Return the paragraphs of reported values: Table 1 of Ma et al. 2019, then means per split."""
-    table = literature()
+    table = published()
     complete = table[table[list(FINDINGS)].notna().all(axis=1)]
     sections = [
         "## Reported by the papers",
@@ -328,9 +353,14 @@ def literature_sections() -> list[str]:
     ]
     means = table.drop(complete.index).sort_values("mean_auc", ascending=False)
     for split, group in means.groupby("split"):
-        cells = [[escape(row.title), f"{row.mean_auc:.3f}", escape(row.source)] for row in group.itertuples()]
-        sections += _details(f"Mean AUC, {split}", make_table(["Method", "Mean AUC", "Source"], cells, "lrl"))
-    return sections
+        sections += _details(f"Mean AUC, {split}", _means_table(group))
+    others = literature().drop(table.index)
+    return [*sections, "## Not reported by papers", NOT_OF_PAPERS, _means_table(others)]
+
+
+def _means_table(means: pd.DataFrame) -> str:
+    cells = [[escape(row.title), f"{row.mean_auc:.3f}", escape(row.source)] for row in means.itertuples()]
+    return make_table(["Method", "Mean AUC", "Source"], cells, "lrl")
 
 
 def _complete_table(methods: pd.DataFrame) -> str:

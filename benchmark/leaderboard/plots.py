@@ -27,8 +27,9 @@ from ..records.figures.style import (
 NAME = 38  # characters per line of a method's name
 WIDE = 4  # ratio of highest to lowest speed above which the axis is logarithmic
 LINE = 0.2  # height of a line of a name, in inches
-METHOD, CONTROL, PAPER = COLORS[0], GRAY, COLORS[1]
+METHOD, CONTROL, PAPER, FLOOR = COLORS[0], GRAY, COLORS[1], INK
 MEAN: dict[str, Any] = {"marker": "o", "markersize": 6.5, "markeredgewidth": 1.4}
+OF_FLOOR: dict[str, Any] = {"marker": "s", "markersize": 5.5, "markerfacecolor": "white"}
 SEED: dict[str, Any] = {"marker": "|", "markersize": 10, "markeredgewidth": 1.1, "linestyle": "none"}
 REPORTED: dict[str, Any] = {
     "marker": "D",
@@ -50,6 +51,7 @@ class AucLine(NamedTuple):
         seeds: mean AUC of each seed.
         control: whether the method is a control.
         reported: mean AUC reported by the paper of the method.
+        floor: whether it is a floor, which needs no network.
     """
 
     name: str
@@ -59,6 +61,7 @@ class AucLine(NamedTuple):
     seeds: Sequence[float | None]
     control: bool = False
     reported: float | None = None
+    floor: bool = False
 
 
 def auc_sha256(lines: Sequence[AucLine], title: str) -> str:
@@ -68,7 +71,7 @@ def auc_sha256(lines: Sequence[AucLine], title: str) -> str:
 
 @styled
 def draw_auc(lines: Sequence[AucLine], title: str, path: Path) -> None:
-    """Draw the mean AUC of each method with its interval and seeds, sorted with the best method on top."""
+    """Draw the mean AUC of each method and floor with its interval and seeds, sorted with the highest on top."""
     ranked = sorted(lines, key=lambda line: -(number(line.auc) or 0))
     names = [fold(line.name, NAME) for line in ranked]
     heights = np.array([name.count("\n") + 1.4 for name in names])
@@ -91,16 +94,17 @@ def draw_auc(lines: Sequence[AucLine], title: str, path: Path) -> None:
 def _defined(line: AucLine) -> AucLine:
     """Replace NaN with None, so that the hash does not depend on how undefined values are represented."""
     auc, low, high, reported = (number(value) for value in (line.auc, line.low, line.high, line.reported))
-    return AucLine(line.name, auc, low, high, [number(seed) for seed in line.seeds], bool(line.control), reported)
+    seeds = [number(seed) for seed in line.seeds]
+    return AucLine(line.name, auc, low, high, seeds, bool(line.control), reported, bool(line.floor))
 
 
 def _hashed(line: AucLine) -> list[object]:
-    return [line.name, line.auc, line.low, line.high, line.reported, line.seeds, line.control]
+    return [line.name, line.auc, line.low, line.high, line.reported, line.seeds, line.control, line.floor]
 
 
 def _draw_line(axes: Axes, height: float, line: AucLine) -> None:
-    _, auc, low, high, seeds, control, reported = _defined(line)
-    color, fill = (CONTROL, "white") if control else (METHOD, METHOD)
+    _, auc, low, high, seeds, control, reported, floor = _defined(line)
+    color, mark = _mark(control, floor)
     axes.axhline(height, color=PALE, linewidth=0.5, zorder=0)
     if auc is not None and low is not None and high is not None:
         axes.plot([low, high], [height] * 2, color=color, linewidth=1.6, alpha=0.75)
@@ -108,11 +112,18 @@ def _draw_line(axes: Axes, height: float, line: AucLine) -> None:
     if len(seeds) > 1:
         axes.plot(defined, [height] * len(defined), color=color, **SEED)
     if auc is not None:
-        axes.plot(auc, height, color=color, markerfacecolor=fill, zorder=3, **MEAN)
+        axes.plot(auc, height, color=color, zorder=3, **mark)
     if reported is not None:
         axes.plot(reported, height, color=PAPER, zorder=3, **REPORTED)
     label = "undefined" if auc is None else f"{auc:.3f}"
     axes.annotate(label, (1.01, height), xycoords=("axes fraction", "data"), va="center", color=color)
+
+
+def _mark(control: bool, floor: bool) -> tuple[str, dict[str, Any]]:
+    """Return the color and the mark of a method, a control or a floor."""
+    if floor:
+        return FLOOR, MEAN | OF_FLOOR
+    return (CONTROL, MEAN | {"markerfacecolor": "white"}) if control else (METHOD, MEAN)
 
 
 def _explain(lines: Sequence[AucLine]) -> list[Line2D]:
@@ -120,9 +131,10 @@ def _explain(lines: Sequence[AucLine]) -> list[Line2D]:
     has_seeds = any(len(line.seeds) > 1 for line in lines)
     label = _auc_label("mean over the seeds" if has_seeds else "mean over the findings", lines)
     marks = [Line2D([], [], color=METHOD, linewidth=1.6, label=label, **MEAN)]
-    if any(line.control for line in lines):
-        control: dict[str, Any] = {"color": CONTROL, "linewidth": 1.6, "markerfacecolor": "white"}
-        marks.append(Line2D([], [], label="control", **control, **MEAN))
+    for label, control, floor in (("control", True, False), ("floor, without a network", False, True)):
+        if any((line.control, line.floor) == (control, floor) for line in lines):
+            color, mark = _mark(control, floor)
+            marks.append(Line2D([], [], color=color, linewidth=1.6, label=label, **mark))
     if has_seeds:
         marks.append(Line2D([], [], color=INK, label="seed", **SEED))
     if any(number(line.reported) is not None for line in lines):

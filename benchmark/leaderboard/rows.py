@@ -17,13 +17,14 @@ from ..metrics.intervals import (
     pool_seed_variance,
 )
 from ..metrics.paired import MIN_SEEDS
-from ..records.schema import LocalizationPart, Record
+from ..records.schema import LocalizationPart, Record, StagePart
 from ..utils.files import json_sha256
 from ..utils.text import changed_options, code, escape, plain
 from .literature import Reported, reported
 from .verified_cache import Verified
 
-BUDGET = "train.images"  # the setting of a recipe that boards do not separate, because each row shows the images seen
+BUDGET = "train.images"  # the setting of a recipe that boards do not separate, because each row shows its images
+SAME_BUDGET = 0.05  # training budgets count as equal if they differ by at most 5 %
 
 
 class Run(NamedTuple):
@@ -55,7 +56,7 @@ class Row(NamedTuple):
 
     @property
     def is_control(self) -> bool:
-        """Whether it is shown for comparison only, without a rank."""
+        """Whether it is trained like a method without the part that it controls for."""
         return self.first.method.control
 
     @property
@@ -113,8 +114,8 @@ class Row(NamedTuple):
 
     @property
     def is_tested(self) -> bool:
-        """Whether there are enough seeds for a conclusion; external predictions are not conclusions about a method."""
-        return self.first.submission is not None or len(self.runs) >= MIN_SEEDS
+        """Whether there are enough seeds for a conclusion about the method; external predictions have none."""
+        return len(self.runs) >= MIN_SEEDS
 
     @property
     def last_rise(self) -> float | None:
@@ -126,9 +127,35 @@ class Row(NamedTuple):
                 rises.append(after - before)
         return float(np.mean(rises)) if rises else None
 
-    def images(self) -> float:
-        """Return the images seen in training, over all epochs of all stages; the mean over the seeds."""
-        return float(np.mean([sum(s.examples * s.epochs for s in run.record.stages) for run in self.runs]))
+    @property
+    def budget(self) -> float:
+        """The images that the scored network was trained on, see `trained_on`; the mean over the seeds."""
+        return float(np.mean([trained_on(run.record.stages) for run in self.runs]))
+
+    @property
+    def cost(self) -> float:
+        """The images of all stages, see `all_images`; the mean over the seeds."""
+        return float(np.mean([all_images(run.record.stages) for run in self.runs]))
+
+
+def all_images(stages: Sequence[StagePart]) -> int:
+    """Count the images of all epochs of stages, including repeated ones."""
+    return sum(stage.examples * stage.epochs for stage in stages)
+
+
+def trained_on(stages: Sequence[StagePart]) -> int:
+    """Count the images that a run's scored network was trained on: its training budget.
+
+    These are the images of the last stage that starts from the initial weights, and of those after it. A stage before
+    it selected examples, and its network was discarded. Epochs after the selected one count, as for every method.
+    """
+    last_start = max((k for k, stage in enumerate(stages) if stage.start == "initial"), default=0)
+    return all_images(stages[last_start:])
+
+
+def equal_budgets(first: float, second: float) -> bool:
+    """Return whether two numbers of training images are equal up to `SAME_BUDGET` of the smaller one."""
+    return max(first, second) <= min(first, second) * (1 + SAME_BUDGET)
 
 
 def make_rows(runs: Iterable[Run]) -> list[Row]:
@@ -137,7 +164,7 @@ def make_rows(runs: Iterable[Run]) -> list[Row]:
     for run in runs:
         groups[_identity(run.record)].append(run)
     names = dict.fromkeys(name for group in groups.values() for name in group[0].verified.statistics)
-    variance = {name: _seed_variance(groups.values(), name) for name in names}
+    variance = {name: pool_seeds(groups.values(), name) for name in names}
     titles = Counter((group[0].record.method.title, _details(group[0].record)) for group in groups.values())
     rows = []
     for identity, group in groups.items():
@@ -148,7 +175,7 @@ def make_rows(runs: Iterable[Run]) -> list[Row]:
     return sorted(rows, key=lambda row: (-np.nan_to_num(row.mean_auc, nan=-1), row.label))
 
 
-def _seed_variance(groups: Collection[Sequence[Run]], name: str) -> SeedVariance | None:
+def pool_seeds(groups: Collection[Sequence[Run]], name: str) -> SeedVariance | None:
     """Pool the variance of a statistic between seeds over the groups for which it is defined."""
     found = [[run.verified.statistic(name) for run in group] for group in groups]
     defined = [[one for one in group if one is not None and not np.isnan(one.value)] for group in found]

@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 
 def ranking(rows: Sequence[Row], ranks: Sequence[str]) -> str:
-    """Tabulate the mean AUC of each row with its interval, seeds, images seen, and the value reported by its paper.
+    """Tabulate the mean AUC of each row with its interval, seeds, training images, and the value reported by its paper.
 
     Args:
         rows: rows of the board.
@@ -49,7 +49,7 @@ def ranking(rows: Sequence[Row], ranks: Sequence[str]) -> str:
         means = [with_interval(row.interval("mean_auc_without_rare")) for row in rows]
         table = [[*cells, mean] for cells, mean in zip(table, means, strict=True)]
     if any(row.first.stages for row in rows):
-        headers, align = [*headers, "Seeds (range)", "Images seen"], align + "lr"
+        headers, align = [*headers, "Seeds (range)", "Images trained on", "of all stages"], align + "lrr"
         table = [[*cells, *_training_cells(row)] for cells, row in zip(table, rows, strict=True)]
     if any(row.reported for row in rows):
         headers, align = [*headers, "Reported", "Source", "Measured − reported"], align + "rlr"
@@ -58,7 +58,7 @@ def ranking(rows: Sequence[Row], ranks: Sequence[str]) -> str:
 
 
 def _training_cells(row: Row) -> list[str]:
-    return [seeds(row), f"{row.images():,.0f}"] if row.first.stages else [EMPTY, EMPTY]
+    return [seeds(row), f"{row.budget:,.0f}", f"{row.cost:,.0f}"] if row.first.stages else [EMPTY] * 3
 
 
 def _marked(row: Row) -> str:

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..utils.text import plain, rare_label
-from .ablation import paired_differences, rank_rows, rank_text, summary_list
-from .boards import Board, heading, make_boards, ranked_by
-from .rows import Row, Run
+from .ablation import null_sentence, paired_differences, ranked_rows, summary_list
+from .boards import Board, heading, higher_floor, make_boards, ranked_by
+from .rows import Run
 from .tables import decimals, seeds, with_interval
 
 MIN_NAME = 16  # minimum width of the method column; longer names are wrapped
@@ -27,20 +27,24 @@ def show_boards(runs: Sequence[Run]) -> None:
 
 def _show_board(console: Console, board: Board) -> None:
     console.print(plain(heading(board)), style="bold")
+    first = f"{higher_floor(board)} {plain(ranked_by(board))}".strip()
     console.print(
-        f"{plain(ranked_by(board))} Brackets: 95 % intervals over test patients and, with two seeds of any method, "
-        "training seeds. Rank: among methods that saw as many images in training; ties share ranks."
+        f"{first} Brackets: 95 % intervals over test patients and, with two seeds of any method, training seeds. Rank: "
+        "among methods of equal training budget; ties share ranks."
     )
-    console.print(_ranking(board.rows), crop=False)
+    console.print(_ranking(board), crop=False)
     if pairs := paired_differences(board.rows):
         summary = summary_list(pairs, plain(board.first.dataset.caveat), lambda row: row.name)
         console.print(f"Paired differences (ablation):\n{summary}")
+        console.print(null_sentence(board.rows) or None)
     console.print()
 
 
-def _ranking(rows: Sequence[Row]) -> Table:
-    """Format the ranking; on a narrow screen, names are wrapped but numbers are not."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _ranking(board: Board) -> Table:
+    """Format the ranking with the floors; on a narrow screen, names are wrapped but numbers are not."""
+    ranked = ranked_rows(board.rows, board.floors)
+    rows = [row for row, _ in ranked]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("Rank", no_wrap=True)
     table.add_column("Method", overflow="fold", min_width=MIN_NAME)
     columns = [("Mean AUC", [with_interval(row.interval("mean_auc")) for row in rows])]
@@ -51,7 +55,6 @@ def _ranking(rows: Sequence[Row]) -> Table:
     for title, cells in columns:
         width = max(map(len, (*cells, *title.split("\n"))))
         table.add_column(title, justify="right" if "\n" in title else "left", overflow="fold", min_width=width)
-    ranks = map(rank_text, rank_rows(rows))
-    for rank, row, *cells in zip(ranks, rows, *(cells for _, cells in columns), strict=True):
+    for (row, rank), *cells in zip(ranked, *(cells for _, cells in columns), strict=True):
         table.add_row(rank, row.name, *cells)
     return table

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from record_factory import publish, score_table
+from record_factory import as_floor, publish, score_table, split_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from small_runs import SMALL_DATA, invoke
@@ -116,20 +116,6 @@ def test_a_request_that_cannot_be_met_is_one_sentence(tmp_path, words, told):
     assert ran.exit_code == 2 and told in ran.output and len(ran.output.strip().splitlines()) == 1
 
 
-def as_floor(folder):
-    """Turn a published run into a floor."""
-
-    def change(fields):
-        about = {"file": "f", "sha256": "0" * 64, "image_column": "", "columns": "", "scale": "logit"}
-        fields.update(seed=None, recipe=None, weights=None, stages=[], experiment_sha256=None, submission=about)
-        fields["dataset"].update(pixels=None)
-        fields["dataset"]["counts"].pop("train")
-        fields["environment"].update(precision=None, layout=None)
-        fields["method"]["floor"] = True
-
-    return change
-
-
 @pytest.fixture
 def boards(tmp_path):
     """Two methods with two seeds, above and below a floor, on a board and one of another recipe; the results folder."""
@@ -139,14 +125,8 @@ def boards(tmp_path):
         publish(results, score_table(0.2, seed), f"b{seed}", "Bad", seed=seed, name="sam", settings=COMPLETE)
     publish(results, score_table(1.2, 5), "c0", "Longer", settings={**COMPLETE, "train.epochs": 9})
     split = split_of(score_table(1.2))
-    publish(results, score_table(1.2, 7), "f0", "Thumbs", name="floor_thumbnail", split=split, change=as_floor(results))
+    publish(results, score_table(1.2, 7), "f0", "Thumbs", name="floor_thumbnail", split=split, change=as_floor)
     return results
-
-
-def split_of(table):
-    from chxbench.benchmark.dataset import split_sha256
-
-    return split_sha256(table[table["split"] == "test"])
 
 
 def test_floors_stand_on_every_board_of_their_test_images(boards):
@@ -164,7 +144,7 @@ def test_floors_stand_on_every_board_of_their_test_images(boards):
 def test_floors_of_other_images_are_on_no_board(boards):
     table = score_table(1)
     table["image_id"] = "x" + table["image_id"]
-    other = {"name": "floor_other", "split": split_of(table), "change": as_floor(boards)}
+    other = {"name": "floor_other", "split": split_of(table), "change": as_floor}
     publish(boards, table, "f1", "Elsewhere", **other)
     assert "Elsewhere" not in render(make_boards(read_runs(Workspace(boards))))
     shutil.rmtree(boards / "made" / "floor_other")

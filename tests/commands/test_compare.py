@@ -110,7 +110,10 @@ def test_methods_are_compared_over_all_their_seeds(tmp_path):
         ]
         assert content["findings"]["Mass"][side] == pytest.approx(sum(areas) / 3)
     assert content["of_methods"] and "trained networks" not in ran.output
-    assert [fact["name"] for fact in content["also_different"]][-1] != "seeds"  # both have the same
+    facts = {fact["name"]: (fact["first"], fact["second"]) for fact in content["also_different"]}
+    assert "seeds" not in facts  # both have the same
+    assert facts["images trained on"] == ("7,524", "4,636") and facts["images of all stages"] == ("12,160", "4,636")
+    assert "A was trained on 1.6 times as many images, which may explain the difference." in content["summary"]
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_no_method(tmp_path):

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from chxbench.benchmark.dataset import FINDINGS
+from chxbench.benchmark.dataset import FINDINGS, split_sha256
 from chxbench.benchmark.evaluation.artifacts import HeatmapSet, heatmaps_sha256, label_column, score_column
 from chxbench.benchmark.metrics.localization import Frame
 from chxbench.benchmark.recipe import load_recipe
@@ -123,6 +123,21 @@ def publish(results, table, *about, maps=None, change=lambda fields: None, **cha
         panel = Panel("one", np.zeros((8, 8), np.uint8), maps.maps[0, 0], maps.boxes[:1])
         draw_panels([panel], Frame(72, 64), folder / "heatmaps.png", "one", columns=1, key=heatmaps_sha256(maps))
     return folder, record
+
+
+def as_floor(fields):
+    """Turn the fields of a run into those of a floor."""
+    about = {"file": "f", "sha256": HASH, "image_column": "", "columns": "", "scale": "logit"}
+    fields.update(seed=None, recipe=None, weights=None, stages=[], experiment_sha256=None, submission=about)
+    fields["dataset"].update(pixels=None)
+    fields["dataset"]["counts"].pop("train")
+    fields["environment"].update(precision=None, layout=None)
+    fields["method"]["floor"] = True
+
+
+def split_of(table):
+    """Return the hash of the test images, which a floor and a board have in common."""
+    return split_sha256(table[table["split"] == "test"])
 
 
 def edit(path, change):

@@ -38,7 +38,7 @@ def auc_lines(count, name=""):
     return [
         AucLine(
             f"{k} {name}", v if k % 7 != 6 else None, v - 0.02, v + 0.02, [v], k % 3 == 1, v if k % 5 == 0 else None
-        )
+        )._replace(floor=k % 9 == 8)
         for k, v in enumerate(values)
     ]
 
@@ -120,7 +120,8 @@ def test_a_figure_carries_the_hash_of_what_it_shows(tmp_path):
         pytest.param(
             LINE,
             auc_sha256,
-            {"name": "x", "auc": 0.5, "low": 0.5, "high": None, "seeds": [0.79], "control": True, "reported": 0.8},
+            {"name": "x", "auc": 0.5, "low": 0.5, "high": None, "seeds": [0.79], "control": True, "reported": 0.8}
+            | {"floor": True},
             id="auc",
         ),
     ],

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ...leaderboard.rows import all_images, trained_on
 from ...recipe import SECTIONS, recipe_table
 from ...records.schema import CodePart, Record
 from ...records.speed_record import SpeedRecord, matches_run
@@ -75,7 +76,8 @@ def _training(record: Record) -> dict[str, Any]:
         **settings,
         "selected epoch": record.selection,
         "initial weights": record.weights.source or record.weights.init,
-        "images seen in training": f"{sum(stage.examples * stage.epochs for stage in record.stages):,}",
+        "images trained on": f"{trained_on(record.stages):,}",
+        "images of all stages": f"{all_images(record.stages):,}",
     }
 
 

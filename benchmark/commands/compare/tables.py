@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ...leaderboard.rows import equal_budgets, trained_on
 from ...leaderboard.speed import inference_cells, training_cells
 from ...leaderboard.tables import EMPTY, make_table
 from ...metrics.intervals import MIN_PATIENTS
@@ -11,7 +12,6 @@ from ...utils.text import code, count, display_name, escape, rare_label
 from .pair import ALPHA, ComparedPair, ComparedRun
 from .run_differences import Timing
 
-SAME_BUDGET = 1.05  # largest ratio of images seen in training that counts as the same budget
 MEAN = "Mean"
 
 
@@ -51,16 +51,16 @@ def summarize(compared: ComparedPair) -> list[str]:
 
 
 def _budgets(compared: ComparedPair) -> list[str]:
-    """Return a sentence if one run saw more images in training, which may be the cause of the difference."""
+    """Return a sentence if one method trained on more images, which may be the cause of the difference."""
     seen_a, seen_b = (
-        sum(stage.examples * stage.epochs for stage in method.record.stages)
+        sum(trained_on(run.record.stages) for run in method.runs) / len(method.runs)
         for method in (compared.first, compared.second)
     )
-    if not seen_a or not seen_b or max(seen_a, seen_b) <= SAME_BUDGET * min(seen_a, seen_b):
+    if not seen_a or not seen_b or equal_budgets(seen_a, seen_b):
         return []
     letter = "A" if seen_a > seen_b else "B"
     ratio = max(seen_a, seen_b) / min(seen_a, seen_b)
-    return [f"{letter} saw {ratio:.1f} times as many images in training, which may explain the difference."]
+    return [f"{letter} was trained on {ratio:.1f} times as many images, which may explain the difference."]
 
 
 def rows(compared: ComparedPair) -> list[tuple[str, Difference]]:
