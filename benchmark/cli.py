@@ -17,7 +17,6 @@ from .utils.errors import UserError
 from .utils.package import __version__
 from .utils.text import plain
 
-PATH = click.Path(path_type=Path)
 INTERRUPTED = {  # message after Ctrl-C, by command
     "speed": "completed measurements are published and on the leaderboard",
     "score": "rerun the same command to publish the record",
@@ -32,6 +31,23 @@ class _CliError(click.ClickException):
     """A UserError as the command line prints it: one sentence, exit status 2."""
 
     exit_code = 2
+
+
+class _Path(click.Path):
+    """A path, of which links can be followed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Convert to a path; fails for a link that leads back to itself."""
+        path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
+        try:
+            path.stat()
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                self.fail(f"{path} is, or lies below, a link that leads back to itself: correct or remove the link")
+        return path
+
+
+PATH = _Path(path_type=Path)
 
 
 class _Seeds(click.ParamType):

@@ -21,7 +21,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast, get_args, get_origin
+from typing import get_type_hints as type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from .utils.errors import UserError, did_you_mean
 from .utils.package import ROOT
@@ -116,6 +119,8 @@ class Registry(Generic[T]):
                 raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
             if problem := title_problem(title):
                 raise PluginError(f"{self.kind} {name!r} has the title {title!r}: {problem}")
+            if problem := _attribute_problem(cls):
+                raise PluginError(f"{self.kind} {name!r} ({inspect.getsourcefile(cls)}): {problem}")
             setattr(cls, REGISTERED_IN, calling_modules())
             plugin, source = cast("type[T]", cls), source_sha256(cls)
             entry = Entry(name, plugin, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1], source)
@@ -160,6 +165,20 @@ class Registry(Generic[T]):
 
 METHODS: "Registry[Method]" = Registry("method", "methods")
 DATASETS: "Registry[Dataset]" = Registry("dataset", "datasets")
+
+
+def _attribute_problem(cls: type) -> str | None:
+    """Say which class attribute of a plugin has another type than in the contract; None if all have theirs."""
+    contract = next((base for base in cls.__mro__ if base.__module__.startswith(f"{__package__}.")), object)
+    for name, hint in type_hints(contract).items():
+        if get_origin(hint) is ClassVar and hasattr(cls, name):
+            (expected,), value = get_args(hint), getattr(cls, name)
+            try:
+                TypeAdapter(expected).validate_python(value, strict=True)
+            except ValidationError as error:
+                problem = error.errors()[0]["msg"]
+                return f"the class attribute {name} = {value!r} is invalid: {problem[0].lower() + problem[1:]}"
+    return None
 
 
 def load_plugins(paths: Iterable[Path]) -> None:

@@ -25,6 +25,32 @@ def test_help_shows_an_example(command):
     assert f"chxbench {command or 'run'}" in shown.output.split("Example")[1]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run --method bsl --results {}",
+        "run --method bsl --results {}/below",
+        "run --method bsl --plugin {}",
+        "run --method bsl --cache {}",
+        "run --method bsl --dataset chestxray14 --data-dir {}",
+        "leaderboard --results {}",
+        "status --results {}",
+        "baselines --results {}",
+        "speed --method bsl --results {}",
+        "score {} --name mine",
+        "predict x.png --run {}",
+        "verify {}",
+        "compare {} {}",
+    ],
+)
+def test_a_link_to_itself_is_told(tmp_path, command):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    done = invoke(*command.format(loop, loop).split())
+    assert done.exit_code == 2
+    assert "a link that leads back to itself: correct or remove the link" in " ".join(done.output.split())
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from chxbench.benchmark.cli import main\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chxbench import DATASETS, METHODS, UserError
+from chxbench import DATASETS, METHODS, Dataset, Method, UserError
 from chxbench.benchmark.registry import PluginError, Registry, load_plugins
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +90,29 @@ def test_a_name_or_class_that_could_not_be_recorded_is_rejected(name, message):
 
     with pytest.raises(PluginError, match=message):
         Registry("method", "methods").register(name)(Nameless)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("compared_with", "bsl", "compared_with = 'bsl' is invalid: input should be a valid tuple"),
+        ("compared_with", ["bsl"], "compared_with .* should be a valid tuple"),
+        ("compared_with", (1,), "compared_with .* should be a valid string"),
+        ("control", "no", "control = 'no' is invalid: input should be a valid boolean"),
+        ("reported", 3, "reported = 3 is invalid"),
+        ("paper", None, "paper = None is invalid: input should be a valid string"),
+        ("display_options", "pool", "display_options = 'pool' is invalid"),
+    ],
+)
+def test_class_attributes_of_a_method_have_the_types_of_the_contract(attribute, value, message):
+    with pytest.raises(PluginError, match=rf"method 'wrong' \(.*test_registry\.py\): the class attribute {message}"):
+        METHODS.register("wrong")(type("Wrong", (Method,), {"title": "Wrong", attribute: value}))
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("needs_folder", 0), ("rare", "Hernia"), ("known_tests", ["x"])])
+def test_class_attributes_of_a_dataset_have_the_types_of_the_contract(attribute, value):
+    with pytest.raises(PluginError, match=f"dataset 'wrong' .*: the class attribute {attribute} = "):
+        DATASETS.register("wrong")(type("Wrong", (Dataset,), {"title": "Wrong", attribute: value}))
 
 
 def test_a_file_is_a_plugin(registry, tmp_path):

@@ -109,7 +109,10 @@ def _build_dataset(record: Record) -> Dataset:
         raise UserError(
             f"the run's dataset {name!r} is a plugin, which reads the images: pass it with --plugin FILE.py"
         )
-    dataset: Dataset = build(DATASETS.get(name).cls, record.dataset.options, "dataset.")
+    entry = DATASETS.get(name)
+    if entry.source_sha256 != record.dataset.source_sha256:
+        say(f"dataset {name}, which reads the images, has changed since the run: predictions may differ")
+    dataset: Dataset = build(entry.cls, record.dataset.options, "dataset.")
     return dataset
 
 

@@ -41,7 +41,7 @@ NOISE_IMAGES = 32  # different images; larger batches repeat them
 SMALLEST_BATCH = (
     2  # images that examples selected later may leave for the last batch: `batch_sizes` leaves no single one
 )
-SCORE_SPREAD = 4.0  # standard deviation of the random log-odds that a stage selects by
+SCORE_SPREAD = 4.0  # size of the log-odds that a stage selects by
 BACKEND_FLAGS = (
     *((torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
     (torch.backends.mkldnn, "enabled"),
@@ -88,7 +88,7 @@ def rehearse(experiment: Experiment, device: Device, initial: Mapping[str, Tenso
             device=device, method=method, recipe=recipe, index=index, pixels=np.empty(0, np.uint8), seed=seed
         ).targets[index.rows("train")]
         stages = list_stages(method)
-        _select_by_random_scores(method, stages, targets, seed)
+        _rehearse_selection(method, stages, targets, seed)
         seed_random(seed)
         network = _build(method, index.findings)
         with blame(method, "load its initial weights into a new network"):
@@ -316,12 +316,21 @@ def _check_folders(experiment: Experiment) -> None:
             ) from error
 
 
-def _select_by_random_scores(method: Method, stages: Sequence[Stage], targets: np.ndarray, seed: int) -> None:
-    """Let each stage that selects do so by random log-odds, for labels (n, C)."""
-    scores = np.random.default_rng(seed).normal(0, SCORE_SPREAD, targets.shape).astype(np.float32)
+def _rehearse_selection(method: Method, stages: Sequence[Stage], targets: np.ndarray, seed: int) -> None:
+    """Let each stage that selects do so, for labels (n, C), by log-odds such as networks give early and late."""
+    random = np.random.default_rng(seed).normal(0, SCORE_SPREAD, targets.shape).astype(np.float32)
+    late = np.where(targets == 1, SCORE_SPREAD, -SCORE_SPREAD).astype(np.float32)
+    kinds = {
+        "random": random,
+        "all negative, as early in training": np.full_like(late, -SCORE_SPREAD),
+        "all right": late,
+    }
     for stage in stages:
-        if stage.select is not None:
-            select_examples(method, stage, scores.copy(), targets.copy())
+        for kind, scores in kinds.items() if stage.select is not None else ():
+            try:
+                select_examples(method, stage, scores.copy(), targets.copy())
+            except ContractError as error:
+                raise ContractError(f"{error}, also if the log-odds are {kind}") from error
 
 
 def _rows(number: int, of: int = NOISE_IMAGES) -> np.ndarray:

@@ -126,6 +126,16 @@ def read_runs(workspace: Workspace, cache: Path | None = None) -> list[Run]:
         return list(pool.map(lambda folder: _read_run(folder, workspace.root, cache), records.find(results.resolve())))
 
 
+def unreadable_record(workspace: Workspace) -> str | None:
+    """Say which record, if any, cannot be read, so that the leaderboard cannot be written; nothing is verified."""
+    for folder in records.find(workspace.results.resolve()):
+        try:
+            records.check_place(folder, records.read(folder))
+        except RecordError as error:
+            return str(error)
+    return None
+
+
 def read_speeds(workspace: Workspace) -> list[SpeedRecord]:
     """Read all published speed records. Raises RecordError if one was changed or moved."""
     paths = speed_record.find(workspace.results.resolve())

@@ -6,10 +6,13 @@ values only here. pydantic validates the values.
 
 import inspect
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
+from enum import Enum
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -53,20 +56,38 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         prefix: what the user writes before the names ("train."), for messages.
 
     Raises:
-        UserError: an unknown key (the message suggests similar ones), a missing key, or an invalid value.
+        UserError: an unknown key (the message suggests similar ones), a missing key, an invalid value, or one that a
+            record cannot hold.
     """
     names = {field.name for field in fields(cls)}
     for key in values:
         if key not in names:
             raise UserError(f"unknown setting {prefix + key!r}: {did_you_mean(prefix + key, field_names(cls, prefix))}")
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        instance = TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         raise UserError("; ".join(_problem(item, prefix) for item in error.errors())) from error
     except UserError:
         raise
     except Exception as error:  # of a plugin's __post_init__
         raise UserError(f"{cls.__name__} ({place_in_code(error, cls)}) fails: {describe_error(error)}") from error
+    for key, value in to_dict(instance).items():
+        if problem := _not_recordable(value):
+            raise UserError(f"{prefix}{key} = {value!r} is invalid: {problem}")
+    return instance
+
+
+def _not_recordable(value: Any) -> str | None:
+    """Say why a record, which is JSON, cannot hold an option's value; None if it can."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_not_recordable, value)), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "input should be a finite number"
+    if value is None or isinstance(value, str | int | float):
+        return None
+    return f"records cannot hold a {type(value).__name__}: make the option a text, number or bool, or a list of these"
 
 
 def field_names(cls: "type[DataclassInstance]", prefix: str) -> list[str]:
@@ -94,8 +115,16 @@ def field_help(cls: "type[DataclassInstance]") -> dict[str, str]:
 
 
 def to_dict(instance: "DataclassInstance") -> dict[str, Any]:
-    """Convert the fields to JSON-serializable values (tuples become lists)."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(instance).items()}
+    """Convert the fields to JSON-serializable values: tuples become lists, paths and members of an enumeration text."""
+    return {key: _plain(value) for key, value in asdict(instance).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def format_value(value: Any) -> str:

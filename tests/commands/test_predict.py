@@ -17,7 +17,7 @@ from own_dataset import own_config, own_dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from chxbench import UserError
+from chxbench import DATASETS, UserError
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.predict.annotations import AnnotationIndex, Annotations
 from chxbench.benchmark.commands.predict.images import find_sources
@@ -184,6 +184,16 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(done
     assert "1 of 2 images cannot be used: image " in ran.output
     assert "broken.png cannot be read" in ran.output
     assert set(rows_of(tmp_path / "out")) == {names[0]}
+
+
+def test_a_dataset_that_reads_otherwise_now_is_told(done, monkeypatch, capsys):
+    _, _, place = done
+    entry = DATASETS.get("phantom")
+    load_trained_run(place, {})
+    assert "has changed" not in capsys.readouterr().err
+    monkeypatch.setitem(DATASETS._entries, "phantom", entry._replace(source_sha256="0" * 64))
+    load_trained_run(place, {})
+    assert "dataset phantom, which reads the images, has changed since the run" in capsys.readouterr().err
 
 
 def test_the_command_prints_the_probabilities(done, folder, tmp_path):

@@ -432,6 +432,26 @@ def test_a_folder_in_place_of_a_file_is_refused_before_training(small_config, ca
     assert path.is_dir() and "stage 1" not in capsys.readouterr().err
 
 
+def test_a_paper_that_the_table_does_not_have_is_told_before_training(small_config, monkeypatch):
+    monkeypatch.setattr(Baseline, "reported", "blsl")
+    with pytest.raises(UserError, match=r"method bsl \(.*bsl\.py:\d+\) has reported = 'blsl': did you mean bsl\?"):
+        run(small_config(method="bsl"))
+
+
+def test_a_damaged_record_elsewhere_is_told_before_training_and_takes_nothing(small_config, capsys):
+    config = small_config(method="bsl", settings={"train.epochs": 1})
+    other = config.results / "phantom" / "sam" / "quick-seed0-0123456789" / "run.json"
+    other.parent.mkdir(parents=True)
+    other.write_text("{")
+    published = []
+    run(config, lambda record, place: published.append(place))
+    told, _, after = capsys.readouterr().err.partition("stage 1")
+    assert "the run will be published without a leaderboard" in told
+    assert "quick-seed0-0123456789/run.json is not readable JSON" in told
+    assert "leaderboard.md is not regenerated" in after
+    assert (published[0] / "scores.parquet").is_file()
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32, 10**20, 1.0, True, "1", None])
 def test_a_seed_that_no_library_takes_is_refused(small_config, seed):
     with pytest.raises(UserError, match="is invalid: use an integer from 0 to 4294967295"):

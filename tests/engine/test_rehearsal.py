@@ -238,6 +238,20 @@ FAULTS = [
         "select the examples of stage 'second': ValueError: kth",
         id="select",
     ),
+    pytest.param(
+        {"stages": second(lambda scores, labels: Selection(np.flatnonzero((scores > 0).any(1))))},
+        {},
+        BREAKS,
+        "stage 'second' must select .*, also if the log-odds are all negative, as early in training",
+        id="nothing scored high",
+    ),
+    pytest.param(
+        {"stages": second(lambda scores, labels: Selection(np.flatnonzero(((scores > 0) != (labels == 1)).any(1))))},
+        {},
+        BREAKS,
+        "stage 'second' must select .*, also if the log-odds are all right",
+        id="nothing wrong",
+    ),
     pytest.param({"stages": second(wrong_hard)}, {}, BREAKS, "stage 'second' must select hard labels", id="hard"),
     pytest.param({"stages": second(None, "best")}, {}, BREAKS, "stage 'second' starts from 'best'", id="start"),
     pytest.param(

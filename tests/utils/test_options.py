@@ -1,12 +1,16 @@
 """Options: what pydantic cannot say is said by the docstrings, in one format."""
 
+import json
 from dataclasses import dataclass
+from datetime import date
+from enum import Enum
+from pathlib import Path
 
 import pytest
 
 from chxbench import DATASETS, METHODS, UserError
 from chxbench.benchmark.recipe import SECTIONS
-from chxbench.benchmark.utils.options import build, field_help, field_names
+from chxbench.benchmark.utils.options import build, field_help, field_names, to_dict
 
 CLASSES = {
     **{f"method {entry.name}": entry.cls for entry in METHODS},
@@ -73,6 +77,43 @@ def test_an_error_in_the_code_of_a_class_is_told_with_its_line():
         UserError, match=r"^Broken \(.*test_options\.py:\d+\) fails: ZeroDivisionError: division by zero$"
     ):
         build(Broken, {}, "")
+
+
+class Color(Enum):
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Typed:
+    alpha: float = 0.5
+    day: date | None = None
+    color: Color = Color.RED
+    file: Path | None = None
+    anything: object = ()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": float("nan")}, "own.alpha = nan is invalid: input should be a finite number"),
+        ({"alpha": "inf"}, "own.alpha = inf is invalid"),
+        ({"anything": [1, [float("inf")]]}, "own.anything .* finite number"),
+        ({"day": date(2026, 1, 2)}, "own.day .*: records cannot hold a date: make the option a text, number or bool"),
+        ({"anything": {1, 2}}, "records cannot hold a set"),
+        ({"anything": {"a": object()}}, "records cannot hold a object"),
+    ],
+)
+def test_what_a_record_cannot_hold_is_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        build(Typed, values, "own.")
+
+
+def test_paths_and_members_of_an_enumeration_are_recorded_as_text():
+    typed = build(Typed, {"file": "w.pt", "color": "red", "anything": (1, "a", None, {"b": 2.5})}, "")
+    assert (typed.file, typed.color) == (Path("w.pt"), Color.RED)
+    recorded = to_dict(typed)
+    assert recorded["file"] == "w.pt" and recorded["color"] == "red"
+    assert build(Typed, json.loads(json.dumps(recorded)), "").file == typed.file
 
 
 def test_a_sentence_of_the_class_itself_stays_as_it_is():

@@ -10,12 +10,13 @@ from ...engine.blame import name_method
 from ...engine.device import Device, destroy_process_group, init_distributed
 from ...engine.experiment import Experiment, RunConfig, build_experiment
 from ...engine.stages import remove_training_state
-from ...leaderboard.leaderboard import publish
+from ...leaderboard.leaderboard import publish, unreadable_record
+from ...leaderboard.literature import literature
 from ...recipe import recipe_table
 from ...records import record as records
 from ...records.recompute import verify_record
 from ...records.schema import Record
-from ...utils.errors import UserError
+from ...utils.errors import UserError, did_you_mean
 from ...utils.files import hold_lock
 from ...utils.progress import say
 from ...utils.run_log import LOG_FILE, read_log
@@ -51,6 +52,8 @@ def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, P
         check_trackers(config.track)
         experiment = build_experiment(config)
         experiment.workspace.check()
+        _check_reported(experiment)
+        _mention_unreadable(experiment)
     device = Device(experiment.recipe.compute.precision, cache=config.cache)
     with handle_signals(), _lock_run(experiment) if device.is_main else nullcontext():
         record = train_or_read(experiment, device)
@@ -58,6 +61,20 @@ def run(config: RunConfig, on_record: OnRecord | None = None) -> tuple[Record, P
             return None
         # Still locked: a second process with --fresh would remove the folder that is being copied.
         return record, publish(experiment.workspace, record, experiment.work, on_published)
+
+
+def _check_reported(experiment: Experiment) -> None:
+    """Raise UserError if the method names results of a paper that the table does not have."""
+    key, known = experiment.method.reported, set(literature()["key"])
+    if key is not None and key not in known:
+        place = experiment.entry.place
+        raise UserError(f"method {experiment.method.name} ({place}) has reported = {key!r}: {did_you_mean(key, known)}")
+
+
+def _mention_unreadable(experiment: Experiment) -> None:
+    """Say before the training that the leaderboard cannot be written after it."""
+    if problem := unreadable_record(experiment.workspace):
+        say(f"until this is corrected, the run will be published without a leaderboard: {problem}")
 
 
 def run_and_destroy_group(configs: Sequence[RunConfig], on_record: OnRecord | None = None) -> None:
