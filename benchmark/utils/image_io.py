@@ -3,12 +3,13 @@
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageDraw, ImageOps, UnidentifiedImageError
 
 from .errors import DataError
 
@@ -21,6 +22,16 @@ MAX_DICOM_BYTES = 512 * 2**20  # per DICOM file
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # all that run no external program
 PICTURE_SUFFIXES, DICOM_SUFFIXES = (".png", ".jpg", ".jpeg"), (".dcm", ".dicom")
 TOO_LARGE = f"it has more than {MAX_PIXELS // 10**6} million pixels"
+SAMPLE_FORMAT = 339  # TIFF's tag: 2 for signed values, which Pillow reads as if they were not
+SCREEN_GAMMA, NEUTRAL_GAMMA = 2.2, 0.02  # gray values of 1/2.2, and of nearly that, are shown as they are
+SHUTTERS = {  # by shape, the elements that say where it is
+    "RECTANGULAR": (
+        *("ShutterLeftVerticalEdge", "ShutterRightVerticalEdge"),
+        *("ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge"),
+    ),
+    "CIRCULAR": ("CenterOfCircularShutter", "RadiusOfCircularShutter"),
+    "POLYGONAL": ("VerticesOfThePolygonalShutter",),
+}
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 NESTED = ("WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept")  # in these groups
 # Elements without which the pixels of a DICOM file have no meaning.
@@ -103,6 +114,8 @@ def _to_gray(image: Image.Image) -> Image.Image:
             raise ValueError(TOO_LARGE)
         if image.mode.startswith(("I", "F")) or ";16" in _raw_mode(image):
             raise ValueError(f"it has more than 8 bits per pixel (mode {image.mode}): scale it to 8")
+        if 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, 1)):
+            raise ValueError("its values are signed: add 128")
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # the other frames of an MPO are previews of the first
             raise ValueError(f"it has {frames} frames: pass a single radiograph")
@@ -111,7 +124,15 @@ def _to_gray(image: Image.Image) -> Image.Image:
         gray = upright.convert("L")
         if "transparency" in upright.info or upright.mode[-1] in "Aa":
             gray = ImageChops.multiply(gray, upright.convert("RGBA").getchannel("A"))
+        return _for_display(gray, image.info)
+
+
+def _for_display(gray: Image.Image, info: Mapping[Any, Any]) -> Image.Image:
+    """Convert gray values of another gamma (PNG's gAMA) to those of a screen, as viewers do (PNG 3rd ed., 13.13)."""
+    gamma = info.get("gamma")
+    if not gamma or "srgb" in info or abs(gamma * SCREEN_GAMMA - 1) < NEUTRAL_GAMMA:
         return gray
+    return gray.point([round(255 * (value / 255) ** (1 / (gamma * SCREEN_GAMMA))) for value in range(256)])
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -140,7 +161,7 @@ def _read_dicom(path: Path) -> np.ndarray:
     data = dcmread(path)
     _lift_functional_groups(data)
     stored = _stored_values(data)
-    is_padding = _padding(data, stored)
+    is_padding = _padding(data, stored) | _shuttered(data, stored.shape)
     shown = _displayed(data, stored, ~is_padding).clip(0, 1)
     if data.PhotometricInterpretation == "MONOCHROME1" or data.get("PresentationLUTShape") == "INVERSE":
         shown = 1 - shown
@@ -235,6 +256,33 @@ def _padding(data: "Dataset", stored: np.ndarray) -> np.ndarray:
     # A value written with the wrong sign has the same bits.
     low, *_, high = sorted(np.array(ends * 2, np.int64).astype(stored.dtype))
     return np.asarray((stored >= low) & (stored <= high))
+
+
+def _shuttered(data: "Dataset", shape: tuple[int, ...]) -> np.ndarray:
+    """Return which pixels (H, W) the display shutters cover (DICOM PS3.3, C.7.6.11); edges are visible.
+
+    Raises:
+        ValueError: a shutter of unknown shape, or without its position.
+    """
+    hidden, (rows, columns) = np.zeros(shape, bool), np.indices(shape) + 1
+    for kind in np.atleast_1d(data.get("ShutterShape") or []):
+        if kind not in SHUTTERS:
+            raise ValueError(f"it has a display shutter of unknown shape {kind}")
+        values = [_numbers(data, name) for name in SHUTTERS[kind]]
+        if not all(values) or (kind == "CIRCULAR" and len(values[0]) < 2):
+            raise ValueError(f"its {kind.lower()} display shutter has no position")
+        if kind == "RECTANGULAR":
+            (left, *_), (right, *_), (upper, *_), (lower, *_) = values
+            hidden |= (columns < left) | (columns > right) | (rows < upper) | (rows > lower)
+        elif kind == "CIRCULAR":
+            (row, column, *_), (radius, *_) = values
+            hidden |= np.hypot(rows - row, columns - column) > radius
+        else:
+            polygon = Image.new("1", (shape[1], shape[0]))
+            corners = np.array(values[0][: len(values[0]) // 2 * 2]).reshape(-1, 2)[:, ::-1] - 1
+            ImageDraw.Draw(polygon).polygon([(float(x), float(y)) for x, y in corners], fill=1)
+            hidden |= ~np.asarray(polygon)
+    return hidden
 
 
 def _displayed(data: "Dataset", stored: np.ndarray, is_image: np.ndarray) -> np.ndarray:

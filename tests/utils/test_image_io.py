@@ -8,12 +8,14 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 
 from chxbench.benchmark.dataset import DataError, Dataset
 from chxbench.benchmark.utils.image_io import read_image
 from chxbench.datasets.phantom import Phantom
 
+SIDES = ("LeftVerticalEdge", "RightVerticalEdge", "UpperHorizontalEdge", "LowerHorizontalEdge")
 REAL = Path(__file__).resolve().parents[3] / "shared" / "nih256" / "images"
 GRAY = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 TURNED = {6: np.rot90(GRAY, -1), 3: GRAY[::-1, ::-1], 8: np.rot90(GRAY), 2: GRAY[:, ::-1], 0: GRAY, 9: GRAY}
@@ -62,6 +64,32 @@ def test_in_a_tiff_zero_is_white_if_it_says_so(tmp_path, bits, data, expected):
     head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0\0\0\0"
     (tmp_path / "a.tif").write_bytes(head.ljust(200, b"\0") + data.ljust(4, b"\0"))
     assert read_image(tmp_path / "a.tif").tolist() == [expected]
+
+
+def test_signed_values_of_a_tiff_are_refused(tmp_path):
+    for kind in (1, 2):
+        Image.fromarray(GRAY).save(tmp_path / "a.tif", tiffinfo={339: kind})
+        if kind == 1:
+            np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), GRAY)
+    assert "its values are signed: add 128" in refusal(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "exponent"),
+    [
+        ({b"gAMA": 100_000}, 1 / 2.2),  # values proportional to light
+        ({b"gAMA": 45_455}, 1),
+        ({b"gAMA": 55_556}, 1 / (2.2 * 0.55556)),
+        ({b"sRGB": None, b"gAMA": 100_000}, 1),  # which sRGB replaces
+        ({b"sBIT": None}, 1),  # values have their full range whatever the number of significant bits
+    ],
+)
+def test_the_gamma_of_a_png_is_that_of_its_display(tmp_path, chunks, exponent):
+    info = PngInfo()
+    for name, value in chunks.items():
+        info.add(name, b"\x05" if value is None else value.to_bytes(4, "big"))
+    Image.fromarray(GRAY).save(tmp_path / "a.png", pnginfo=info)
+    np.testing.assert_allclose(read_image(tmp_path / "a.png"), 255 * (GRAY / 255) ** exponent, atol=0.51)
 
 
 THREE = Image.fromarray(np.array([[9, 8, 7]], np.uint8))
@@ -166,6 +194,64 @@ def dicom(tmp_path):
         return tmp_path / name
 
     return write
+
+
+SQUARE = np.arange(25).reshape(5, 5) * 100 + 500
+SHOWN = {"WindowCenter": 2048, "WindowWidth": 4096}
+
+
+@pytest.mark.parametrize(
+    ("elements", "seen"),
+    [
+        pytest.param(
+            {
+                "ShutterShape": "RECTANGULAR",
+                **{f"Shutter{side}": edge for side, edge in zip(SIDES, (2, 4, 1, 3), strict=True)},
+            },
+            [[0, 1, 1, 1, 0]] * 3 + [[0] * 5] * 2,
+            id="rectangle",
+        ),
+        pytest.param(
+            {"ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [3, 3], "RadiusOfCircularShutter": 1},
+            [[0] * 5, [0, 0, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 0, 0], [0] * 5],
+            id="circle",
+        ),
+        pytest.param(
+            {"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [1, 1, 1, 3, 5, 3, 5, 1]},
+            [[1, 1, 1, 0, 0]] * 5,
+            id="polygon",
+        ),
+        pytest.param({"ShutterShape": ""}, [[1] * 5] * 5, id="none"),
+        pytest.param({"ShutterPresentationValue": 0}, [[1] * 5] * 5, id="no shape"),
+    ],
+)
+@pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
+def test_what_a_shutter_covers_is_black(dicom, elements, seen, polarity):
+    plain = read_image(dicom(SQUARE, PhotometricInterpretation=polarity, **SHOWN))
+    shut = read_image(dicom(SQUARE, PhotometricInterpretation=polarity, **SHOWN, **elements))
+    np.testing.assert_array_equal(shut, plain * np.array(seen, np.uint8))
+
+
+def test_a_shutter_does_not_count_in_the_range_of_an_image_without_window(dicom):
+    elements = {
+        "ShutterShape": "RECTANGULAR",
+        **dict(zip((f"Shutter{side}" for side in SIDES), (2, 4, 1, 5), strict=True)),
+    }
+    assert read_image(dicom(RAMP[:, :5] * 0 + np.array([4000, 0, 100, 200, 4000]), **elements)).tolist() == [
+        [0, 0, 128, 255, 0]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"ShutterShape": "BITMAP"}, "display shutter of unknown shape BITMAP"),
+        ({"ShutterShape": "RECTANGULAR"}, "its rectangular display shutter has no position"),
+        ({"ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [3]}, "its circular display shutter has no position"),
+    ],
+)
+def test_a_shutter_without_meaning_is_refused(dicom, elements, message):
+    assert message in refusal(dicom(SQUARE, **elements))
 
 
 def table(entries, first, depth, data):
