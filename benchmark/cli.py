@@ -281,7 +281,7 @@ def run(options: tuple[str, ...], seeds: list[int] | None, results: Path, **sour
 )
 @click.option(
     "--rounds",
-    type=click.IntRange(min=2, max=1000),
+    type=click.IntRange(min=3, max=1000),
     default=8,
     show_default=True,
     help="Rounds; each measures every method once, in another order.",

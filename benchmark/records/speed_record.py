@@ -23,7 +23,7 @@ from .schema import Count, MethodIdentity, Name, Number, Part, Record, RecordHea
 
 SPEED_SCHEMA = 3
 BUSY = 0.05  # share of the cores' time used by other processes, above which measurements are unreliable
-MIN_ROUNDS = 2  # below, there is no interval
+MIN_ROUNDS = 3  # fewer say nothing of the spread
 
 
 class SetupPart(Part):

@@ -290,14 +290,18 @@ def test_whatever_a_speed_depends_on_makes_another_record(tmp_path, changes):
         pytest.param(lambda c: (c.pop("training"), recheck(c)), "training: Field required", id="a key less"),
         pytest.param(lambda c: (c.update(note=""), recheck(c)), "note: Extra inputs", id="a key more"),
         pytest.param(lambda c: (c["setup"].update(crop=32), recheck(c)), "move it there", id="another setup"),
-        pytest.param(lambda c: (c["rounds"].pop(), recheck(c)), "baseline must have as many rounds", id="a round less"),
+        pytest.param(
+            lambda c: (c["rounds"].append(c["rounds"][0]), recheck(c)),
+            "baseline must have as many rounds",
+            id="a round more",
+        ),
         pytest.param(
             lambda c: (c["rounds"][1].update(inference=[1.0]), recheck(c)),
             "one number per batch size",
             id="a size less",
         ),
         pytest.param(lambda c: (c["rounds"][0].update(steps=0.0), recheck(c)), "greater than 0", id="no speed"),
-        pytest.param(lambda c: (c.update(rounds=c["rounds"][:1]), recheck(c)), "at least 2 items", id="one round"),
+        pytest.param(lambda c: (c.update(rounds=c["rounds"][:2]), recheck(c)), "at least 3 items", id="two rounds"),
     ],
 )
 def test_a_record_that_is_not_as_it_was_written_is_refused(tmp_path, change, message):
@@ -653,7 +657,7 @@ def test_a_method_that_fails_at_once_is_told_before_anything_is_measured(tmp_pat
         pytest.param([], "Missing option '--method'", id="no method"),
         pytest.param(["--method", "mma"], "unknown method 'mma': did you mean ma?", id="method"),
         pytest.param(["--method", "ma", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'", id="device"),
-        pytest.param(["--method", "ma", "--rounds", "1"], "1 is not in the range 2<=x<=1000", id="rounds"),
+        pytest.param(["--method", "ma", "--rounds", "2"], "2 is not in the range 3<=x<=1000", id="rounds"),
         pytest.param(["--method", "ma", "--batch-size", "0"], "0 is not in the range x>=1", id="batch size"),
         pytest.param(["--method", "ma", "--option", "pool=mean"], "pool = 'mean' is invalid", id="option"),
         pytest.param(["--method", "ma", "--recipe", "papre"], "did you mean paper?", id="recipe"),

@@ -49,9 +49,8 @@ def _notes(records: Sequence[SpeedRecord]) -> list[str]:
         f"training in images/s, peak memory: {records[0].memory}",
         "ratios: [95 % interval over the rounds]",
     ]
-    for record in records:
-        if record.shared_with:
-            notes.append(f"{_name(record)}: the same network as {', '.join(record.shared_with)}, measured once")
+    shared = {tuple(sorted((record.method.name, *record.shared_with))) for record in records if record.shared_with}
+    notes += [f"the same network, measured once: {', '.join(names)}" for names in sorted(shared)]
     notes += [f"{_name(record)}: not comparable, {', '.join(record.doubts)}" for record in records if record.doubts]
     return notes
 

@@ -1,8 +1,10 @@
 """`chxbench speed`: measure methods in turn and publish their speed records."""
 
+import gc
 import shlex
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from ...registry import METHODS, Entry
 from ...utils.cpu_time import OtherProcesses
 from ...utils.errors import UserError
 from ...utils.options import to_dict
-from ...utils.progress import say
+from ...utils.progress import progress, say
 from ...utils.signals import defer_signals, raise_if_signalled
 from ...utils.text import recipe_label
 from ...utils.workspace import Workspace
@@ -121,13 +123,12 @@ def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[
     workspace = Workspace(config.results)
     workspace.check()
     software = describe_software()  # before measuring, during which the code may be edited
-    for entry, method in bench.methods:
-        with name_method(method, entry.place):
-            rehearse_measurement(bench.device, method, bench.recipe, bench.index.findings)
+    rehearse(bench)
     pixels = prepare_pixels(bench.dataset, bench.index, bench.recipe.pixels.size, config.cache).pixels
     warn_if_busy(min(1.0, config.seconds))
-    networks = plan_networks(bench, pixels)
-    turns = measure_rounds(networks, bench.index.rows("train"), config.rounds)
+    with few_objects():
+        networks = plan_networks(bench, pixels)
+        turns = measure_rounds(networks, bench.index.rows("train"), config.rounds)
     with defer_signals():  # all records of a command, or none
         records = [
             _publish(speed, config.results.resolve()) for speed in describe_speeds(bench, networks, turns, software)
@@ -137,6 +138,15 @@ def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[
         on_records(records)
     write_leaderboard(workspace)
     return records
+
+
+def rehearse(bench: SpeedExperiment) -> None:
+    """Run each method's smallest batches, so that one that fails does so before anything is decoded or measured."""
+    with progress("rehearsal", len(bench.methods), "methods") as done:
+        for entry, method in bench.methods:
+            with name_method(method, entry.place):
+                rehearse_measurement(bench.device, method, bench.recipe, bench.index.findings)
+            done(1)
 
 
 def build_speed_experiment(config: SpeedConfig) -> SpeedExperiment:
@@ -186,6 +196,16 @@ def build_speed_context(bench: SpeedExperiment, subject: MeasuredMethod, pixels:
     return build_train_context(
         device=bench.device, method=subject.method, recipe=subject.recipe, index=bench.index, pixels=pixels, seed=0
     )
+
+
+@contextmanager
+def few_objects() -> Iterator[None]:
+    """Exempt all objects that exist from Python's search for garbage, which precedes each measurement of memory."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def warn_if_busy(seconds: float) -> None:
