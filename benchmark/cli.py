@@ -19,7 +19,7 @@ from .utils.text import plain
 
 PATH = click.Path(path_type=Path)
 INTERRUPTED = {  # message after Ctrl-C, by command
-    "speed": "nothing was published",
+    "speed": "speeds are published when all rounds are measured",
     "score": "rerun the same command to publish the record",
     "compare": "nothing was written",
 }

@@ -185,7 +185,7 @@ def draw_speed(dots: Sequence[Dot], title: str, path: Path) -> None:
     heights = np.array([name.count("\n") + 1.4 for name in names])
     centers = 1 - (heights.cumsum() - heights / 2) / heights.sum()
     figure = new_figure(max(LINE * heights.sum(), 3) + 1.2)
-    axes = figure.add_subplot(xlabel="Inference, images/s", ylabel=_auc_label("Mean test AUC", dots))
+    axes = figure.add_subplot(xlabel="Inference, images/s: median, quartiles", ylabel=_auc_label("Mean test AUC", dots))
     for rank, (dot, name, center) in enumerate(zip(ranked, names, centers, strict=True)):
         color = COLORS[rank % len(COLORS)]
         _draw_dot(axes, dot, color)
@@ -193,7 +193,7 @@ def draw_speed(dots: Sequence[Dot], title: str, path: Path) -> None:
     _scale_speed(axes, [dot.speed.median for dot in dots])
     if doubtful := sum(dot.doubtful for dot in dots):
         which = "all speeds" if doubtful == len(dots) else f"{doubtful} of {len(dots)} speeds"
-        hollow = Line2D([], [], color=INK, label=f"not comparable ({which}): see the table", **HOLLOW)
+        hollow = Line2D([], [], color=INK, label=f"not comparable ({which}): see the leaderboard", **HOLLOW)
         figure.legend(handles=[hollow], loc="outside lower center", fontsize=8)
     set_title(figure, title)
     save(figure, path, dots_sha256(dots, title))

@@ -1,8 +1,10 @@
 """Speed: the numbers are consistent, records round-trip, the board shows what belongs to it, the command runs whole."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -26,6 +28,7 @@ from chxbench.benchmark.commands.speed.measure import MeasuredMethod, measure_tu
 from chxbench.benchmark.commands.speed.results import find_baseline
 from chxbench.benchmark.commands.speed.rounds import order_of_round
 from chxbench.benchmark.commands.speed.same_network import network_signature
+from chxbench.benchmark.commands.speed.speed import publish_all
 from chxbench.benchmark.dataset import FINDINGS
 from chxbench.benchmark.engine.device import Device
 from chxbench.benchmark.engine.memory import PeakMemory, keep_freed_memory
@@ -46,6 +49,7 @@ from chxbench.benchmark.records.figures.style import drawn_from
 from chxbench.benchmark.records.record import RecordError
 from chxbench.benchmark.utils.cpu_time import STAT
 from chxbench.benchmark.utils.options import build
+from chxbench.benchmark.utils.signals import Interrupted
 from chxbench.benchmark.utils.workspace import Workspace
 
 SIDE = 16
@@ -606,8 +610,19 @@ def test_what_stops_in_a_round_publishes_nothing(tmp_path, cache, monkeypatch, f
     folder = tmp_path / "results"
     ran = invoke("speed", "--method", "bsl", "--method", "sam", *SMALL, "--results", folder, "--cache", cache)
     assert ran.exit_code == (2 if isinstance(failure, UserError) else 130)
-    assert ("nothing was published" in ran.output) == (failure is KeyboardInterrupt)
+    assert ("published when all rounds are measured" in ran.output) == (failure is KeyboardInterrupt)
     assert not folder.exists() or not list(folder.glob("**/*.json"))
+
+
+def test_a_signal_while_records_are_written_waits_for_the_last(tmp_path):
+    def speeds():
+        yield speed_fields()
+        os.kill(os.getpid(), signal.SIGINT)
+        yield speed_fields("sam")
+
+    with pytest.raises(Interrupted, match="the speeds are published"):
+        publish_all(speeds(), tmp_path)
+    assert len(speed_record.find(tmp_path)) == 2
 
 
 PLUGIN = """

@@ -205,8 +205,8 @@ def test_a_figure_names_only_what_it_shows(axes_of):
     ("doubtful", "told"),
     [
         pytest.param([False, False], None, id="none"),
-        pytest.param([True, False], "not comparable (1 of 2 speeds): see the table", id="one"),
-        pytest.param([True, True], "not comparable (all speeds): see the table", id="all"),
+        pytest.param([True, False], "not comparable (1 of 2 speeds): see the leaderboard", id="one"),
+        pytest.param([True, True], "not comparable (all speeds): see the leaderboard", id="all"),
     ],
 )
 def test_a_figure_of_speeds_says_which_are_not_comparable(axes_of, doubtful, told):

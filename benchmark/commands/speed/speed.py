@@ -3,7 +3,7 @@
 import gc
 import shlex
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from ...utils.cpu_time import OtherProcesses
 from ...utils.errors import UserError
 from ...utils.options import to_dict
 from ...utils.progress import progress, say
-from ...utils.signals import defer_signals, raise_if_signalled
+from ...utils.signals import Interrupted, defer_signals, handle_signals, pending_signal
 from ...utils.text import recipe_label
 from ...utils.workspace import Workspace
 from .measure import MeasuredMethod, Plan, Turn, plan_rounds
@@ -129,11 +129,7 @@ def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[
     with few_objects():
         networks = plan_networks(bench, pixels)
         turns = measure_rounds(networks, bench.index.rows("train"), config.rounds)
-    with defer_signals():  # all records of a command, or none
-        records = [
-            _publish(speed, config.results.resolve()) for speed in describe_speeds(bench, networks, turns, software)
-        ]
-    raise_if_signalled()
+    records = publish_all(describe_speeds(bench, networks, turns, software), config.results.resolve())
     if on_records:
         on_records(records)
     write_leaderboard(workspace)
@@ -271,10 +267,18 @@ def describe_setup(bench: SpeedExperiment, recipe: Recipe) -> SetupPart:
     )
 
 
-def _publish(speed: SpeedDescription, results: Path) -> SpeedRecord:
-    record, place, replaced = speed_record.publish(speed, results)
-    say(f"{'replaced the record' if replaced else 'published'} {place}")
-    return record
+def publish_all(speeds: Iterable[SpeedDescription], results: Path) -> list[SpeedRecord]:
+    """Publish the records of a command; a signal that arrives meanwhile is raised when all are."""
+    records = []
+    with handle_signals():
+        with defer_signals():
+            for speed in speeds:
+                record, place, replaced = speed_record.publish(speed, results)
+                say(f"{'replaced the record' if replaced else 'published'} {place}")
+                records.append(record)
+        if number := pending_signal():
+            raise Interrupted(number, "stopped: the speeds are published, `chxbench leaderboard` shows them")
+    return records
 
 
 def _say_sizes(subject: MeasuredMethod, plan: Plan) -> None:
