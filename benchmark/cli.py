@@ -18,7 +18,7 @@ from .utils.package import __version__
 from .utils.text import plain
 
 INTERRUPTED = {  # message after Ctrl-C, by command
-    "speed": "completed measurements are published and on the leaderboard",
+    "speed": "speeds are published when all rounds are measured",
     "score": "rerun the same command to publish the record",
     "compare": "nothing was written",
 }
@@ -296,19 +296,27 @@ def run(options: tuple[str, ...], seeds: list[int] | None, results: Path, **sour
     help="Images per inference batch. Repeatable.  [default: 1, 8, 32, 128; on a GPU also 512]",
 )
 @click.option(
+    "--rounds",
+    type=click.IntRange(min=3, max=1000),
+    default=8,
+    show_default=True,
+    help="Rounds; each measures every method once, in another order.",
+)
+@click.option(
     "--seconds",
     type=click.FloatRange(min=0.01, max=3600),
-    default=5,
+    default=1,
     show_default=True,
-    help="Approximate duration of each measurement.",
+    help="Approximate duration of each measurement in a round.",
 )
 @source_options
 @results_option
 def speed(options: tuple[str, ...], precision: str | None, compile: bool, results: Path, **source: Any) -> None:
     """Measure how fast methods are on this machine: latency, throughput, training, memory.
 
-    Networks have random weights; nothing is downloaded. Each method's record is published as soon as it is measured;
-    the leaderboard shows it with the runs of the same method, options and crop. Keep the machine otherwise idle.
+    Methods are measured in turn, round by round, and methods with the same network once. Networks have random weights;
+    nothing is downloaded. When all rounds are measured, the records are published; the leaderboard shows them with the
+    runs of the same method, options and crop. Keep the machine otherwise idle: other processes make speeds doubtful.
 
     \b
     Examples:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from ..metrics.ratios import Quartiles
 from ..records.figures.style import (
     COLORS,
     GRAY,
@@ -37,6 +38,20 @@ REPORTED: dict[str, Any] = {
     "markeredgewidth": 1.4,
     "linestyle": "none",
     "markerfacecolor": "none",
+}
+FILLED: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 7,
+    "linestyle": "none",
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.8,
+}
+HOLLOW: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 7,
+    "linestyle": "none",
+    "markerfacecolor": "white",
+    "markeredgewidth": 1.4,
 }
 
 
@@ -143,13 +158,22 @@ def _explain(lines: Sequence[AucLine]) -> list[Line2D]:
 
 
 class Dot(NamedTuple):
-    """A method in the figure of AUC vs. speed: name, images/s, mean AUC and the bounds of its interval, if any."""
+    """A method in the figure of AUC vs. speed.
+
+    Attributes:
+        name: name of the method with its options.
+        speed: median and quartiles of images/s over the rounds.
+        auc: mean AUC.
+        low, high: bounds of its interval, if any.
+        doubtful: whether the speed should not be compared with others.
+    """
 
     name: str
-    speed: float
+    speed: Quartiles
     auc: float
     low: float | None
     high: float | None
+    doubtful: bool = False
 
 
 def _auc_label(label: str, drawn: Sequence[AucLine | Dot]) -> str:
@@ -164,7 +188,7 @@ def dots_sha256(dots: Sequence[Dot], title: str) -> str:
 
 @styled
 def draw_speed(dots: Sequence[Dot], title: str, path: Path) -> None:
-    """Draw mean AUC vs. images per second of inference.
+    """Draw mean AUC vs. images per second of inference, with the quartiles; doubtful speeds have hollow dots.
 
     To avoid overlap, names are in a column next to the axes, sorted by AUC, and each is connected to its dot.
     """
@@ -173,22 +197,31 @@ def draw_speed(dots: Sequence[Dot], title: str, path: Path) -> None:
     heights = np.array([name.count("\n") + 1.4 for name in names])
     centers = 1 - (heights.cumsum() - heights / 2) / heights.sum()
     figure = new_figure(max(LINE * heights.sum(), 3) + 1.2)
-    axes = figure.add_subplot(xlabel="Inference, images/s", ylabel=_auc_label("Mean test AUC", dots))
+    axes = figure.add_subplot(xlabel="Inference, images/s: median, quartiles", ylabel=_auc_label("Mean test AUC", dots))
     for rank, (dot, name, center) in enumerate(zip(ranked, names, centers, strict=True)):
         color = COLORS[rank % len(COLORS)]
-        if dot.low is not None and dot.high is not None:
-            axes.plot([dot.speed] * 2, [dot.low, dot.high], color=color, linewidth=1.2, alpha=0.6)
-        axes.plot(dot.speed, dot.auc, "o", color=color, markersize=7, markeredgecolor="white", markeredgewidth=0.8)
+        _draw_dot(axes, dot, color)
         _annotate(axes, dot, name, center, color)
-    _scale_speed(axes, [dot.speed for dot in dots])
+    _scale_speed(axes, [dot.speed.median for dot in dots])
+    if doubtful := sum(dot.doubtful for dot in dots):
+        which = "all speeds" if doubtful == len(dots) else f"{doubtful} of {len(dots)} speeds"
+        hollow = Line2D([], [], color=INK, label=f"not comparable ({which}): see the leaderboard", **HOLLOW)
+        figure.legend(handles=[hollow], loc="outside lower center", fontsize=8)
     set_title(figure, title)
     save(figure, path, dots_sha256(dots, title))
+
+
+def _draw_dot(axes: Axes, dot: Dot, color: str) -> None:
+    if dot.low is not None and dot.high is not None:
+        axes.plot([dot.speed.median] * 2, [dot.low, dot.high], color=color, linewidth=1.2, alpha=0.6)
+    axes.plot([dot.speed.low, dot.speed.high], [dot.auc] * 2, color=color, linewidth=1.2, alpha=0.6)
+    axes.plot(dot.speed.median, dot.auc, color=color, **(HOLLOW if dot.doubtful else FILLED))
 
 
 def _annotate(axes: Axes, dot: Dot, name: str, height: float, color: str) -> None:
     axes.annotate(
         name,
-        (dot.speed, dot.auc),
+        (dot.speed.median, dot.auc),
         xytext=(1.06, height),
         textcoords="axes fraction",
         va="center",

@@ -1,12 +1,13 @@
 """Format the speed of the rows of a board: one table and one figure per setup."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..metrics.intervals import Interval
 from ..records.speed_record import SetupPart, SpeedRecord, matches_run, setup_label
 from ..utils.text import code, count, escape, link, plain, recipe_label
 from .boards import Board, figure_path
@@ -30,7 +31,12 @@ HEADERS = (
     "end to end",
     "batch size",
     "peak GB",
+    "Ratio to the baseline: latency",
+    "inference",
+    "end to end",
+    "Other processes, % of cores",
 )
+COMPARED = ("latency", "inference", "end_to_end")  # quantities whose ratios are shown
 
 
 class Timed(NamedTuple):
@@ -59,9 +65,9 @@ class SpeedSection(NamedTuple):
     def dots(self) -> list[Dot]:
         """The dots of the figure: rows with both an AUC and a speed. If it is empty, there is no figure."""
         return [
-            Dot(row.name, record.best.images_per_second, row.mean_auc, *row.interval("mean_auc")[1:])
+            Dot(row.name, speed, row.mean_auc, *row.interval("mean_auc")[1:], doubtful=bool(record.doubts))
             for row, record in self.timed
-            if record.best is not None and record.best.images_per_second is not None and not np.isnan(row.mean_auc)
+            if (speed := record.quartiles("inference")) is not None and not np.isnan(row.mean_auc)
         ]
 
     @property
@@ -108,8 +114,8 @@ def _figure_title(board: Board, setup: SetupPart) -> str:
 
 def _notes(section: SpeedSection) -> str:
     """Explain the columns and the limits of the measurements."""
-    setup = section.setup
-    memory = ", ".join(sorted({escape(record.memory) for _, record in section.timed}))
+    setup, records = section.setup, [record for _, record in section.timed]
+    memory = ", ".join(sorted({escape(record.memory) for record in records}))
     sizes = ", ".join(f"{size:,}" for size in setup.batch_sizes)
     return (
         "Measured by `chxbench speed` with random weights. Unlike AUC, speed cannot be recomputed from the record. "
@@ -118,8 +124,40 @@ def _notes(section: SpeedSection) -> str:
         f"batch size 1. Inference: the fastest batch size of {sizes}. Training at batch size {setup.batch_size} with "
         f"{escape(setup.optimizer)}. Steps only: a batch that is already on the device. Data loading only: reading "
         f"batches of {code(setup.dataset)} without computing. End to end: both, as in a run; if it is well below steps "
-        f"only, the device waits for data. Peak memory: {memory}.{_doubtful(section)}"
+        f"only, the device waits for data. Peak memory: {memory}. Each round measures every method once, in another "
+        f"order; medians of {_rounds(records)} rounds, in parentheses the quartiles. {_ratios(records)}"
+        f"{_shared(section)}{_doubtful(section)}"
     )
+
+
+def _rounds(records: Sequence[SpeedRecord]) -> str:
+    return " or ".join(map(str, sorted({len(record.rounds) for record in records})))
+
+
+def _ratios(records: Sequence[SpeedRecord]) -> str:
+    """Name the baselines, and warn of rows that were not measured together."""
+    baselines = sorted({record.baseline.method for record in records if record.baseline})
+    named = f" ({', '.join(map(code, baselines))})" if baselines else ""
+    text = (
+        f"Ratio: to the baseline{named} in the same rounds, geometric mean with its 95 % interval (Student's t of the "
+        "logarithms)."
+    )
+    sessions = len({record.created for record in records})
+    together = f" Measured in {sessions} sessions: between them, compare the ratios only." if sessions > 1 else ""
+    return text + together
+
+
+def _shared(section: SpeedSection) -> str:
+    """List the rows that have the same network and share its measurement; empty if there are none."""
+    groups: list[list[Timed]] = []
+    for timed in section.timed:
+        group = next((group for group in groups if timed.record.is_shared_with(group[0].record)), None)
+        if group is None:
+            groups.append([timed])
+        else:
+            group.append(timed)
+    shared = [", ".join(row.label for row, _ in group) for group in groups if len(group) > 1]
+    return f" Same network, measured once: {'; '.join(shared)}." if shared else ""
 
 
 def _doubtful(section: SpeedSection) -> str:
@@ -133,33 +171,76 @@ def _doubtful(section: SpeedSection) -> str:
 def speed_table(timed: Iterable[Timed]) -> str:
     """Tabulate the speed of each row of the board."""
     table = [
-        [row.label, decimals(row.mean_auc), *inference_cells(record), *training_cells(record)] for row, record in timed
+        [
+            row.label,
+            decimals(row.mean_auc),
+            *latency_cells(record),
+            *inference_cells(record),
+            *training_cells(record),
+            *ratio_cells(record),
+            others_cell(record),
+        ]
+        for row, record in timed
     ]
     return make_table(HEADERS, table, "l" + "r" * (len(HEADERS) - 1))
 
 
-def inference_cells(record: SpeedRecord) -> list[str]:
-    """Format parameters in millions, GFLOPs, latency in ms (p50, p95, p99), and images/s, batch and GB at best."""
-    network, latency, best = record.network, record.latency, record.best
+def latency_cells(record: SpeedRecord, separator: str = " ") -> list[str]:
+    """Format parameters in millions, GFLOPs, and latency in ms (p50, p95, p99)."""
+    network, latency = record.network, record.latency
     sizes = [_three_figures(network.parameters / 1e6), _three_figures(network.flops / 1e9)]
-    times = [_three_figures(value) for value in (latency.p50, latency.p95, latency.p99)]
-    if best is None:
-        return [*sizes, *times, EMPTY, EMPTY, EMPTY]
-    return [
-        *sizes,
-        *times,
-        _three_figures(best.images_per_second),
-        f"{best.batch_size:,}",
-        _gigabytes(best.peak_memory),
-    ]
+    return [*sizes, _spread(record, "latency", separator), *map(_three_figures, (latency.p95, latency.p99))]
 
 
-def training_cells(record: SpeedRecord) -> list[str]:
+def inference_cells(record: SpeedRecord, separator: str = " ") -> list[str]:
+    """Format images/s, batch size and GB of inference at its fastest batch size."""
+    if record.fastest is None:
+        return [EMPTY, EMPTY, EMPTY]
+    best = record.inference[record.fastest]
+    return [_spread(record, "inference", separator), _size(best.batch_size), _gigabytes(best.peak_memory)]
+
+
+def training_cells(record: SpeedRecord, separator: str = " ") -> list[str]:
     """Format images/s of steps, of data loading and of both, the batch size, and peak memory in GB."""
-    steps = record.training
-    rates = (steps.images_per_second, record.loader.images_per_second, record.end_to_end.images_per_second)
-    batch = EMPTY if steps.batch_size is None else f"{steps.batch_size:,}"
-    return [*map(_three_figures, rates), batch, _gigabytes(steps.peak_memory)]
+    rates = [_spread(record, "steps", separator), _median(record, "loader"), _spread(record, "end_to_end", separator)]
+    return [*rates, _size(record.training.batch_size), _gigabytes(record.training.peak_memory)]
+
+
+def ratio_cells(record: SpeedRecord, separator: str = " ") -> list[str]:
+    """Format the ratios of latency, inference and training end to end to those of the baseline; it has none itself."""
+    if record.baseline is None:
+        return [EMPTY for _ in COMPARED]
+    return [ratio_text(record.ratio(record.baseline, quantity), separator) for quantity in COMPARED]
+
+
+def others_cell(record: SpeedRecord) -> str:
+    """Format the share of the cores' time that other processes used, in percent."""
+    return EMPTY if record.others is None else f"{100 * record.others:.1f}"
+
+
+def ratio_text(ratio: Interval, separator: str = " ") -> str:
+    """Format a ratio with its interval."""
+    if ratio.value is None:
+        return EMPTY
+    ends = "" if ratio.low is None else f"{separator}[{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"{ratio.value:.2f}{ends}"
+
+
+def _spread(record: SpeedRecord, quantity: str, separator: str) -> str:
+    """Format the median of a quantity, and its quartiles in parentheses."""
+    found = record.quartiles(quantity)
+    if found is None:
+        return EMPTY
+    return f"{_three_figures(found.median)}{separator}({_three_figures(found.low)}–{_three_figures(found.high)})"
+
+
+def _median(record: SpeedRecord, quantity: str) -> str:
+    found = record.quartiles(quantity)
+    return EMPTY if found is None else _three_figures(found.median)
+
+
+def _size(size: int | None) -> str:
+    return EMPTY if size is None else f"{size:,}"
 
 
 def _three_figures(value: float | None) -> str:

@@ -1,7 +1,8 @@
 """Speed records: `results/speed/<device>/<method>-<digest>.json` contains the speed of one method in one setup.
 
 The digest is computed from the method and the setup, so that a repeated measurement replaces the record. Unlike AUC,
-speed cannot be recomputed from artifacts: the checksum only detects a changed character.
+speed cannot be recomputed from artifacts: the checksum only detects a changed character. A record contains what each
+round measured, and the rounds of the baseline; medians, quartiles, ratios and doubts are computed from these.
 
 `python -m chxbench.benchmark.records.speed_record` prints the JSON Schema (docs/speed-record.schema.json).
 """
@@ -9,16 +10,20 @@ speed cannot be recomputed from artifacts: the checksum only detects a changed c
 import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
+from ..metrics.intervals import UNDEFINED, Interval
+from ..metrics.ratios import Quartiles, paired_ratio, quartiles
 from ..utils.files import json_sha256, write_atomic
 from .record import RecordError, load_record, parse_record, seal
 from .schema import Count, MethodIdentity, Name, Number, Part, Record, RecordHeader, Sha256, Software, json_schema
 
-SPEED_SCHEMA = 2
-BUSY = 0.5  # load average per core above which measurements are unreliable
+SPEED_SCHEMA = 3
+BUSY = 0.05  # share of the cores' time used by other processes, above which measurements are unreliable
+MIN_ROUNDS = 3  # fewer say nothing of the spread
 
 
 class SetupPart(Part):
@@ -54,47 +59,108 @@ class NetworkPart(Part):
 
 
 class LatencyPart(Part):
-    """Milliseconds per image at batch size 1; null if there are too few repetitions for the percentile."""
+    """Milliseconds per image at batch size 1, over all rounds; null if there are too few repetitions."""
 
-    p50: Number | None
     p95: Number | None
     p99: Number | None
     repetitions: Count
     peak_memory: Count | None  # bytes
 
 
-class ThroughputPart(Part):
-    """Images per second at one batch size."""
+class BatchPart(Part):
+    """What was measured at one batch size, in all rounds."""
 
     requested: Count  # requested batch size
-    batch_size: Count | None  # measured batch size, smaller if memory was insufficient; null if not measured
-    images_per_second: Number | None  # null if not measured, because a batch would have taken too long
+    batch_size: Count | None  # measured batch size, smaller if memory was insufficient; null if it would take too long
     repetitions: Count
     peak_memory: Count | None  # bytes
 
 
-class FlowPart(Part):
-    """Images per second of a pipeline."""
-
-    images_per_second: Number
-    images: Count  # number of images measured
+Rate = Annotated[Number, Field(gt=0)]  # images per second
 
 
-class SpeedEnvironment(Software):
-    """Software, and how busy the machine was."""
+class RoundPart(Part):
+    """One round, in which the method was measured once, in turn with the others."""
 
-    load_average: Number | None  # average of the minute before: a busy machine appears slower
+    turn: Count  # place in the order of the round, from 1
+    others: Number | None  # share of the cores' time that other processes used; null if the system does not report it
+    latency: Rate  # median in milliseconds
+    inference: tuple[Rate | None, ...]  # images per second at each batch size; null if not measured
+    steps: Rate  # images per second of training steps on a batch that is already on the device
+    loader: Rate  # of reading batches without computing
+    end_to_end: Rate  # of reading batches and training on them
 
 
-class SpeedMeasurements(Part):
+class Rounds(Part):
+    """What was measured in each round."""
+
+    rounds: Annotated[list[RoundPart], Field(min_length=MIN_ROUNDS)]
+
+    def values(self, quantity: str) -> np.ndarray:
+        """Return a quantity of `RoundPart` in each round (n,); inference is at its fastest batch size, if any."""
+        if quantity != "inference":
+            return np.array([getattr(part, quantity) for part in self.rounds])
+        return np.array([part.inference[self.fastest] for part in self.rounds if self.fastest is not None])
+
+    def quartiles(self, quantity: str) -> Quartiles | None:
+        """Return median and quartiles of a quantity over the rounds; None if it was not measured."""
+        values = self.values(quantity)
+        return quartiles(values) if len(values) else None
+
+    def ratio(self, other: "Rounds", quantity: str) -> Interval:
+        """Return the ratio of a quantity to that of another method measured in the same rounds, with its interval."""
+        values, others = self.values(quantity), other.values(quantity)
+        return paired_ratio(values, others) if len(values) == len(others) else UNDEFINED
+
+    @property
+    def fastest(self) -> int | None:
+        """Position of the batch size of inference with the highest median, of those measured in all rounds, if any."""
+        sizes = zip(*(part.inference for part in self.rounds), strict=True)
+        medians = {n: float(np.median(size)) for n, size in enumerate(sizes) if None not in size}
+        return max(medians, key=medians.__getitem__, default=None)
+
+    @property
+    def others(self) -> float | None:
+        """Mean share of the cores' time that other processes used; None if it is not known of all rounds."""
+        shares = [part.others for part in self.rounds if part.others is not None]
+        return float(np.mean(shares)) if len(shares) == len(self.rounds) else None
+
+    @property
+    def doubts(self) -> list[str]:
+        """Reasons why the measurements should not be compared with others; empty if there are none."""
+        reasons = []
+        if self.others is not None and self.others > BUSY:
+            reasons.append(f"other processes used {100 * self.others:.0f} % of the cores")
+        gain = paired_ratio(self.values("end_to_end"), self.values("steps"))
+        if gain.low is not None and gain.low > 1:
+            reasons.append(f"end to end {gain.value:.2f} times as fast as its own steps, which is impossible")
+        return reasons
+
+
+class BaselinePart(Rounds):
+    """The method to which this one is compared, measured in the same rounds."""
+
+    method: Name
+
+
+class SpeedMeasurements(Rounds):
     """Measurements of one method."""
 
     network: NetworkPart
     latency: LatencyPart
-    inference: list[ThroughputPart]
-    training: ThroughputPart  # steps on a batch that is already on the device
-    loader: FlowPart  # reading batches without computing
-    end_to_end: FlowPart  # reading batches and training on them
+    inference: list[BatchPart]
+    training: BatchPart
+    shared_with: list[Name]  # methods with the same network: it was measured once for all of them
+    baseline: BaselinePart | None  # null if it is this method, or has the same network
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> Self:
+        compared = self.baseline.rounds if self.baseline else self.rounds
+        if {len(part.inference) for part in [*self.rounds, *compared]} != {len(self.inference)}:
+            raise ValueError("each round must have one number per batch size of inference")
+        if len(compared) != len(self.rounds):
+            raise ValueError("the baseline must have as many rounds as the method")
+        return self
 
 
 class SpeedDescription(SpeedMeasurements, RecordHeader):
@@ -102,34 +168,30 @@ class SpeedDescription(SpeedMeasurements, RecordHeader):
 
     method: MethodIdentity
     setup: SetupPart
-    seconds: Number  # approximate duration of each measurement
+    seconds: Number  # approximate duration of each measurement in a round
     memory: str  # definition of peak_memory
-    environment: SpeedEnvironment
+    environment: Software
 
 
 class SpeedRecord(SpeedDescription):
     """The speed of one method in one setup: the content of a speed record's file."""
 
-    schema_: Literal[2] = Field(alias="schema")
+    schema_: Literal[3] = Field(alias="schema")
     checksum: Sha256  # hash of all other keys
+
+    def is_of_session(self, other: "SpeedRecord") -> bool:
+        """Return whether both were measured by one command, round by round."""
+        return (self.created, len(self.rounds)) == (other.created, len(other.rounds))
+
+    def is_shared_with(self, other: "SpeedRecord") -> bool:
+        """Return whether both are one measurement of one network."""
+        return self.is_of_session(other) and other.method.name in self.shared_with and self.rounds == other.rounds
 
     @property
     def doubts(self) -> list[str]:
-        """Reasons why the measurements should not be compared with others; empty if there are none."""
-        steps, load = self.training.images_per_second, self.environment.load_average
-        is_busy = load is not None and load > BUSY * (self.setup.cores or 1)
-        is_faster = steps is not None and self.end_to_end.images_per_second > steps
-        reasons = {
-            f"the machine was busy, load {load or 0:.1f}": is_busy,
-            "end to end faster than its own steps": is_faster,
-        }
-        return [reason for reason, holds in reasons.items() if holds]
-
-    @property
-    def best(self) -> ThroughputPart | None:
-        """Inference at the batch size with the most images per second; None if none was measured."""
-        measured = [part for part in self.inference if part.images_per_second is not None]
-        return max(measured, key=lambda part: part.images_per_second or 0.0, default=None)
+        """Reasons why the measurements, or those of the baseline, should not be compared with others."""
+        of_baseline = self.baseline.doubts if self.baseline else []
+        return [*super().doubts, *(f"the baseline: {reason}" for reason in of_baseline)]
 
 
 def publish(speed: SpeedDescription, results: Path) -> tuple[SpeedRecord, Path, bool]:

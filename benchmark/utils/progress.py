@@ -88,7 +88,11 @@ class _Rate(ProgressColumn):
         if not task.completed or not task.elapsed:
             return Text("-/s")
         rate = task.completed / task.elapsed
-        return Text(f"{rate:.0f}/s" if rate < 10_000 else f"{rate / 1000:.0f}k/s")
+        return Text(f"{_digits(rate)}/s" if rate < 10_000 else f"{rate / 1000:.0f}k/s")
+
+
+def _digits(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 1 else f"{rate:.2g}"
 
 
 def _plain_lines(title: str, total: int, unit: str) -> Advance:
@@ -104,7 +108,7 @@ def _plain_lines(title: str, total: int, unit: str) -> Advance:
         last = now
         rate = done / max(now - started, 1e-9)
         left = f"{(total - done) / rate:,.0f} s left" if done < total else f"took {now - started:,.1f} s"
-        say(f"{title}: {done:,}/{total:,} {unit}, {rate:,.0f} {unit}/s, {left}")
+        say(f"{title}: {done:,}/{total:,} {unit}, {_digits(rate)} {unit}/s, {left}")
 
     return advance
 

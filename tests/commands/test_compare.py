@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from speed_factory import rounds_of, speed_fields
 
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.commands.compare import compare
@@ -324,9 +325,45 @@ def test_the_better_run_is_named_either_way(two, tmp_path):
     assert "B is better on" in summarize(turned)[1] and "Mass (-" in summarize(turned)[1]
 
 
-def test_speeds_are_compared_only_in_the_same_setup(two):
+def publish_speeds(results, **changes):
+    """Publish speeds of the committed runs of ma and sam, and read them; changes are those of sam."""
+    of_each = {
+        MA: {"shared_with": ["sam"], "rounds": rounds_of(inference=100.0)},
+        SAM: {"rounds": rounds_of(inference=80.0), **changes},
+    }
+    for folder, fields in of_each.items():
+        method = records.read(folder).method
+        identity = method.model_dump(include={"options", "source_sha256", "built_in"})
+        speed_record.publish(speed_fields(method.name, method=identity, **fields), results)
+    return [speed_record.read(path) for path in speed_record.find(results)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        pytest.param({}, "inference 1.25 [1.25, 1.25]", id="paired"),
+        pytest.param({"created": "2026-01-02T00:00:00+00:00"}, "different sessions", id="another session"),
+        pytest.param({"shared_with": ["ma"], "rounds": rounds_of()}, "the same network", id="shared"),
+        pytest.param({"rounds": rounds_of(others=0.2)}, "of B is not comparable: other processes", id="busy"),
+    ],
+)
+def test_the_page_says_what_the_speeds_are_worth(tmp_path, changes, told):
+    publish_speeds(tmp_path / "results", **changes)
+    ran = command(MA, SAM, "--out", tmp_path / "out", "--results", tmp_path / "results", "--resamples", 600)
+    assert ran.exit_code == 0, ran.output
+    assert told in " ".join(ran.output.split())
+    page = (tmp_path / "out" / "comparison.md").read_text().replace("\\", "")
+    assert told in page
+    assert ("not comparable" in page) == ("not comparable" in told)
+    (speed,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["speed"]
+    assert (speed["ratio"]["inference"]["value"] is None) == ("created" in changes)
+    assert speed["same_network"] == ("shared_with" in changes)
+    assert list(speed["not_comparable"]) == (["B"] if "not comparable" in told else [])
+
+
+def test_speeds_are_compared_only_in_the_same_setup(two, tmp_path):
     one, other = (records.read(folder) for folder in (MA, SAM))
-    speeds = [speed_record.read(path) for path in speed_record.find(RESULTS)]
+    speeds = publish_speeds(tmp_path)
     (pair,) = paired_timings(one, other, speeds)
     assert (pair.first.method.name, pair.second.method.name) == ("ma", "sam")
     elsewhere = [

@@ -10,6 +10,7 @@ from scipy.special import expit
 from chxbench.benchmark.leaderboard.plots import AucLine, Dot, auc_sha256, dots_sha256, draw_auc, draw_speed
 from chxbench.benchmark.metrics.calibration import reliability
 from chxbench.benchmark.metrics.localization import Frame
+from chxbench.benchmark.metrics.ratios import Quartiles
 from chxbench.benchmark.records.figures import overlays
 from chxbench.benchmark.records.figures.overlays import Panel, draw_panels, finding_panel
 from chxbench.benchmark.records.figures.reliability import draw_reliability
@@ -43,9 +44,15 @@ def auc_lines(count, name=""):
     ]
 
 
+def around(speed):
+    return Quartiles(0.95 * float(speed), float(speed), 1.1 * float(speed))
+
+
 def dots(count, name=""):
     rng = np.random.default_rng(0)
-    return [Dot(f"{k} {name}", float(rng.uniform(9, 4000)), 0.7 + k / 1000, 0.6, 0.8) for k in range(count)]
+    return [
+        Dot(f"{k} {name}", around(rng.uniform(9, 4000)), 0.7 + k / 1000, 0.6, 0.8, k % 3 == 0) for k in range(count)
+    ]
 
 
 HARD = {
@@ -191,9 +198,32 @@ def test_a_figure_names_only_what_it_shows(axes_of):
         "whole": "Mean test AUC, 95 % interval",
         "bare": "Mean test AUC",
     }
-    dot = Dot("MA", 9.0, 0.8, None, None)
+    dot = Dot("MA", around(9), 0.8, None, None)
     assert axes_of(draw_speed, [dot], "t").get_ylabel() == "Mean test AUC"
     assert axes_of(draw_speed, [dot, *dots(1)], "t").get_ylabel() == "Mean test AUC, 95 % interval"
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "told"),
+    [
+        pytest.param([False, False], None, id="none"),
+        pytest.param([True, False], "not comparable (1 of 2 speeds): see the leaderboard", id="one"),
+        pytest.param([True, True], "not comparable (all speeds): see the leaderboard", id="all"),
+    ],
+)
+def test_a_figure_of_speeds_says_which_are_not_comparable(axes_of, doubtful, told):
+    shown = [dot._replace(doubtful=doubt) for dot, doubt in zip(dots(2), doubtful, strict=True)]
+    axes = axes_of(draw_speed, shown, "t")
+    texts = [text.get_text() for legend in axes.figure.legends for text in legend.get_texts()]
+    assert texts == ([told] if told else [])
+    marks = [line for line in axes.lines if line.get_marker() == "o"]
+    assert sorted(line.get_markerfacecolor() == "white" for line in marks) == sorted(doubtful)
+
+
+def test_a_figure_of_speeds_shows_the_quartiles(axes_of):
+    (dot,) = dots(1)
+    bars = [list(line.get_xdata()) for line in axes_of(draw_speed, [dot], "t").lines if line.get_marker() != "o"]
+    assert [dot.speed.low, dot.speed.high] in bars
 
 
 @pytest.mark.parametrize(("floor", "told"), [(True, "Thumbnails\n"), (False, "Thumbnails, external predictions\n")])

@@ -35,6 +35,14 @@ def test_without_a_terminal_plain_lines_come_at_intervals_and_at_the_end(capsys,
     ]
 
 
+def test_a_slow_rate_is_not_rounded_to_nothing(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with progress("rounds", 10, "measurements") as advance:
+        advance(1)
+    assert capsys.readouterr().err == "rounds: 1/10 measurements, 0.04 measurements/s, 225 s left\n"
+
+
 def test_a_line_is_not_wrapped_or_read_as_markup(capsys):
     say("[bold]" + "x" * 300)
     assert capsys.readouterr().err == "[bold]" + "x" * 300 + "\n"

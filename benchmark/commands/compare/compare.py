@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...leaderboard.speed import COMPARED
 from ...metrics.paired import compare
 from ...records import speed_record
 from ...utils.files import write_atomic
@@ -89,6 +90,9 @@ def _content(compared: ComparedPair) -> dict[str, Any]:
                 "setup": pair.first.setup.model_dump(mode="json"),
                 "first": pair.first.checksum,
                 "second": pair.second.checksum,
+                "same_network": pair.first.is_shared_with(pair.second),
+                "ratio": {quantity: pair.ratio(quantity)._asdict() for quantity in COMPARED},
+                "not_comparable": pair.doubts,
             }
             for pair in compared.timings
         ],

@@ -12,7 +12,7 @@ from ...records.speed_record import setup_label
 from ...utils.text import count, plain
 from .compare import FILES
 from .pair import ComparedPair
-from .tables import MEAN, cells, rows, summarize, timing_rows
+from .tables import MEAN, cells, rows, summarize, timing_notes, timing_rows
 
 
 def report_comparison(compared: ComparedPair, folder: Path) -> None:
@@ -30,6 +30,8 @@ def report_comparison(compared: ComparedPair, folder: Path) -> None:
         console.print(_table("Other differences", compared.facts))
     for pair in compared.timings:
         console.print(_table(f"Speed on {setup_label(pair.first.setup)}", timing_rows(pair)))
+        for sentence in timing_notes(pair):
+            console.print(plain(sentence), markup=False)
     for name in FILES:
         console.print(f"wrote {folder / name}", markup=False, soft_wrap=True)
 

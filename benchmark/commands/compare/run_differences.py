@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...leaderboard.rows import all_images, trained_on
+from ...metrics.intervals import UNDEFINED, Interval
 from ...recipe import SECTIONS, recipe_table
 from ...records.schema import CodePart, Record
 from ...records.speed_record import SpeedRecord, matches_run
@@ -29,6 +30,15 @@ class Timing(NamedTuple):
 
     first: SpeedRecord
     second: SpeedRecord
+
+    @property
+    def doubts(self) -> dict[str, list[str]]:
+        """Reasons why a speed should not be compared, by the letter of the method; only those that have any."""
+        return {letter: speed.doubts for letter, speed in zip("AB", self, strict=True) if speed.doubts}
+
+    def ratio(self, quantity: str) -> Interval:
+        """Return the ratio A / B of a quantity over the rounds; undefined if they were not measured together."""
+        return self.first.ratio(self.second, quantity) if self.first.is_of_session(self.second) else UNDEFINED
 
 
 def differing_context(first: Record, second: Record) -> list[ContextFact]:

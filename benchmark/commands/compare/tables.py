@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...leaderboard.rows import equal_budgets, trained_on
-from ...leaderboard.speed import inference_cells, training_cells
+from ...leaderboard.speed import COMPARED, inference_cells, latency_cells, others_cell, ratio_text, training_cells
 from ...leaderboard.tables import EMPTY, make_table
 from ...metrics.intervals import MIN_PATIENTS
 from ...metrics.paired import MIN_SEEDS, Difference
@@ -92,8 +92,26 @@ def timing_rows(pair: Timing) -> list[tuple[str, str, str]]:
     """Return rows of quantity, value of A, value of B."""
     names = ["Parameters, M", "GFLOPs", "Latency p50, ms", "p95", "p99", "Inference, images/s", "at batch", "peak GB"]
     names += ["Training steps alone, images/s", "reading alone", "end to end", "at batch", "peak GB"]
-    values_a, values_b = ([*inference_cells(record), *training_cells(record)] for record in pair)
+    names += ["Other processes, % of cores"]
+    values_a, values_b = (
+        [*latency_cells(speed), *inference_cells(speed), *training_cells(speed), others_cell(speed)] for speed in pair
+    )
     return list(zip(names, values_a, values_b, strict=True))
+
+
+def timing_notes(pair: Timing) -> list[str]:
+    """Return what the speeds are worth, in sentences: the ratio A / B if measured together, and doubts."""
+    if pair.first.is_shared_with(pair.second):
+        notes = ["A and B have the same network, which was measured once: their speed is the same."]
+    elif pair.first.is_of_session(pair.second):
+        names = ("latency", "inference", "training end to end")
+        ratios = [f"{name} {ratio_text(pair.ratio(key))}" for name, key in zip(names, COMPARED, strict=True)]
+        notes = [f"A / B in the same rounds, with the 95 % interval: {', '.join(ratios)}."]
+    else:
+        notes = ["A and B were measured in different sessions: their difference contains that of the sessions."]
+    return notes + [
+        f"The speed of {letter} is not comparable: {', '.join(why)}." for letter, why in pair.doubts.items()
+    ]
 
 
 def _data(run: ComparedRun) -> str:
@@ -133,7 +151,8 @@ def _facts_table(compared: ComparedPair) -> str:
 
 
 def _speed(pair: Timing) -> Sequence[str]:
-    return f"## Speed on {escape(setup_label(pair.first.setup))}", make_table(["", "A", "B"], timing_rows(pair), "lrr")
+    table = make_table(["", "A", "B"], timing_rows(pair), "lrr")
+    return f"## Speed on {escape(setup_label(pair.first.setup))}", table, " ".join(map(escape, timing_notes(pair)))
 
 
 def _significant(compared: ComparedPair) -> str:

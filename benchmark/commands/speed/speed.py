@@ -1,7 +1,10 @@
-"""`chxbench speed`: measure methods and publish their speed records."""
+"""`chxbench speed`: measure methods in turn and publish their speed records."""
 
+import gc
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +27,20 @@ from ...method import Method
 from ...recipe import Recipe
 from ...records import speed_record
 from ...records.describe import describe_software, now
-from ...records.schema import MethodIdentity
-from ...records.speed_record import SetupPart, SpeedDescription, SpeedEnvironment, SpeedMeasurements, SpeedRecord
+from ...records.schema import MethodIdentity, Software
+from ...records.speed_record import BUSY, SetupPart, SpeedDescription, SpeedRecord
 from ...registry import METHODS, Entry
-from ...utils.environment import cores, load_average
+from ...utils.cpu_time import OtherProcesses
 from ...utils.errors import UserError
 from ...utils.options import to_dict
-from ...utils.progress import say
+from ...utils.progress import progress, say
+from ...utils.signals import Interrupted, defer_signals, handle_signals, pending_signal
 from ...utils.text import recipe_label
 from ...utils.workspace import Workspace
-from . import measure as speed
-from .measure import MeasuredMethod, Throughput
+from .measure import MeasuredMethod, Plan, Turn, plan_rounds
+from .results import describe_baseline, describe_measurements, find_baseline
+from .rounds import MeasuredNetwork, measure_rounds
+from .same_network import network_signature
 
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 8, 32, 128, 512)}
 OnRecords = Callable[[list[SpeedRecord]], None]
@@ -49,7 +55,8 @@ class SpeedConfig(DataConfig):
         options: options that differ from their defaults, the same for all methods.
         device: "cpu", "cuda", or "auto" for a GPU if one is available.
         batch_sizes: batch sizes of inference; empty for the device's defaults.
-        seconds: approximate duration of each measurement.
+        rounds: number of rounds, each of which measures every method once.
+        seconds: approximate duration of each measurement in a round.
         results: folder of published records.
     """
 
@@ -57,14 +64,18 @@ class SpeedConfig(DataConfig):
     options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     batch_sizes: Sequence[int] = ()
-    seconds: float = 5.0
+    rounds: int = 8
+    seconds: float = 1.0
     results: Path = Path("results")
 
-    def command(self, method: str, recipe: str) -> str:
-        """Return the command that repeats the measurement of a method, without local paths."""
-        args = ["chxbench", "speed", "--method", method, "--dataset", self.dataset, "--recipe", recipe]
+    def command(self, recipe: str) -> str:
+        """Return the command that repeats the measurements, without local paths."""
+        args = ["chxbench", "speed"]
+        for method in dict.fromkeys(self.methods):
+            args += ["--method", method]
+        args += ["--dataset", self.dataset, "--recipe", recipe]
         args += ["--data-dir", "DIR"] if self.data_dir else []
-        args += ["--device", self.device, "--seconds", f"{self.seconds:g}"]
+        args += ["--device", self.device, "--rounds", str(self.rounds), "--seconds", f"{self.seconds:g}"]
         for size in self.batch_sizes:
             args += ["--batch-size", str(size)]
         return shlex.join(args + self.changes(self.options))
@@ -97,7 +108,7 @@ class SpeedExperiment:
 
 
 def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[SpeedRecord]:
-    """Measure methods, publish each record as soon as it is complete, regenerate the leaderboard.
+    """Measure methods in turn, publish their records when all are measured, regenerate the leaderboard.
 
     With the recipe's `compute.compile`, networks are measured with and without compilation, which gives two records.
 
@@ -106,30 +117,32 @@ def run_speed(config: SpeedConfig, on_records: OnRecords | None = None) -> list[
         on_records: called with the records before the leaderboard is regenerated.
 
     Raises:
-        UserError: if the request is invalid or a measurement fails. Records of completed measurements stay published.
+        UserError: if the request is invalid or a measurement fails. Nothing is published then.
     """
     bench = build_speed_experiment(config)
     workspace = Workspace(config.results)
     workspace.check()
-    environment = describe_environment()  # before measuring, during which the code may be edited
-    for entry, method in bench.methods:
-        with name_method(method, entry.place):
-            rehearse_measurement(bench.device, method, bench.recipe, bench.index.findings)
+    software = describe_software()  # before measuring, during which the code may be edited
+    rehearse(bench)
     pixels = prepare_pixels(bench.dataset, bench.index, bench.recipe.pixels.size, config.cache).pixels
-    records: list[SpeedRecord] = []
-    try:
-        for entry, method in bench.methods:
-            for compiled in (False, True) if bench.recipe.compute.compile else (False,):
-                subject = build_measured(bench, method, compiled)
-                measured = measure(subject, build_speed_context(bench, subject, pixels), bench)
-                described = describe_speed(bench, entry, subject, measured, environment)
-                records.append(_publish(described, config.results.resolve()))
-    finally:  # also if a later method fails or the user stops
-        if records:
-            if on_records:
-                on_records(records)
-            write_leaderboard(workspace)
+    warn_if_busy(min(1.0, config.seconds))
+    with few_objects():
+        networks = plan_networks(bench, pixels)
+        turns = measure_rounds(networks, bench.index.rows("train"), config.rounds)
+    records = publish_all(describe_speeds(bench, networks, turns, software), config.results.resolve())
+    if on_records:
+        on_records(records)
+    write_leaderboard(workspace)
     return records
+
+
+def rehearse(bench: SpeedExperiment) -> None:
+    """Run each method's smallest batches, so that one that fails does so before anything is decoded or measured."""
+    with progress("rehearsal", len(bench.methods), "methods") as done:
+        for entry, method in bench.methods:
+            with name_method(method, entry.place):
+                rehearse_measurement(bench.device, method, bench.recipe, bench.index.findings)
+            done(1)
 
 
 def build_speed_experiment(config: SpeedConfig) -> SpeedExperiment:
@@ -142,6 +155,30 @@ def build_speed_experiment(config: SpeedConfig) -> SpeedExperiment:
     if device.shard.world_size > 1:
         raise UserError("speed is measured in one process: start `chxbench speed` without torchrun")
     return SpeedExperiment(config, methods, dataset, recipe, index, device)
+
+
+def plan_networks(bench: SpeedExperiment, pixels: np.ndarray) -> list[MeasuredNetwork]:
+    """Group the methods by their networks, and plan what to measure; pixels are uint8 (N, size, size)."""
+    networks, groups = [], group_by_network(bench)
+    for compiled in (False, True) if bench.recipe.compute.compile else (False,):
+        for methods in groups:
+            subject = build_measured(bench, methods[0][1], compiled)
+            plan = plan_rounds(subject, bench.batch_sizes)
+            _say_sizes(subject, plan)
+            networks.append(MeasuredNetwork(methods, subject, plan, build_speed_context(bench, subject, pixels)))
+    return networks
+
+
+def group_by_network(bench: SpeedExperiment) -> list[list[tuple[Entry, Method]]]:
+    """Group the methods whose networks are the same."""
+    groups: dict[Hashable, list[tuple[Entry, Method]]] = {}
+    for entry, method in bench.methods:
+        signature = network_signature(build_measured(bench, method, compiled=False))
+        groups.setdefault(signature, []).append((entry, method))
+    for (entry, _), *others in groups.values():
+        if others:
+            say(f"{', '.join(other.name for other, _ in others)}: the network is that of {entry.name}, measured once")
+    return list(groups.values())
 
 
 def build_measured(bench: SpeedExperiment, method: Method, compiled: bool) -> MeasuredMethod:
@@ -157,85 +194,57 @@ def build_speed_context(bench: SpeedExperiment, subject: MeasuredMethod, pixels:
     )
 
 
-def measure(subject: MeasuredMethod, context: TrainContext, bench: SpeedExperiment) -> SpeedMeasurements:
-    """Measure inference and training. Raises UserError if memory or a compiler is missing."""
+@contextmanager
+def few_objects() -> Iterator[None]:
+    """Exempt all objects that exist from Python's search for garbage, which precedes each measurement of memory."""
+    gc.freeze()
     try:
-        return SpeedMeasurements.model_validate(
-            {**inference_fields(subject, bench.batch_sizes), **training_fields(subject, context, bench.index)}
-        )
-    except torch._dynamo.exc.TorchDynamoException as error:
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"method {subject.method.name} cannot be compiled ({cause}): omit --compile") from error
+        yield
+    finally:
+        gc.unfreeze()
 
 
-def inference_fields(subject: MeasuredMethod, batch_sizes: Sequence[int]) -> dict[str, Any]:
-    """Measure parameters, operations, latency, and throughput at each batch size."""
-    network = subject.network()
-    _say(subject, "parameters and operations")
-    counts = {"parameters": speed.count_parameters(network), "flops": speed.count_operations(subject, network)}
-    _say(subject, "latency of one image")
-    latency = speed.measure_latency(subject, network)
-    assert latency.p50 is not None  # every measurement has enough repetitions for a median
-    # The time per image predicts whether the next larger batch would take too long.
-    seconds, inference = latency.p50 / 1e3, []
-    for size in batch_sizes:
-        _say(subject, f"inference in batches of {size:,}")
-        throughput = speed.measure_inference(subject, network, size, seconds)
-        _say_size(subject, throughput)
-        inference.append(throughput._asdict())
-        seconds = 1 / throughput.images_per_second if throughput.images_per_second else seconds
-    return {"network": counts, "latency": latency._asdict(), "inference": inference}
+def warn_if_busy(seconds: float) -> None:
+    """Tell the user of other processes that compute, watched for some seconds."""
+    with OtherProcesses() as others:
+        time.sleep(seconds)
+    share = others.share or 0
+    if share > BUSY:
+        say(f"other processes use {100 * share:.0f} % of the cores: stop them, or the speeds are not comparable")
 
 
-def training_fields(subject: MeasuredMethod, context: TrainContext, index: Index) -> dict[str, Any]:
-    """Measure training steps alone, reading alone, and both together."""
-    rows, train = index.rows("train"), subject.recipe.train
-    _say(subject, f"training steps of {train.batch_size:,} images")
-    training, learner = speed.measure_training(subject, subject.network())
-    _say_size(subject, training)
-    assert training.batch_size is not None and training.images_per_second is not None  # training is never skipped
-    # Reading and end-to-end training use the batch size that fits in memory.
-    feasible = replace(subject.recipe, train=replace(train, batch_size=training.batch_size))
-    context = replace(context, recipe=feasible)
-    _say(subject, "reading batches")
-    loader = speed.measure_loader(context, rows, subject.seconds)
-    images = training.images_per_second * subject.seconds
-    end_to_end = speed.measure_end_to_end(context, learner, rows, images, f"{subject.name}: training end to end")
-    flows = {"loader": loader._asdict(), "end_to_end": end_to_end._asdict()}
-    return {"training": training._asdict(), **flows}
-
-
-def describe_speed(
-    bench: SpeedExperiment,
-    entry: Entry,
-    subject: MeasuredMethod,
-    measured: SpeedMeasurements,
-    environment: SpeedEnvironment,
-) -> SpeedDescription:
-    """Describe what was requested and measured, for the record.
+def describe_speeds(
+    bench: SpeedExperiment, networks: Sequence[MeasuredNetwork], turns: Sequence[Sequence[Turn]], software: Software
+) -> Iterator[SpeedDescription]:
+    """Describe what was requested and measured, for the record of each method.
 
     Args:
         bench: the request.
-        entry: registry entry of the method.
-        subject: method as it was measured.
-        measured: the measurements.
-        environment: software and load of the machine when measuring started.
+        networks: the networks.
+        turns: the turns of each network, one per round.
+        software: software when measuring started.
     """
-    return SpeedDescription(
-        created=now(),
-        command=bench.config.command(entry.name, bench.recipe.name),
-        method=MethodIdentity(
-            name=entry.name,
-            built_in=entry.built_in,
-            source_sha256=entry.source_sha256,
-            options=to_dict(subject.method),
-        ),
-        setup=describe_setup(bench, subject.recipe),
-        seconds=bench.config.seconds,
-        **dict(measured),
-        memory=PeakMemory(bench.device.torch_device).meaning,
-        environment=environment,
-    )
+    created, command = now(), bench.config.command(bench.recipe.name)  # the same for all: measured together
+    baseline = find_baseline([entry for entry, _ in bench.methods])
+    for network, own in zip(networks, turns, strict=True):
+        measured = describe_measurements(network, own, describe_baseline(baseline, network, networks, turns))
+        for entry, method in network.methods:
+            yield SpeedDescription(
+                created=created,
+                command=command,
+                method=MethodIdentity(
+                    name=entry.name,
+                    built_in=entry.built_in,
+                    source_sha256=entry.source_sha256,
+                    options=to_dict(method),
+                ),
+                setup=describe_setup(bench, network.subject.recipe),
+                seconds=bench.config.seconds,
+                **measured,
+                shared_with=[name for name in network.names if name != entry.name],
+                memory=PeakMemory(bench.device.torch_device).meaning,
+                environment=software,
+            )
 
 
 def describe_setup(bench: SpeedExperiment, recipe: Recipe) -> SetupPart:
@@ -258,26 +267,24 @@ def describe_setup(bench: SpeedExperiment, recipe: Recipe) -> SetupPart:
     )
 
 
-def describe_environment() -> SpeedEnvironment:
-    """Describe the current software and load of the machine; warn the user if the machine is busy."""
-    busy = load_average()
-    if busy is not None and busy > speed_record.BUSY * cores():
-        say(f"this machine was busy in the last minute (load {busy:.1f}): if it still is, measured speeds are too low")
-    return SpeedEnvironment(**dict(describe_software()), load_average=busy)
+def publish_all(speeds: Iterable[SpeedDescription], results: Path) -> list[SpeedRecord]:
+    """Publish the records of a command; a signal that arrives meanwhile is raised when all are."""
+    records = []
+    with handle_signals():
+        with defer_signals():
+            for speed in speeds:
+                record, place, replaced = speed_record.publish(speed, results)
+                say(f"{'replaced the record' if replaced else 'published'} {place}")
+                records.append(record)
+        if number := pending_signal():
+            raise Interrupted(number, "stopped: the speeds are published, `chxbench leaderboard` shows them")
+    return records
 
 
-def _publish(speed: SpeedDescription, results: Path) -> SpeedRecord:
-    record, place, replaced = speed_record.publish(speed, results)
-    say(f"{'replaced the record' if replaced else 'published'} {place}")
-    return record
-
-
-def _say(subject: MeasuredMethod, message: str) -> None:
-    say(f"{subject.name}: {message}")
-
-
-def _say_size(subject: MeasuredMethod, throughput: Throughput) -> None:
-    if throughput.batch_size is None:
-        _say(subject, f"batches of {throughput.requested:,} would take too long and are skipped")
-    elif throughput.batch_size < throughput.requested:
-        _say(subject, f"batches of {throughput.requested:,} do not fit in memory: measured {throughput.batch_size:,}")
+def _say_sizes(subject: MeasuredMethod, plan: Plan) -> None:
+    pairs = [*plan.inference.items(), (subject.recipe.train.batch_size, plan.training)]
+    for wanted, size in pairs:
+        if size is None:
+            say(f"{subject.name}: batches of {wanted:,} would take too long and are skipped")
+        elif size < wanted:
+            say(f"{subject.name}: batches of {wanted:,} do not fit in memory: {size:,} are measured")
