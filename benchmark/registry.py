@@ -122,8 +122,12 @@ class Registry(Generic[T]):
             if problem := _attribute_problem(cls):
                 raise PluginError(f"{self.kind} {name!r} ({inspect.getsourcefile(cls)}): {problem}")
             setattr(cls, REGISTERED_IN, calling_modules())
-            plugin, source = cast("type[T]", cls), source_sha256(cls)
-            entry = Entry(name, plugin, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1], source)
+            plugin = cast("type[T]", cls)
+            try:
+                place = inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1]
+                entry = Entry(name, plugin, *place, source_sha256(cls))
+            except (OSError, TypeError) as error:
+                raise PluginError(f"{self.kind} {name!r} has no source: define it by a class statement") from error
             taken = self._entries.get(name)
             if taken and taken.place != entry.place:
                 raise PluginError(

@@ -115,6 +115,11 @@ def test_class_attributes_of_a_dataset_have_the_types_of_the_contract(attribute,
         DATASETS.register("wrong")(type("Wrong", (Dataset,), {"title": "Wrong", attribute: value}))
 
 
+def test_a_class_without_a_class_statement_is_refused():
+    with pytest.raises(PluginError, match="method 'made' has no source: define it by a class statement"):
+        METHODS.register("made")(type("Made", (Method,), {"title": "Made"}))
+
+
 def test_a_file_is_a_plugin(registry, tmp_path):
     path = tmp_path / "own.py"
     path.write_text(METHOD.format(name="own"))

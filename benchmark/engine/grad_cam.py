@@ -6,10 +6,9 @@ import torch
 from monai.visualize import GradCAM
 from monai.visualize.class_activation_maps import ModelWithHooks
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .device import Device
-from .locality import Reading, each_output, map_reading, output_changes, probe_images, shaken_weights, untouched
+from .locality import Reading, each_output, map_reading, output_changes, probe_images, shaken, untouched
 
 GRAD_CAM_BATCH = 16  # images whose graph is in memory at a time
 
@@ -126,8 +125,8 @@ def _gradients(device: Device, network: nn.Module, side: int) -> dict[tuple[str,
         return _copy(feature if feature.requires_grad else feature.requires_grad_(True))
 
     images = device.images(probe_images(side)[:, 0])
-    with untouched(device, network), each_output(network, visit), torch.enable_grad():
-        logits = functional_call(network, shaken_weights(network, 0.1), (images,)).logits
+    with untouched(device, network), shaken(network, 0.1), each_output(network, visit), torch.enable_grad():
+        logits = network(images).logits
         if not logits.requires_grad:
             return {}
         # Different weights for the findings: the sum of their logits may be constant.

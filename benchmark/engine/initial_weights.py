@@ -122,6 +122,9 @@ def _build(experiment: Experiment, weights: str) -> nn.Module:
         network = method.build(experiment.index.findings, given)
     if not isinstance(network, nn.Module):
         raise ContractError(f"build must return a torch.nn.Module, not {type(network).__name__}")
+    lazy = [name for name, weight in network.named_parameters() if nn.parameter.is_lazy(weight)]
+    if lazy:
+        raise ContractError(f"parameters have no shape yet ({first_few(lazy)}): run a blank image through lazy modules")
     return network
 
 

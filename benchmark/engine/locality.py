@@ -22,7 +22,9 @@ NOISE_IMAGES = 3  # images in which each patch is changed
 MIN_FOLLOW = 0.1  # distance that the change moves in a map, of the distance between the patches
 MIN_CORRELATION = 0.7  # of the positions of patch and change; at 0.71 half of the variance is along the right axis
 MAX_SLOPE = 1.25  # distance that the change moves in a map of the complete image; maps coarser than GRID round it
-MAX_OFFSET = 0.75  # of a map's place, by which the change may be beside the patch; strides shift maps by about 0.5
+MAX_OFFSET = 0.95  # of a map's place, by which the change may be beside the patch; strides shift maps by about 0.5
+ALWAYS_NEAR = 0.03  # of the image's side, which is near in a fine map, too
+MIN_MARGIN = 0.2  # change in the outermost places of a map of the image, of the change in all places
 TINY = 1e-30  # instead of a division by 0
 
 
@@ -53,11 +55,14 @@ class Motion(NamedTuple):
         slope: (2, 2), distance moved along y and x (rows) per distance of the patch along y and x (columns); the
             identity for a perfect map.
         offset: (2,), y and x of the change for a patch in the middle of the image, as fractions of the map's sides.
+        margin: change in the row or column of places that changes most of the four at the map's sides, relative to that
+            of the mean row or column.
         spread: (2,), standard deviation of the change's y and x that all noise images share, divided by the patch's.
     """
 
     slope: Tensor
     offset: Tensor
+    margin: float
     spread: Tensor
 
     @property
@@ -78,10 +83,12 @@ class Motion(NamedTuple):
     def is_centered(self, places: int) -> bool:
         """Whether a map of places x places may show the complete image and nothing else.
 
-        A map of a part of it moves too far, and one with an empty margin on one side is beside the patch.
+        A map of a part of it moves too far, and one with an empty margin on one side is beside the patch. A map with a
+        margin on all sides does not change there.
         """
-        too_far = places >= GRID and self.slope.diagonal().max().item() > MAX_SLOPE
-        return not too_far and self.offset.abs().max().item() * places <= MAX_OFFSET
+        if places >= GRID and (self.slope.diagonal().max().item() > MAX_SLOPE or self.margin < MIN_MARGIN):
+            return False
+        return self.offset.abs().max().item() <= max(MAX_OFFSET / places, ALWAYS_NEAR)
 
 
 @contextmanager
@@ -180,7 +187,14 @@ def motion(energy: Tensor) -> Motion:
     # What differs between noise images is no movement: their covariance instead of their variance.
     pairs = (change.sum(0).square() - change.square().sum(0)) / (count * (count - 1))
     shared = torch.maximum(pairs @ weight / variance, slope.square().sum(1))
-    return Motion(slope, middle - slope @ patch_middle, shared.sqrt())
+    return Motion(slope, middle - slope @ patch_middle, _margin(energy), shared.sqrt())
+
+
+def _margin(energy: Tensor) -> float:
+    """Return the largest change at the four sides of a map, energy (N, GRID**2, h, w), relative to a mean line's."""
+    lines = energy.sum((0, 1, 3)), energy.sum((0, 1, 2))
+    sides = [line[end] / line.mean().clamp(min=TINY) for line in lines for end in (0, -1)]
+    return float(torch.stack(sides).max())
 
 
 def _centers(count: int) -> Tensor:
@@ -251,18 +265,26 @@ def _grids(shape: torch.Size) -> Iterator[tuple[int, int]]:
             yield from ((start, side) for start in sorted({0, shape[0] - side**2}))
 
 
-def shaken_weights(network: nn.Module, scale: float, seed: int = 0) -> dict[str, Tensor]:
-    """Return the network's parameters plus noise, by name.
+@contextmanager
+def shaken(network: nn.Module, scale: float, seed: int = 0) -> Iterator[None]:
+    """Add noise to the network's parameters in the block.
+
+    They are changed where they are: with `torch.func.functional_call`, noise remains in modules under two names.
 
     Args:
-        network: network whose parameters are left as they are.
+        network: network whose parameters are restored after the block.
         scale: standard deviation of the noise, relative to what keeps the size of features from layer to layer.
         seed: seed of the noise.
     """
+    saved = [(weight, weight.detach().clone()) for weight in network.parameters()]
     generator = torch.Generator().manual_seed(seed)
-    shaken = {}
-    for name, weight in network.named_parameters():
-        fan_in = weight[0].numel() if weight.ndim > 1 else 1
-        noise = torch.randn(weight.shape, generator=generator) * scale / fan_in**0.5
-        shaken[name] = weight.detach() + noise.to(weight)
-    return shaken
+    with torch.no_grad():
+        for weight, _ in saved:
+            fan_in = weight[0].numel() if weight.ndim > 1 else 1
+            weight.add_((torch.randn(weight.shape, generator=generator) * scale / fan_in**0.5).to(weight))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, before in saved:
+                weight.copy_(before)

@@ -3,16 +3,26 @@
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..method import Method
 from .device import Device
-from .locality import GRID, MIN_FOLLOW, TINY, Motion, change_energy, motion, probe_images, shaken_weights, untouched
+from .locality import (
+    GRID,
+    MIN_CORRELATION,
+    MIN_FOLLOW,
+    TINY,
+    Motion,
+    change_energy,
+    motion,
+    probe_images,
+    shaken,
+    untouched,
+)
 
 CLEAR_SPREAD = 0.4  # spread of the change's position that is no weak effect, in maps of GRID x GRID
-MAX_ASTRAY = 0.3  # correlation over both axes below which a change that moves does not follow
 MIN_FINDINGS = 3  # with fewer, order and sign may be right or wrong by chance
 MIN_ORDER = 0.9  # correlation of log-odds and mean heat that is no chance
+MAX_ALIKE = 0.99  # correlation of the heat of two findings with maps of their own
 MAX_DISORDER = 0.7  # correlation of a finding's log-odds with its own map below which it may be another's
 BORDER = 16  # a border of 1/BORDER of the image's side tells whether the network sees all of it
 WEIGHT_DRAWS = 8  # random weights under which log-odds must leave the interval of probabilities
@@ -45,10 +55,9 @@ def maps_problem(device: Device, method: Method, network: nn.Module, side: int) 
     clear = CLEAR_SPREAD * min(1, GRID / max(changes[0].shape[1:]))
     if spread < clear:
         return None
-    if moved.slope.diagonal().mean().item() >= MAX_ASTRAY * spread:
+    if moved.correlation.min().item() >= MIN_CORRELATION:
         # Different sides of a map are no reason: a square image may become any grid.
-        places = min(changes[0].shape[1:])
-        return None if not moved.is_local or moved.is_centered(places) else _beside(moved)
+        return None if moved.is_centered(min(changes[0].shape[1:])) else _beside(moved)
     (down, across_down), (across_right, right) = moved.slope.T.tolist()
     return (
         "the maps are not in the order of the image: a change further down in the image is "
@@ -64,7 +73,8 @@ def _beside(moved: Motion) -> str:
     slope = moved.slope.diagonal().max().item()
     return (
         f"the maps do not cover the image: a change in its middle is {abs(down):.0%} of their height and "
-        f"{abs(right):.0%} of their width off their middle, and distances are {slope:.1f} times those in the image: "
+        f"{abs(right):.0%} of their width off their middle, distances are {slope:.1f} times those in the image, and "
+        f"the outermost places change {moved.margin:.0%} as much as others: "
         "check padding and cropping; Output.maps (B, C, h, w) must cover all of the image and nothing else"
     )
 
@@ -83,8 +93,8 @@ def _direction(along: float, across: float, words: tuple[str, str, str]) -> str:
 def findings_problem(device: Device, method: Method, network: nn.Module, side: int) -> str | None:
     """Say that a method's own maps have the findings in another order than the log-odds, or the opposite sign.
 
-    As parts of an image change, a finding's mean heat changes with its log-odds. Only a clear case is told: maps may
-    be pooled by their maximum, or be the same for all findings.
+    As parts of an image change, a finding's mean or maximum heat changes with its log-odds. Only a clear case is told:
+    maps may be pooled in other ways, or be the same for all findings.
 
     Args:
         device: where the network runs.
@@ -95,22 +105,35 @@ def findings_problem(device: Device, method: Method, network: nn.Module, side: i
     Returns:
         One sentence; None if order and sign are right or cannot be told, or if the network returns no maps.
     """
-    logits, heat = [], []
-    with untouched(device, network), torch.no_grad():
-        weights = shaken_weights(network, 0.1)  # a classifier may start at zero
+    logits: list[Tensor] = []
+    means: list[Tensor] = []
+    peaks: list[Tensor] = []
+    with untouched(device, network), shaken(network, 0.1), torch.no_grad():  # a classifier may start at zero
         for group in probe_images(side):
-            output = functional_call(network, weights, (device.images(group),))
+            output = network(device.images(group))
             if output.maps is None:
                 return None
             logits.append(output.logits[1:] - output.logits[:1])
-            means = method.heat(output.maps).float().mean((2, 3))
-            heat.append(means[1:] - means[:1])
-    agreement = _correlation(torch.cat(logits), torch.cat(heat))
-    own = agreement.diagonal()
+            heat = method.heat(output.maps).float()
+            for pooled, changes in ((heat.mean((2, 3)), means), (heat.amax((2, 3)), peaks)):
+                changes.append(pooled[1:] - pooled[:1])
+    problems = (_order_problem(torch.cat(logits), torch.cat(changes)) for changes in (means, peaks))
+    return next(filter(None, problems), None)
+
+
+def _order_problem(logits: Tensor, heat: Tensor) -> str | None:
+    """Say which finding's log-odds (n, C) change with another map's heat (n, C), or against that of their own."""
+    agreement = _correlation(logits, heat)
+    own, alike = agreement.diagonal(), _correlation(heat, heat).abs().fill_diagonal_(0).amax(1)
     if len(own) < MIN_FINDINGS or own.min() > MAX_DISORDER:
         return None
-    if own.max() < -MIN_ORDER:
-        return "the maps are low where the log-odds are high: check the sign of Output.maps and of heat()"
+    # A map that is that of other findings as well, as attention is, may change against the log-odds of some.
+    against = (own < -MIN_ORDER) & (alike < MAX_ALIKE)
+    if own.max() < -MIN_ORDER or against.any():
+        return (
+            f"the maps of finding {against.int().argmax()} (from 0) are low where its log-odds are high: check the "
+            "sign of Output.maps and of heat()"
+        )
     logit, map_of = linear_sum_assignment(agreement, maximize=True)
     if agreement[logit, map_of].min() < MIN_ORDER:
         return None
@@ -142,11 +165,8 @@ def cuts_border(device: Device, network: nn.Module, side: int) -> bool:
     inner = slice(width, side - width)
     other_border = others.clone()
     other_border[:, inner, inner] = images[:, inner, inner]
-    with untouched(device, network), torch.no_grad():
-        weights = shaken_weights(network, 1.0)  # a classifier may start at zero
-        first, border, all_of_it = (
-            functional_call(network, weights, (device.images(gray),)).logits for gray in (images, other_border, others)
-        )
+    with untouched(device, network), shaken(network, 1.0), torch.no_grad():  # a classifier may start at zero
+        first, border, all_of_it = (network(device.images(gray)).logits for gray in (images, other_border, others))
     return torch.equal(first, border) and not torch.equal(first, all_of_it)
 
 
@@ -165,9 +185,12 @@ def logits_problem(device: Device, network: nn.Module, side: int) -> str | None:
         One sentence; None if log-odds are not bounded like probabilities.
     """
     images = device.images(probe_images(side)[:, 0])
+    draws = []
     with untouched(device, network), torch.no_grad():
-        draws = [shaken_weights(network, 3.0, seed) for seed in range(WEIGHT_DRAWS)]
-        logits = torch.cat([functional_call(network, draw, (images,)).logits.float() for draw in draws])
+        for seed in range(WEIGHT_DRAWS):
+            with shaken(network, 3.0, seed):
+                draws.append(network(images).logits.float())
+    logits = torch.cat(draws)
     logits = logits[logits.isfinite().all(1)]
     if not len(logits) or logits.min() < 0 or logits.max() > 1 or logits.std(0).max() == 0:
         return None

@@ -218,7 +218,7 @@ class Rehearsal:
         with advise_on_memory("scoring", 2 * IMAGES, "evaluate.batch_size"):
             with blame(self.method, "score images again, with its saved weights in a new network"):
                 problem = repeat_problem(
-                    self.device, learner, lambda: _build(self.method, findings), self.images(2 * IMAGES)
+                    self.device, self.method, learner, lambda method: _build(method, findings), self.images(2 * IMAGES)
                 )
             with blame(self.method, "load its initial weights again"):
                 self.network.load_state_dict(initial)

@@ -1,6 +1,7 @@
 """Whole runs, small but real: from an order to a record, a figure and a leaderboard."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -430,6 +431,44 @@ def test_a_folder_in_place_of_a_file_is_refused_before_training(small_config, ca
     with pytest.raises(UserError, match=f"{path.name} is a folder, but .* writes a file of that name: remove it"):
         run(config)
     assert path.is_dir() and "stage 1" not in capsys.readouterr().err
+
+
+class Forgetful(nn.Module):
+    """What it learned after some steps is an attribute, which no state_dict has."""
+
+    def __init__(self):
+        super().__init__()
+        self.classify, self.steps = nn.Linear(3, 14), 0
+
+    def forward(self, images):
+        features = torch.stack([images.mean((1, 2, 3)), images.amax((1, 2, 3)), images.std((1, 2, 3))], 1)
+        self.steps += self.training
+        return Output(self.classify(features) * (-1 if self.steps > 6 else 1))
+
+
+def test_what_is_published_is_of_the_saved_weights_and_a_difference_is_told(small_config, monkeypatch, capsys):
+    monkeypatch.setattr(Baseline, "build", lambda self, findings, weights: Forgetful())
+    record, _ = run(small_config(method="bsl", settings={"compute.precision": "float32"}))
+    trained = record.stages[-1].validation_auc[-1]
+    assert (
+        told := re.search(
+            r"has a validation AUC of (0\.\d+), and the trained one had (0\.\d+)", capsys.readouterr().err
+        )
+    )
+    assert float(told[2]) == pytest.approx(trained, abs=5e-4)
+    assert float(told[1]) == pytest.approx(1 - trained, abs=5e-4)  # the opposite sign
+
+
+def test_a_network_that_outgrows_its_saved_weights_is_told(small_config, monkeypatch):
+    class Growing(Forgetful):
+        def forward(self, images):
+            if self.steps == 6 and self.training:
+                self.register_buffer("late", torch.zeros(1))
+            return super().forward(images)
+
+    monkeypatch.setattr(Baseline, "build", lambda self, findings, weights: Growing())
+    with pytest.raises(UserError, match="fails to load its trained weights into a new network: RuntimeError"):
+        run(small_config(method="bsl"))
 
 
 def test_a_paper_that_the_table_does_not_have_is_told_before_training(small_config, monkeypatch):

@@ -13,6 +13,7 @@ from chxbench import Method, Output
 from chxbench.benchmark.engine.device import Device
 from chxbench.benchmark.engine.inference import CROPPED, HeatmapReader
 from chxbench.benchmark.engine.output_checks import findings_problem, logits_problem, maps_problem
+from chxbench.benchmark.engine.weights import copy_weights
 
 SIDE, STRIDE, WIDTH, FINDINGS = 64, 16, 8, 3
 PLACES = SIDE // STRIDE
@@ -240,6 +241,17 @@ def test_maps_beside_the_image_are_no_maps_of_it(pad):
     assert "the maps do not cover the image" in told_of(lambda maps: F.pad(maps, [round(4 * side) for side in pad]))
 
 
+def test_maps_with_a_margin_are_no_maps_of_the_image():
+    network = Network(between=nn.ReLU())
+    network.patches = nn.Sequential(network.patches, Cut([0.5] * 4))
+    assert reader_of(network).layer.name == "patches.0"
+    assert "the outermost places change 0% as much" in told_of(lambda maps: F.pad(maps, [2] * 4))
+
+
+def test_a_fine_map_may_be_beside_the_image_by_a_pixel():
+    assert told_of(lambda maps: F.interpolate(maps, (SIDE, SIDE), mode="bilinear").roll((1, 1), (2, 3))) is None
+
+
 def test_maps_of_a_part_of_the_image_are_told():
     assert "distances are 2.0 times" in told_of(
         lambda maps: F.interpolate(maps[:, :, 1:-1, 1:-1], scale_factor=2, mode="nearest")
@@ -353,16 +365,40 @@ def findings_told_of(change, pool=lambda self, x: x.mean((2, 3)), findings=FINDI
             id="two swapped",
         ),
         pytest.param(
+            lambda maps: maps * torch.tensor([1.0] * 5 + [-1] + [1] * 8).view(1, -1, 1, 1),
+            "maps of finding 5 (from 0) are low where its log-odds are high",
+            id="sign of one",
+        ),
+        pytest.param(
             lambda maps: maps.sigmoid().flip(1), "log-odds of finding 0 (from 0) change with map 13", id="sigmoid"
         ),
-        pytest.param(lambda maps: -maps, "low where the log-odds are high", id="sign"),
-        pytest.param(lambda maps: 1 - maps.sigmoid(), "low where the log-odds are high", id="probability of health"),
+        pytest.param(lambda maps: -maps, "low where its log-odds are high", id="sign"),
+        pytest.param(lambda maps: 1 - maps.sigmoid(), "low where its log-odds are high", id="probability of health"),
     ],
 )
 def test_own_maps_of_other_findings_or_sign_are_told(change, told, start, monkeypatch):
     if start == "zero":
         monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: [nn.init.zeros_(w) for w in self.parameters()])
     assert told in findings_told_of(change, findings=14)
+
+
+class MaximumOfMaps(Network):
+    """Its log-odds are the maxima of its maps, which it returns changed."""
+
+    def __init__(self, change):
+        super().__init__(head=nn.Conv2d(WIDTH, 14, 1))
+        self.change = change
+
+    def forward(self, images):
+        maps = self.head(self.patches(images))
+        return Output(maps.amax((2, 3)), self.change(maps))
+
+
+def test_own_maps_of_which_the_maximum_counts_are_told_as_well():
+    device = Device("float32", "cpu")
+    for change, is_told in ((lambda maps: maps.flip(1), True), (lambda maps: maps, False)):
+        problem = findings_problem(device, Plain(), device.place(MaximumOfMaps(change)), SIDE)
+        assert is_told == ("the maps are not in the order of the findings" in str(problem))
 
 
 @pytest.mark.parametrize(
@@ -380,6 +416,32 @@ def test_own_maps_of_other_findings_or_sign_are_told(change, told, start, monkey
 def test_own_maps_of_their_findings_are_no_problem(change, pool):
     for findings in (14, 2):
         assert findings_told_of(change, pool, findings) is None
+
+
+class Twice(Network):
+    """Has one module under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.again = self.patches
+
+    def forward(self, images):
+        return Output(super().forward(images).logits + self.head(self.again(images).mean((2, 3))))
+
+
+@pytest.mark.parametrize("make", [Twice, Network, lambda: with_maps(Network(), lambda maps: maps)])
+def test_checks_leave_the_weights_as_they_were(make):
+    device = Device("float32", "cpu")
+    network = device.place(make())
+    before = copy_weights(network)
+    images = device.images(torch.zeros(2, SIDE, SIDE, dtype=torch.uint8))
+    logits = network(images).logits
+    HeatmapReader(device, Plain(), network, SIDE)
+    logits_problem(device, network, SIDE)
+    findings_problem(device, Plain(), network, SIDE)
+    torch.testing.assert_close(network(images).logits, logits, rtol=0, atol=0)
+    for name, weight in copy_weights(network).items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
 
 
 class Noisy(Network):

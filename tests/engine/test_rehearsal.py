@@ -148,6 +148,26 @@ class Fused(Network):
         return super().train(mode)
 
 
+class WithMaps(Network):
+    """Returns maps, which `change_maps` changes in evaluation mode."""
+
+    def __init__(self, change_maps):
+        super().__init__()
+        self.change_maps = change_maps
+
+    def forward(self, images):
+        features = self.convolve(images).relu()
+        maps = nn.functional.conv2d(features, self.classify.weight[:, :, None, None], self.classify.bias)
+        logits = maps.mean((2, 3))
+        return Output(logits, maps if self.training else self.change_maps(maps))
+
+
+class Lazy(Network):
+    def __init__(self):
+        super().__init__()
+        self.classify = nn.LazyLinear(14)
+
+
 class MadeInForward(Network):
     def forward(self, images):
         if not hasattr(self, "scale"):
@@ -274,6 +294,28 @@ FAULTS = [
     pytest.param(built(Swapped), {}, BREAKS, r"the optimizer does not have classify\.weight: ", id="swapped"),
     pytest.param(built(Fused), {}, FAILS, "load its initial weights again: RuntimeError", id="fused"),
     pytest.param(built(MadeInForward), {}, BREAKS, "the optimizer does not have scale: create", id="made in forward"),
+    pytest.param(
+        built(lambda: WithMaps(lambda maps: maps - maps.mean(0))),
+        {},
+        BREAKS,
+        "in evaluation mode the heatmaps of an image depend on",
+        id="batch maps",
+    ),
+    pytest.param(
+        built(lambda: WithMaps(lambda maps: maps.flip(3) if len(maps) == 1 else maps)),
+        {},
+        BREAKS,
+        "in evaluation mode the heatmaps of an image depend on",
+        id="maps of a single image",
+    ),
+    pytest.param(
+        {"display_options": ("wdth",)},
+        {},
+        BREAKS,
+        "display_options has 'wdth', which is not an option",
+        id="no option",
+    ),
+    pytest.param(built(Lazy), {}, BREAKS, r"parameters have no shape yet \(classify\.weight", id="lazy"),
     pytest.param({"paper": None}, {}, "^{what}", "this run cannot be recorded: paper: Input should be", id="paper"),
 ]
 

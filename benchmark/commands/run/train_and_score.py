@@ -1,6 +1,7 @@
 """Train and score a run: from initial weights to a record and its artifacts in the run's folder."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,9 +20,11 @@ from ...engine.initial_weights import build_network
 from ...engine.memory import release_memory
 from ...engine.rehearsal import rehearse
 from ...engine.stages import StageResult, list_stages, train_stages
+from ...engine.train_context import training_targets
 from ...engine.weights import save_weights
 from ...evaluation.artifacts import boxed_rows, score_table
 from ...method import PartCheck, Selection
+from ...metrics.auc import mean_auc
 from ...records import record as records
 from ...records.schema import EnvironmentPart, WeightsPart
 from ...utils.errors import UserError, describe_error
@@ -32,6 +35,7 @@ from .describe import describe_environment, describe_run, describe_stages, descr
 from .localize import NOT_COMPLETED, localize
 
 NO_HASH = "0" * 64  # of what is not trained yet
+MAX_CHANGE_OF_AUC = 0.005  # by the rounding of other batches
 MIN_RESAMPLES = 100  # bootstrap replicates of the rehearsed record
 
 
@@ -49,6 +53,8 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
             experiment.dataset, experiment.index, experiment.recipe.pixels.size, experiment.config.cache
         )
     stages = train_stages(experiment, device, network, initial.tensors, decoded)
+    del network  # what is published is that of a new one, as `chxbench predict` builds it
+    network = rebuild(experiment, device, stages[-1].trained.weights)
     rows, scores = score(experiment, device, network, stages[-1].trained.weights, decoded.pixels)
     if not device.is_main:
         return
@@ -56,6 +62,7 @@ def train_and_score(experiment: Experiment, device: Device) -> None:
     trained = describe_stages(stages, experiment.index)
     checks = _check_parts(experiment, device, network, decoded.pixels)
     described = describe_run(experiment, environment, decoded, weights, trained, checks)
+    _compare_with_training(stages[-1].trained, experiment, scores)
     table = score_table(experiment.index, rows, scores)
     # Complete before there are heatmaps, which must not take the scores with them.
     record = records.write(experiment.work, described, table, problem=NOT_COMPLETED if boxed else None)
@@ -113,6 +120,26 @@ def _check_parts(experiment: Experiment, device: Device, network: nn.Module, pix
     except UserError as error:
         say(f"the record will have no checks of the method's parts: {error}")
         return []
+
+
+def rebuild(experiment: Experiment, device: Device, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Build a new network with trained weights. Raises MethodError if they do not fit."""
+    with blame(experiment.method, "load its trained weights into a new network"):
+        network = experiment.method.build(experiment.index.findings, "none")
+        network.load_state_dict(weights)
+    return device.place(network)
+
+
+def _compare_with_training(trained: TrainedStage, experiment: Experiment, scores: np.ndarray) -> None:
+    """Say if the scores (n, C), validation images first, are not those that the network had in training."""
+    validation = experiment.index.rows("val")
+    targets = training_targets(experiment.recipe, experiment.index, experiment.config.seed)[validation]
+    now, before = mean_auc(scores[: len(validation)], targets), trained.validation_auc[trained.best_epoch - 1]
+    if now is not None and before is not None and abs(now - before) > MAX_CHANGE_OF_AUC:
+        say(
+            f"a new network with the saved weights has a validation AUC of {now:.3f}, and the trained one had "
+            f"{before:.3f}: the method keeps something outside state_dict(); what is published is of the saved weights"
+        )
 
 
 def score(
