@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..data.source import DATASET_PREFIX, SKIP
 from ..dataset import FINDINGS
-from ..leaderboard.literature import published
+from ..leaderboard.literature import literature
 from ..recipe import RECIPES, SECTIONS, load_recipe, recipe_names, recipe_summary
 from ..registry import DATASETS, METHODS, PLUGIN_HINT, Entry, load_plugins
 from ..utils.errors import UserError, did_you_mean
@@ -72,7 +72,7 @@ def describe(name: str) -> list[Description]:
 
 def _describe_method(entry: Entry) -> Description:
     cls = entry.cls
-    rows = published()
+    rows = literature()
     return {
         "kind": "method",
         "name": entry.name,
@@ -91,7 +91,7 @@ def _describe_method(entry: Entry) -> Description:
 
 def _describe_dataset(entry: Entry) -> Description:
     cls = entry.cls
-    rows = published()
+    rows = literature()
     skip = "skip images that cannot be read; results are on a separate board. Every dataset has this option."
     return {
         "kind": "dataset",

@@ -30,12 +30,6 @@ def literature() -> pd.DataFrame:
     return pd.read_csv(LITERATURE)
 
 
-def published() -> pd.DataFrame:
-    """Read the rows of the table that are of papers; the others, without a year, are floors for comparison."""
-    table = literature()
-    return table[table["year"].notna()]
-
-
 @cache
 def reported(key: str | None, dataset: str) -> Reported | None:
     """Return the value reported for a key and dataset; None if there is none."""

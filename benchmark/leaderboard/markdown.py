@@ -32,7 +32,7 @@ from .ablation import (
 )
 from .boards import Board, heading, higher_floor, ranked_by, shared_settings
 from .figure_files import auc_figure
-from .literature import literature, published
+from .literature import literature
 from .localization import (
     localization_by_finding,
     localization_table,
@@ -87,9 +87,6 @@ SUMMARY = "**Summary:**"
 TESTED = (
     "Tests are over test patients and, with two seeds, training seeds, and are corrected for the number of methods "
     "(Holm 1979), separately for each metric and baseline"
-)
-NOT_OF_PAPERS = (
-    "For comparison: a model that sees nothing but the view position (no source and no record here), and chance."
 )
 LOCALIZATION_LEGEND = (
     "Means over the findings with boxes. Pointing game: fraction of image-finding pairs with the heatmap maximum "
@@ -340,7 +337,7 @@ def _settings(recipe: Mapping[str, Any]) -> str:
 
 def literature_sections() -> list[str]:
     """Return the paragraphs of reported values: Table 1 of Ma et al. 2019, then means per split."""
-    table = published()
+    table = literature()
     complete = table[table[list(FINDINGS)].notna().all(axis=1)]
     sections = [
         "## Reported by the papers",
@@ -354,8 +351,7 @@ def literature_sections() -> list[str]:
     means = table.drop(complete.index).sort_values("mean_auc", ascending=False)
     for split, group in means.groupby("split"):
         sections += _details(f"Mean AUC, {split}", _means_table(group))
-    others = literature().drop(table.index)
-    return [*sections, "## Not reported by papers", NOT_OF_PAPERS, _means_table(others)]
+    return sections
 
 
 def _means_table(means: pd.DataFrame) -> str:
