@@ -15,6 +15,7 @@ import click
 
 from .utils.errors import UserError
 from .utils.package import __version__
+from .utils.paths import LOOP, is_loop
 from .utils.text import plain
 
 INTERRUPTED = {  # message after Ctrl-C, by command
@@ -39,11 +40,8 @@ class _Path(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Convert to a path; fails for a link that leads back to itself."""
         path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
-        try:
-            path.stat()
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                self.fail(f"{path} is, or lies below, a link that leads back to itself: correct or remove the link")
+        if is_loop(path):
+            self.fail(f"{path} {LOOP}")
         return path
 
 

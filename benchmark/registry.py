@@ -119,13 +119,13 @@ class Registry(Generic[T]):
                 raise PluginError(f"{self.kind} {name!r} has no title: give the class one, title: ClassVar[str] = ...")
             if problem := title_problem(title):
                 raise PluginError(f"{self.kind} {name!r} has the title {title!r}: {problem}")
-            if problem := _attribute_problem(cls):
+            if problem := _contract_problem(cls):
                 raise PluginError(f"{self.kind} {name!r} ({inspect.getsourcefile(cls)}): {problem}")
             setattr(cls, REGISTERED_IN, calling_modules())
             plugin = cast("type[T]", cls)
             try:
-                place = inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1]
-                entry = Entry(name, plugin, *place, source_sha256(cls))
+                source = source_sha256(cls)
+                entry = Entry(name, plugin, inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1], source)
             except (OSError, TypeError) as error:
                 raise PluginError(f"{self.kind} {name!r} has no source: define it by a class statement") from error
             taken = self._entries.get(name)
@@ -171,9 +171,11 @@ METHODS: "Registry[Method]" = Registry("method", "methods")
 DATASETS: "Registry[Dataset]" = Registry("dataset", "datasets")
 
 
-def _attribute_problem(cls: type) -> str | None:
-    """Say which class attribute of a plugin has another type than in the contract; None if all have theirs."""
-    contract = next((base for base in cls.__mro__ if base.__module__.startswith(f"{__package__}.")), object)
+def _contract_problem(cls: type) -> str | None:
+    """Say why a plugin's class breaks the contract, by its base or the type of an attribute; None if it does not."""
+    contract = next((base for base in cls.__mro__ if base.__module__.startswith(f"{__package__}.")), None)
+    if contract is None:
+        return "it must be a subclass of chxbench's Method or Dataset"
     for name, hint in type_hints(contract).items():
         if get_origin(hint) is ClassVar and hasattr(cls, name):
             (expected,), value = get_args(hint), getattr(cls, name)

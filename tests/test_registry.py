@@ -66,15 +66,25 @@ def test_a_name_of_any_kind_is_answered_with_how_to_pass_a_file(name):
 def test_a_name_taken_is_rejected_with_both_places():
     registry = Registry("method", "methods")
 
-    class One:
+    class One(Method):
         title = "One"
 
-    class Two:
+    class Two(Method):
         title = "Two"
 
     registry.register("x")(One)
     with pytest.raises(PluginError, match=r"test_registry.py:\d+ is already registered by .*test_registry.py:\d+"):
         registry.register("x")(Two)
+
+
+def test_a_class_that_does_not_extend_the_contract_is_refused():
+    class Stranger:
+        title = "Stranger"
+
+    with pytest.raises(
+        PluginError, match=r"'mine' \(.*test_registry\.py\): it must be a subclass of chxbench's Method"
+    ):
+        Registry("method", "methods").register("mine")(Stranger)
 
 
 NAMES = [

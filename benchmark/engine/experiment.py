@@ -98,7 +98,8 @@ def build_experiment(config: RunConfig) -> Experiment:
     method = build_method(entry.cls, recipe, config.options)
     index = load_readable_index(config, dataset, recipe)
     check_training(recipe, method, config.options, index, config.seed)
-    _mention_folders(to_dict(method))
+    _mention_paths("--option ", to_dict(method))
+    _mention_paths("--set dataset.", to_dict(dataset))
     code = {"name": method.name, "source": entry.source_sha256, "options": to_dict(method)}
     identity = experiment_sha256(code, dataset, index, recipe)
     return Experiment(
@@ -114,11 +115,15 @@ def build_experiment(config: RunConfig) -> Experiment:
     )
 
 
-def _mention_folders(options: Mapping[str, Any]) -> None:
-    """Say which options name a folder: files count by their content, folders do not."""
+def _mention_paths(prefix: str, options: Mapping[str, Any]) -> None:
+    """Say which options name a folder, whose content does not count, or a file by a path that others should not see."""
     for key, value in options.items():
-        if isinstance(value, str | Path) and os.sep in str(value) and os.path.isdir(value):  # noqa: PTH112  any length
-            say(f"--option {key} names a folder, whose content is not part of the run's identity: name its files")
+        if not isinstance(value, str) or os.sep not in value:
+            continue
+        if os.path.isdir(value):  # noqa: PTH112  any length
+            say(f"{prefix}{key} names a folder, whose content is not part of the run's identity: name its files")
+        elif os.path.isabs(value) and os.path.isfile(value):  # noqa: PTH113, PTH117
+            say(f"{prefix}{key} names a file by its full path, which the record will show: a relative path shows less")
 
 
 def build_method(cls: type[Method], recipe: Recipe, options: Mapping[str, Any]) -> Method:

@@ -324,6 +324,8 @@ def _rehearse_selection(method: Method, stages: Sequence[Stage], targets: np.nda
         "random": random,
         "all negative, as early in training": np.full_like(late, -SCORE_SPREAD),
         "all right": late,
+        "all wrong": -late,
+        "all equal": np.zeros_like(late),
     }
     for stage in stages:
         for kind, scores in kinds.items() if stage.select is not None else ():

@@ -11,6 +11,7 @@ import platformdirs
 
 from .errors import UserError
 from .package import ROOT
+from .paths import LOOP, is_loop
 
 PACKAGES = (
     "torch",
@@ -43,6 +44,8 @@ def cache_folder() -> Path:
         folder = Path("~")
     if str(folder).startswith("~"):
         raise UserError("there is no home folder for the cache: set CHXBENCH_CACHE to a folder")
+    if is_loop(folder):
+        raise UserError(f"the cache folder {folder} {LOOP}, or set CHXBENCH_CACHE to a different folder")
     return folder
 
 

@@ -10,7 +10,8 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
+from datetime import date, time
 from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,21 +53,21 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
 
     Args:
         cls: the dataclass; its annotations are the types and ranges that are checked.
-        values: by field name; a field without a value takes its default.
+        values: by field name; a field without a value takes its default, which is checked as well.
         prefix: what the user writes before the names ("train."), for messages.
 
     Raises:
         UserError: an unknown key (the message suggests similar ones), a missing key, an invalid value, or one that a
             record cannot hold.
     """
-    names = {field.name for field in fields(cls)}
+    names = field_names(cls, prefix)
     for key in values:
-        if key not in names:
-            raise UserError(f"unknown setting {prefix + key!r}: {did_you_mean(prefix + key, field_names(cls, prefix))}")
+        if prefix + key not in names:
+            raise UserError(f"unknown setting {prefix + key!r}: {did_you_mean(prefix + key, names)}")
     try:
-        instance = TypeAdapter(cls).validate_python(dict(values))
+        instance = TypeAdapter(cls).validate_python({**_defaults(cls), **values})
     except ValidationError as error:
-        raise UserError("; ".join(_problem(item, prefix) for item in error.errors())) from error
+        raise UserError("; ".join(_problem(item, cls, values, prefix) for item in error.errors())) from error
     except UserError:
         raise
     except Exception as error:  # of a plugin's __post_init__
@@ -91,8 +92,8 @@ def _not_recordable(value: Any) -> str | None:
 
 
 def field_names(cls: "type[DataclassInstance]", prefix: str) -> list[str]:
-    """List a dataclass's fields as the user writes them: `train.epochs`, `train.lr`, ..."""
-    return [prefix + field.name for field in fields(cls)]
+    """List a dataclass's options as the user writes them: `train.epochs`, `train.lr`, ..."""
+    return [prefix + field.name for field in fields(cls) if field.init]
 
 
 def field_help(cls: "type[DataclassInstance]") -> dict[str, str]:
@@ -115,8 +116,9 @@ def field_help(cls: "type[DataclassInstance]") -> dict[str, str]:
 
 
 def to_dict(instance: "DataclassInstance") -> dict[str, Any]:
-    """Convert the fields to JSON-serializable values: tuples become lists, paths and members of an enumeration text."""
-    return {key: _plain(value) for key, value in asdict(instance).items()}
+    """Convert the options to JSON-serializable values: tuples to lists, paths and members of an enumeration to text."""
+    values = asdict(instance)
+    return {name: _plain(values[name]) for name in field_names(type(instance), "")}
 
 
 def _plain(value: Any) -> Any:
@@ -149,14 +151,23 @@ def _options_section(docstring: str) -> dict[str, str]:
     return explanations
 
 
+def _defaults(cls: "type[DataclassInstance]") -> dict[str, Any]:
+    """Return the defaults of a dataclass's options, which dataclasses do not check."""
+    options = [field for field in fields(cls) if field.init]
+    made = {field.name: field.default_factory() for field in options if field.default_factory is not MISSING}
+    return made | {field.name: field.default for field in options if field.default is not MISSING}
+
+
 def _parse_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    # No option is a date, and a second line belongs to the value.
+    return text if len(table) > 1 or isinstance(table["value"], date | time) else table["value"]
 
 
-def _problem(item: Any, prefix: str) -> str:
+def _problem(item: Any, cls: type, values: Mapping[str, Any], prefix: str) -> str:
     """Phrase one of pydantic's errors as a sentence with the user's key."""
     key = prefix + ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
@@ -164,4 +175,5 @@ def _problem(item: Any, prefix: str) -> str:
         return f"{key} is missing: add it"
     if item["type"] == "value_error" and not item["loc"]:
         return message  # raised by the dataclass, with the keys
-    return f"{key} = {item['input']!r} is invalid: {message[0].lower() + message[1:]}"
+    default = "" if set(item["loc"][:1]) <= set(values) else f", the default in {cls.__name__},"
+    return f"{key} = {item['input']!r}{default} is invalid: {message[0].lower() + message[1:]}"

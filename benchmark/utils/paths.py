@@ -3,6 +3,17 @@
 import errno
 from pathlib import Path
 
+LOOP = "is, or lies below, a link that leads back to itself: correct or remove the link"
+
+
+def is_loop(path: Path) -> bool:
+    """Return whether a path is, or lies below, a link that leads back to itself."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
 
 def regular(path: Path) -> Path:
     """Return the path of a file that is opened next.

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from .errors import UserError
-from .paths import regular
+from .paths import LOOP, is_loop, regular
 
 # The first line of a leaderboard page, with the name of its results folder, which is next to it.
 LEADERBOARD_MARK = "<!-- Written by `chxbench leaderboard` from the records under {}/. Do not edit. -->"
@@ -23,6 +23,10 @@ class Workspace:
     """
 
     results: Path = Path("results")
+
+    def __post_init__(self) -> None:
+        if is_loop(self.results):  # from Python, or which `resolve` would fail for
+            raise UserError(f"results folder {self.results} {LOOP}")
 
     @property
     def root(self) -> Path:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from chxbench.benchmark.engine import checkpoint
 from chxbench.benchmark.engine.experiment import build_experiment
 from chxbench.benchmark.engine.stages import _every_image
 from chxbench.benchmark.engine.weights import weights_sha256
+from chxbench.benchmark.leaderboard.leaderboard import unreadable_record
 from chxbench.benchmark.records.figures.style import drawn_from
 from chxbench.methods.bsl import Baseline
 
@@ -475,6 +477,27 @@ def test_a_paper_that_the_table_does_not_have_is_told_before_training(small_conf
     monkeypatch.setattr(Baseline, "reported", "blsl")
     with pytest.raises(UserError, match=r"method bsl \(.*bsl\.py:\d+\) has reported = 'blsl': did you mean bsl\?"):
         run(small_config(method="bsl"))
+
+
+def test_any_record_that_stays_is_told_and_that_which_the_run_replaces_is_not(small_config):
+    experiment = build_experiment(small_config(method="bsl"))
+    workspace = experiment.workspace
+    place = workspace.record_folder("phantom", "bsl", experiment.run_id)
+    for path in (place / "run.json", workspace.results / "speed" / "cpu" / "bsl-0123456789.json"):
+        assert unreadable_record(workspace, place) is None
+        path.parent.mkdir(parents=True)
+        path.write_text("{")
+    assert "bsl-0123456789.json is not readable JSON" in unreadable_record(workspace, place)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [(Path.touch, "--option backbone names a file by its full path"), (Path.mkdir, "--option backbone names a folder")],
+)
+def test_an_option_that_names_a_folder_or_a_private_path_is_mentioned(small_config, tmp_path, capsys, make, told):
+    make(tmp_path / "named")
+    build_experiment(small_config(method="bsl", options={"backbone": str(tmp_path / "named")}))
+    assert told in capsys.readouterr().err
 
 
 def test_a_damaged_record_elsewhere_is_told_before_training_and_takes_nothing(small_config, capsys):

@@ -189,6 +189,16 @@ def wrong_hard(scores, labels):
     return Selection(np.arange(len(labels)), labels[:, :3] == 1)
 
 
+def rows_where(condition):
+    return lambda scores, labels: Selection(np.flatnonzero(condition(scores, labels == 1).any(axis=1)))
+
+
+THRESHOLDS = {  # what each selects is empty for these log-odds alone
+    "all wrong": rows_where(lambda scores, positive: (scores > 3) == positive),
+    "all equal": rows_where(lambda scores, positive: np.abs(scores) > 1),
+}
+
+
 def second(select, start="initial"):
     return lambda self: (Stage("first"), Stage("second", select, start))
 
@@ -271,6 +281,16 @@ FAULTS = [
         BREAKS,
         "stage 'second' must select .*, also if the log-odds are all right",
         id="nothing wrong",
+    ),
+    *(
+        pytest.param(
+            {"stages": second(select)},
+            {},
+            BREAKS,
+            rf"stage 'second' must .*, also if the log-odds are {kind}$",
+            id=kind,
+        )
+        for kind, select in THRESHOLDS.items()
     ),
     pytest.param({"stages": second(wrong_hard)}, {}, BREAKS, "stage 'second' must select hard labels", id="hard"),
     pytest.param({"stages": second(None, "best")}, {}, BREAKS, "stage 'second' starts from 'best'", id="start"),

@@ -51,6 +51,15 @@ def test_the_variable_moves_the_cache(monkeypatch, tmp_path, value, wanted):
         assert cache_folder() == Path(wanted.replace("HOME", str(tmp_path)))
 
 
+def test_a_cache_that_is_a_link_to_itself_is_told(monkeypatch, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv("CHXBENCH_CACHE", str(tmp_path / "loop" / "below"))
+    with pytest.raises(
+        UserError, match=r"lies below, a link that leads back to itself: .* set CHXBENCH_CACHE to a diff"
+    ):
+        cache_folder()
+
+
 def test_libraries_that_ask_for_the_users_name_get_one():
     code = """
 import getpass, pwd

@@ -1,16 +1,17 @@
 """Options: what pydantic cannot say is said by the docstrings, in one format."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from chxbench import DATASETS, METHODS, UserError
 from chxbench.benchmark.recipe import SECTIONS
-from chxbench.benchmark.utils.options import build, field_help, field_names, to_dict
+from chxbench.benchmark.utils.options import build, field_help, field_names, parse_pairs, to_dict
 
 CLASSES = {
     **{f"method {entry.name}": entry.cls for entry in METHODS},
@@ -126,3 +127,40 @@ def test_a_sentence_of_the_class_itself_stays_as_it_is():
 
     with pytest.raises(UserError, match=r"^size 0 is too small: use 1$"):
         build(Limited, {}, "")
+
+
+def of_type(kind, default):
+    """A class with one option, `value`, of this type."""
+
+    @dataclass(frozen=True)
+    class Own:
+        value: kind = default
+
+    return Own
+
+
+@pytest.mark.parametrize(("kind", "default"), [(int, None), (tuple[str, ...], "bsl"), (Literal["a"], "b")])
+def test_a_default_is_checked_as_it_is_when_it_is_read_from_a_record(kind, default):
+    with pytest.raises(UserError, match=rf"^value = {default!r}, the default in Own, is invalid: input should be "):
+        build(of_type(kind, default), {}, "")
+
+
+def test_a_default_and_the_same_value_given_are_one():
+    cls = of_type(float, 1)
+    assert json.dumps(to_dict(build(cls, {}, ""))) == json.dumps(to_dict(build(cls, {"value": 1}, "")))
+
+
+def test_a_field_that_the_class_computes_is_no_option():
+    @dataclass(frozen=True)
+    class Computing:
+        given: int = 2
+        computed: object = field(init=False, default=None)
+
+    assert to_dict(build(Computing, {}, "")) == {"given": 2}
+    with pytest.raises(UserError, match="unknown setting 'computed'"):
+        build(Computing, {"computed": 3}, "")
+
+
+@pytest.mark.parametrize("text", ["2024-01-31", "12:30:00", "2024-01-31T12:30:00Z", "1\nother=2", "1 2"])
+def test_what_no_option_can_be_is_text(text):
+    assert build(of_type(str, ""), parse_pairs([f"value={text}"], "--option"), "").value == text

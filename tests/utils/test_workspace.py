@@ -96,6 +96,12 @@ def test_a_folder_that_cannot_have_records_is_refused(tmp_path, name, told):
         Workspace(tmp_path / name).check()
 
 
+def test_results_that_are_a_link_to_itself_are_told(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"^results folder .*loop is, or lies below, a link that leads back to itself"):
+        Workspace(tmp_path / "loop")
+
+
 def test_a_page_or_working_folder_of_another_kind_is_refused(tmp_path):
     (tmp_path / "leaderboard.md").mkdir()
     with pytest.raises(UserError, match=r"leaderboard\.md cannot be read \(Is a directory\): move it away"):

@@ -73,7 +73,9 @@ def _check_reported(experiment: Experiment) -> None:
 
 def _mention_unreadable(experiment: Experiment) -> None:
     """Say before the training that the leaderboard cannot be written after it."""
-    if problem := unreadable_record(experiment.workspace):
+    workspace = experiment.workspace
+    place = workspace.record_folder(experiment.dataset.name, experiment.method.name, experiment.run_id)
+    if problem := unreadable_record(workspace, place):
         say(f"until this is corrected, the run will be published without a leaderboard: {problem}")
 
 
