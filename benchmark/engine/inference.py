@@ -103,7 +103,7 @@ class Predictor:
             raise ContractError("check_parts() must return a sequence of PartCheck with finite numbers")
         return list(found)
 
-    def heatmaps(self, method: Method, rows: np.ndarray, title: str) -> Heatmaps | None:
+    def heatmaps(self, method: Method, rows: np.ndarray, title: str) -> Heatmaps:
         """Compute scores and heatmaps of images, in this process only.
 
         Args:
@@ -112,14 +112,15 @@ class Predictor:
             title: text of the progress bar.
 
         Returns:
-            Heatmaps in the order of `rows`; None if the network has neither maps of the image nor layers for Grad-CAM.
+            Heatmaps in the order of `rows`.
 
         Raises:
-            ContractError: `method.heat` returns something else than heat.
+            ContractError: the network has neither maps of the image nor a layer for Grad-CAM, or `method.heat` returns
+                something else than heat.
         """
         reader = HeatmapReader(self.device, method, self.network, self.recipe.pixels.crop)
         if reader.kind is None:
-            return None
+            raise ContractError(str(reader.reason))
         spans = shard_batches(len(rows), self.recipe.evaluate.batch_size)
         read = self._map_batches(reader.read, rows, spans, title)
         logits = torch.cat([batch_logits for batch_logits, _ in read])

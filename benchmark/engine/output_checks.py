@@ -19,9 +19,9 @@ from .locality import (
     untouched,
 )
 
-CLEAR_SPREAD = 0.4  # spread of the change's position that is no weak effect, in maps of GRID x GRID
+CLEAR_SPREAD = 0.4  # spread of the change's position that is not weak, in maps of GRID x GRID
 MIN_FINDINGS = 3  # with fewer, order and sign may be right or wrong by chance
-MIN_ORDER = 0.9  # correlation of log-odds and mean heat that is no chance
+MIN_ORDER = 0.9  # correlation of log-odds and heat that is not by chance
 MAX_ALIKE = 0.99  # correlation of the heat of two findings with maps of their own
 MAX_DISORDER = 0.7  # correlation of a finding's log-odds with its own map below which it may be another's
 BORDER = 16  # a border of 1/BORDER of the image's side tells whether the network sees all of it
@@ -56,7 +56,7 @@ def maps_problem(device: Device, method: Method, network: nn.Module, side: int) 
     if spread < clear:
         return None
     if moved.correlation.min().item() >= MIN_CORRELATION:
-        # Different sides of a map are no reason: a square image may become any grid.
+        # A map need not be square: a square image may become any grid.
         return None if moved.is_centered(min(changes[0].shape[1:])) else _beside(moved)
     (down, across_down), (across_right, right) = moved.slope.T.tolist()
     return (

@@ -157,7 +157,28 @@ def test_a_network_without_spatial_features_has_no_heatmap():
     assert reader.read(torch.zeros(2, 32, 32, dtype=torch.uint8))[1] is None
     recipe = load_recipe("quick", {"pixels.size": 32, "pixels.crop": 32, "pixels.max_shift": 0})
     pixels = np.zeros((2, 32, 32), np.uint8)
-    assert Predictor(Device("float32"), Blind(), pixels, recipe).heatmaps(Plain(), np.arange(2), "heatmaps") is None
+    with pytest.raises(ContractError, match="no layer of the network is a map of the image"):
+        Predictor(Device("float32"), Blind(), pixels, recipe).heatmaps(Plain(), np.arange(2), "heatmaps")
+
+
+class Cut(nn.Module):
+    """Sees the middle of the image only."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 3, 8, 8)
+
+    def forward(self, images):
+        maps = self.head(images[:, :, 8:24, 8:24])
+        return Output(maps.mean((2, 3)), maps)
+
+
+def test_heatmaps_of_a_part_of_the_image_are_refused_with_their_own_reason():
+    recipe = load_recipe("quick", {"pixels.size": 32, "pixels.crop": 32, "pixels.max_shift": 0})
+    device = Device("float32", "cpu")
+    predictor = Predictor(device, device.place(Cut()), np.zeros((2, 32, 32), np.uint8), recipe)
+    with pytest.raises(ContractError, match="does not see the border of the image"):
+        predictor.heatmaps(Plain(), np.arange(2), "heatmaps")
 
 
 @pytest.mark.parametrize("name", ["bsl", "sam"])

@@ -10,7 +10,7 @@ from ...data.pixel_cache import prepare_pixels
 from ...engine.blame import blame
 from ...engine.device import Device
 from ...engine.experiment import Experiment
-from ...engine.inference import NO_LAYER, Heatmaps, Predictor
+from ...engine.inference import Heatmaps, Predictor
 from ...engine.memory import is_out_of_memory
 from ...engine.rehearsal import NOT_FINITE
 from ...evaluation import artifacts
@@ -85,8 +85,6 @@ def _compute(experiment: Experiment, device: Device, network: nn.Module, pixels:
     predictor = Predictor(device, network, pixels, experiment.recipe, len(experiment.index.findings))
     with blame(experiment.method, "compute its heatmaps"):
         heatmaps = predictor.heatmaps(experiment.method, rows, "heatmaps of the boxed test images")
-    if heatmaps is None:
-        raise ContractError(NO_LAYER)
     _check_maps(heatmaps.maps)
     heatmap_set = artifacts.build_heatmap_set(experiment.index, rows, heatmaps.maps, heatmaps.kind)
     _draw_examples(experiment, heatmaps, heatmap_set, pixels[rows])
@@ -107,7 +105,7 @@ def _draw_examples(experiment: Experiment, heatmaps: Heatmaps, heatmap_set: Heat
 
     Not a random image: the figure shows where the method looks if it does detect the finding.
     """
-    panels, prevalence = [], np.nanmean(experiment.index.targets()[experiment.index.rows("train")], axis=0)
+    panels, prevalence = [], (experiment.index.targets()[experiment.index.rows("train")] == 1).mean(axis=0)
     for column, finding in enumerate(experiment.index.findings):
         boxes = np.flatnonzero(heatmap_set.box_finding == column)
         if len(boxes):
