@@ -28,10 +28,10 @@ from ..benchmark.dataset import BOX_COLUMNS, FINDINGS, SPLITS, DataError, Datase
 from ..benchmark.registry import DATASETS
 from . import phantom_drawing as drawing
 from .phantom_drawing import RANGES, Array, Mark, Person, View, mix
-from .phantom_signs import LASTING, LOOK_ALIKES, SIGNS, Chance
+from .phantom_signs import LASTING, LOOK_ALIKES, SIGNS, Chance, by_lung
 
 # Part of the identity of the labels, and so of every result: raise it with any change of the drawing, labels or split.
-VERSION = "phantom-1"
+VERSION = "phantom-2"
 
 SPLIT_FRACTIONS = {"train": 0.58, "val": 0.12, "test": 0.30}  # of the images
 MIN_POSITIVES = 16  # in the validation split, for which a rare finding is made more frequent,
@@ -97,8 +97,8 @@ class Phantom(Dataset):
     for training, 12 % for validation, 30 % for the test. A larger set begins with the patients and the split of a
     smaller one.
 
-    Every positive, in every split, has one box: the one within which its sign is painted. Unlike in real data no label
-    is wrong, unless `wrong_labels` is set.
+    Every positive, in every split, has a box: the one within which its sign is painted, and one in each lung for Edema,
+    Emphysema and Fibrosis. Unlike in real data no label is wrong, unless `wrong_labels` is set.
 
     The options after `seed` are dials for questions whose answer is known. At its default each is off.
 
@@ -225,7 +225,7 @@ class Population:
         """Draw one image, uint8 (size, size)."""
         body, view = self.bodies([row])
         present = [finding for finding, positive in zip(FINDINGS, self.labels[row], strict=True) if positive]
-        signs = [self.sign(finding, body, [row]) for finding in present]
+        signs = [part for finding in present for part in by_lung(finding, self.sign(finding, body, [row]))]
         signs += [
             look_alike(body, Chance(*chance[1:, None, None]))
             for look_alike, chance in zip(LOOK_ALIKES, self.mimics[row], strict=True)
@@ -381,14 +381,14 @@ def _correlations() -> Array:
 
 
 def _boxes(people: Population) -> pd.DataFrame:
-    """Compute one box for each positive, in the order of the images."""
+    """Compute the boxes of each positive, in the order of the images: one, or one in each lung."""
     tables = []
     for k, finding in enumerate(FINDINGS):
         which = np.flatnonzero(people.labels[:, k] & ~people.wrong[:, k])
         bodies, views = people.bodies(which)
-        around = drawing.box(bodies, views, people.sign(finding, bodies, which)).astype(float)
         names = people.images["image_id"].to_numpy()[which]
-        tables.append(
-            pd.DataFrame(around, index=which, columns=["x", "y", "w", "h"]).assign(image_id=names, finding=finding)
-        )
+        for marks in by_lung(finding, people.sign(finding, bodies, which)):
+            around = drawing.box(bodies, views, marks).astype(float)
+            table = pd.DataFrame(around, index=which, columns=["x", "y", "w", "h"])
+            tables.append(table.assign(image_id=names, finding=finding))
     return pd.concat(tables).sort_index(kind="stable").reset_index(drop=True)[list(BOX_COLUMNS)]

@@ -168,6 +168,18 @@ def _outside(body: Person, chance: Chance) -> list[Mark]:
 
 
 LOOK_ALIKES = (_nipples, _vessel_on_end, _outside)
+IN_BOTH_LUNGS = ("Edema", "Emphysema", "Fibrosis")
+
+
+def by_lung(finding: str, marks: list[Mark]) -> list[list[Mark]]:
+    """Return a sign's marks in parts that have a box each: all marks, or those of each lung if both have the sign.
+
+    One box around both lungs would hold nearly the whole image, and every heatmap would point into it.
+    """
+    if finding not in IN_BOTH_LUNGS:
+        return [marks]
+    return [[mark for mark in marks if mark.shape.side == side] for side in (-1, 1)]
+
 
 SIGNS: dict[str, Callable[[Person, Chance], list[Mark]]] = {
     "Atelectasis": _atelectasis,
