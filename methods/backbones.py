@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from pydantic import Field
-from timm.layers import SEModule
+from timm.layers import AvgPool2dSame, SEModule
 from timm.models.senet import SEModule as LegacySEModule
 from torch import Tensor, nn
 
@@ -145,7 +145,20 @@ def _create(name: str, attention: bool, output_stride: int, width: float) -> Bac
         raise MethodError(f"backbone {name!r} does not support squeeze-and-excitation blocks: choose a ResNet of timm")
     if hasattr(backbone, "pre_logits"):  # VGG's fully connected layers, which features do not pass
         backbone.pre_logits = nn.Identity()
+    _center_maps(backbone)
     return cast("Backbone", backbone)
+
+
+def _center_maps(network: nn.Module) -> None:
+    """Remove the pooling from shortcuts that do not stride, of dilated ResNets such as "resnet18d".
+
+    It averages each place with the next ones, which moves the maps by a third to three quarters of a place to the left
+    and up, and heatmaps off the findings that they show.
+    """
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, AvgPool2dSame) and (child.kernel_size, child.stride) == ((2, 2), (1, 1)):
+                setattr(module, name, nn.Identity())
 
 
 def _shape_options(output_stride: int, width: float) -> str:
