@@ -10,6 +10,7 @@ import torch
 
 from chxbench import METHODS, MethodError, Output
 from chxbench.benchmark.dataset import FINDINGS
+from chxbench.benchmark.engine import locality
 from chxbench.benchmark.engine.initial_weights import load_tensors
 from chxbench.benchmark.utils.errors import UserError
 from chxbench.benchmark.utils.options import build, field_help
@@ -54,6 +55,21 @@ def test_maps_fit_the_findings(cls):
     if output.maps is not None:
         assert output.maps.shape == (2, len(FINDINGS), 3, 2)
         assert output.maps.isfinite().all()
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_the_maps_of_a_dilated_resnet_d_are_in_place(output_stride):
+    """timm's pooled shortcuts would move them by 0.36 (stride 16) and 0.75 (stride 8) of a place."""
+    torch.manual_seed(0)
+    backbone = backbones.build_backbone("resnet18d", "none", output_stride=output_stride, width=0.25).eval()
+    changes = []
+    with torch.no_grad():
+        for group in locality.probe_images(128):
+            changes.append(
+                locality.change_energy(backbone.forward_features(group[:, None].expand(-1, 3, -1, -1) / 255))
+            )
+    offset = locality.motion(torch.stack(changes)).offset * changes[0].shape[-1]
+    assert offset.abs().max() < 0.25
 
 
 @pytest.mark.parametrize("cls", ENTRIES)
