@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
@@ -261,6 +262,7 @@ class Device:
             "device": _device_name(self.torch_device),
             "kind": self.torch_device.type,
             "cores": cores(),
+            "threads": torch.get_num_threads(),
             "processes": self.shard.world_size,
             "precision": self.precision,
             "layout": self.layout,
@@ -323,16 +325,22 @@ def bfloat16_speedup(device: torch.device) -> float:
 
     The shortest of several alternating steps counts, because load from other programs lengthens only some steps.
     """
+    step = time_layers(device)
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(TIMING_ROUNDS):
+        for bfloat16, seconds in times.items():
+            seconds.append(step(bfloat16))
+    return min(times[False]) / min(times[True])
+
+
+def time_layers(device: torch.device) -> Callable[[bool], float]:
+    """Return a function that runs one training step on layers like a ResNet's, in bfloat16 or not, and times it."""
     layers: list[nn.Module] = []
     for _ in range(3):
         layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     network = _place(nn.Sequential(*layers), device)
     images = torch.zeros(16, 64, 28, 28, device=device).contiguous(memory_format=torch.channels_last)
-    times: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(TIMING_ROUNDS):
-        for bfloat16, seconds in times.items():
-            seconds.append(_time_step(network, images, bfloat16))
-    return min(times[False]) / min(times[True])
+    return partial(_time_step, network, images)
 
 
 def _time_step(network: nn.Module, images: Tensor, bfloat16: bool) -> float:

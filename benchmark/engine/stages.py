@@ -20,6 +20,7 @@ from .blame import blame
 from .checkpoint import TrainedStage
 from .device import Device
 from .experiment import Experiment
+from .threads import THREADS_FILE
 from .train_context import TrainContext, build_train_context
 from .trainer import train_stage
 
@@ -144,7 +145,7 @@ def _every_image(number: int, images: int, seed: int) -> Selection:
 
 def remove_training_state(work: Path) -> None:
     """Remove the checkpoints and selections of a run that is published: its weights and its record are enough."""
-    for path in [*work.glob("stage*/checkpoint*.pt*"), *work.glob(f"stage*/{SELECTION_FILE}*")]:
+    for path in [*work.glob("stage*/checkpoint*.pt*"), *work.glob(f"stage*/{SELECTION_FILE}*"), work / THREADS_FILE]:
         with suppress(OSError):
             path.unlink()
     for folder in work.glob("stage*"):

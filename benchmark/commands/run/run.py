@@ -10,6 +10,7 @@ from ...engine.blame import name_method
 from ...engine.device import Device, destroy_process_group, init_distributed
 from ...engine.experiment import Experiment, RunConfig, build_experiment
 from ...engine.stages import remove_training_state
+from ...engine.threads import THREADS_FILE
 from ...leaderboard.leaderboard import publish, unreadable_record
 from ...leaderboard.literature import literature
 from ...recipe import recipe_table
@@ -181,6 +182,7 @@ def _remove_if_empty(work: Path) -> bool:
     log = work / LOG_FILE
     if log.is_file() and {entry["event"] for entry in read_log(log)} <= {"started", "failed"}:
         log.unlink()
+        (work / THREADS_FILE).unlink(missing_ok=True)
     for folder in (*work.glob("stage*"), work):
         with suppress(OSError):
             folder.rmdir()

@@ -1,0 +1,69 @@
+"""Number of CPU threads of a run: chosen at its start, the same when it resumes."""
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from ..utils.files import regular, write_atomic
+from ..utils.progress import say
+from .device import Device, time_layers
+
+THREADS_FILE = "threads.json"  # in a run's folder
+MIN_ROUNDS, MAX_ROUNDS = 5, 15  # steps timed with each number of threads
+MAX_SECONDS = 2.0  # after which no more rounds begin
+
+
+def set_threads(device: Device, setting: int, folder: Path) -> None:
+    """Set torch's CPU threads for a run, and remember their number: with another, results differ in their last bits.
+
+    All threads are fastest on a machine that does nothing else. Beside another busy program they wait for each other
+    most of the time, and one alone is faster. So both are measured on a CPU, in turns; on a GPU nothing is changed.
+
+    Args:
+        device: where the network runs.
+        setting: `compute.threads`; 0 to measure.
+        folder: the run's folder.
+    """
+    remembered = _read(folder / THREADS_FILE)
+    threads = remembered or setting or (torch.get_num_threads() if device.on_gpu else fastest_threads(device))
+    threads = device.broadcast(threads)
+    if threads < torch.get_num_threads() and not (remembered or setting):
+        say(f"other programs are using this machine: training with {threads} of {torch.get_num_threads()} threads")
+    torch.set_num_threads(threads)
+    if device.is_main and not remembered:
+        write_atomic(folder / THREADS_FILE, json.dumps(threads).encode())
+
+
+def fastest_threads(device: Device) -> int:
+    """Measure whether a training step is faster with all of torch's threads or with one, beside whatever else runs.
+
+    Medians are compared: other programs slow down most steps, not only some.
+    """
+    available = torch.get_num_threads()
+    if available == 1:
+        return 1
+    times: dict[int, list[float]] = {available: [], 1: []}
+    try:
+        step = time_layers(device.torch_device)
+        started = time.perf_counter()
+        for done in range(MAX_ROUNDS):
+            if done >= MIN_ROUNDS and time.perf_counter() - started > MAX_SECONDS:
+                break
+            for threads, seconds in times.items():
+                torch.set_num_threads(threads)
+                seconds.append(step(device.precision == "bfloat16"))
+    finally:
+        torch.set_num_threads(available)
+    return min(times, key=lambda threads: statistics.median(times[threads]))
+
+
+def _read(file: Path) -> int | None:
+    """Read the number of threads of a run that is resumed; None for a new run, or if the file is damaged."""
+    try:
+        threads = json.loads(regular(file).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return threads if isinstance(threads, int) and threads > 0 else None
