@@ -130,8 +130,7 @@ class Compute:
         precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 if the device trains faster with it, which is
             measured once.
         compile: train through `torch.compile`, which takes minutes to start and makes steps on a GPU faster.
-        threads: CPU threads of a run; 0 for all cores, or one where that is faster beside other busy programs, measured
-            at the start of a run on a CPU.
+        threads: CPU threads of a run; 0 for the number that is fastest at its start, beside other busy programs.
     """
 
     precision: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -19,8 +19,8 @@ MAX_SECONDS = 2.0  # after which no more rounds begin
 def set_threads(device: Device, setting: int, folder: Path) -> None:
     """Set torch's CPU threads for a run, and remember their number: with another, results differ in their last bits.
 
-    All threads are fastest on a machine that does nothing else. Beside another busy program they wait for each other
-    most of the time, and one alone is faster. So both are measured on a CPU, in turns; on a GPU nothing is changed.
+    All cores are fastest on a machine of few cores that does nothing else. Beside another busy program, threads wait for
+    each other most of the time, and one alone is faster. So it is measured on a CPU, in turns; on a GPU nothing changes.
 
     Args:
         device: where the network runs.
@@ -31,21 +31,22 @@ def set_threads(device: Device, setting: int, folder: Path) -> None:
     threads = remembered or setting or (torch.get_num_threads() if device.on_gpu else fastest_threads(device))
     threads = device.broadcast(threads)
     if threads < torch.get_num_threads() and not (remembered or setting):
-        say(f"other programs are using this machine: training with {threads} of {torch.get_num_threads()} threads")
+        say(f"training with {threads} of {torch.get_num_threads()} threads, which is faster at present")
     torch.set_num_threads(threads)
     if device.is_main and not remembered:
         write_atomic(folder / THREADS_FILE, json.dumps(threads).encode())
 
 
 def fastest_threads(device: Device) -> int:
-    """Measure whether a training step is faster with all of torch's threads or with one, beside whatever else runs.
+    """Measure with how many of torch's threads a training step is fastest, beside whatever else runs.
 
-    Medians are compared: other programs slow down most steps, not only some.
+    All of them, and the powers of 2 below, are tried. Medians are compared: other programs slow down most steps.
     """
     available = torch.get_num_threads()
     if available == 1:
         return 1
-    times: dict[int, list[float]] = {available: [], 1: []}
+    times: dict[int, list[float]] = {available: []}
+    times |= {2**power: [] for power in range((available - 1).bit_length())}
     try:
         step = time_layers(device.torch_device)
         started = time.perf_counter()
