@@ -49,7 +49,7 @@ def test_a_file_extends_a_recipe_and_is_the_same_recipe_whatever_its_name(tmp_pa
         pytest.param("quick", {"train.epochs": 0}, "train.epochs = 0 is invalid", id="out of range"),
         pytest.param("quick", {"train.lr": "fast"}, "valid number", id="no number"),
         pytest.param("quick", {"train.optimizer": "adam"}, "'sgd' or 'adamw'", id="no choice"),
-        pytest.param("quick", {"pixels.crop": 70}, "does not fit into pixels.size 72", id="crop too large"),
+        pytest.param("quick", {"pixels.crop": 140}, "does not fit into pixels.size 144", id="crop too large"),
     ],
 )
 def test_a_mistake_is_answered(name, settings, message):

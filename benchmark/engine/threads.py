@@ -19,8 +19,8 @@ MAX_SECONDS = 2.0  # after which no more rounds begin
 def set_threads(device: Device, setting: int, folder: Path) -> None:
     """Set torch's CPU threads for a run, and remember their number: with another, results differ in their last bits.
 
-    All cores are fastest on a machine of few cores that does nothing else. Beside another busy program, threads wait for
-    each other most of the time, and one alone is faster. So it is measured on a CPU, in turns; on a GPU nothing changes.
+    All cores are fastest on a machine of few cores that does nothing else. Beside another busy program, threads wait
+    for each other most of the time, and one alone is faster. So it is measured on a CPU; on a GPU nothing changes.
 
     Args:
         device: where the network runs.
