@@ -34,7 +34,7 @@ class Panel(NamedTuple):
     """A radiograph with its heatmap and boxes.
 
     Attributes:
-        title: title of the panel, one or two lines.
+        title: title of the panel, one or two lines, which are folded if they are too long.
         gray: the full image, uint8 (H, W), of any size.
         map: heatmap (h, w) of the center crop; None to show only the image.
         boxes: ground-truth boxes (n, 4) as fractions of the full image.
@@ -62,7 +62,7 @@ def finding_panel(
         odds: probability of the finding, and the fraction of the dataset's images that have it.
     """
     probability, prevalence = odds
-    title = f"{display_name(finding)} {probability:.2f}{label} (prevalence {prevalence:.2f})"
+    title = f"{display_name(finding)}{label}\n{probability:.2f}, prevalence {prevalence:.2f}"
     flat = heatmap is not None and np.ptp(heatmap) <= MIN_CONTRAST * np.abs(heatmap).max()
     doubt = "no contrast" if flat else "at its base rate" if probability <= AT_BASE_RATE * prevalence else ""
     return Panel(title, gray, heatmap, boxes, doubt)
@@ -107,7 +107,8 @@ def draw_panels(
 def _draw_panel(axis: Axes, panel: Panel, frame: Frame, width: int) -> None:
     """Draw one radiograph; `width` is the width of its title in characters."""
     axis.set_axis_off()
-    axis.set_title(fold(panel.title, width), fontsize=9, parse_math=False)
+    title = "\n".join(fold(line, width) for line in panel.title.splitlines())
+    axis.set_title(title, fontsize=9, parse_math=False)
     axis.imshow(panel.gray, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0), aspect="auto")
     axis.set_box_aspect(panel.gray.shape[0] / panel.gray.shape[1])
     if panel.map is not None:

@@ -29,6 +29,7 @@ from .style import COLORS, GRAY, figure_title, fold, new_figure, number, save, s
 COLUMNS = 4
 NAME_WIDTH = 21  # characters per line of a finding's name
 MARGIN = 1.12  # ratio of the range of a panel to its largest value
+IMAGES_PER_BIN, MAX_BINS = 8, 15  # images of the rarer class per bin, on average; bins of the calibration error
 DOT_AREA = 42  # area of the dot of the bin with the most images, in square points
 NOTE = "ECE: expected calibration error.\nAxis ranges differ between panels:\nfrom 0 to just above the largest bin."
 
@@ -37,8 +38,9 @@ NOTE = "ECE: expected calibration error.\nAxis ranges differ between panels:\nfr
 def draw_reliability(record: Record, table: pd.DataFrame, path: Path) -> None:
     """Draw the reliability of a record's probabilities on the test split, one panel per finding.
 
-    Each panel has a separate range, equal on both axes, because probabilities of rare findings are small. The Wilson
-    intervals treat images as independent; images of the same patient are not, so the intervals are too narrow.
+    Each panel has a separate range, equal on both axes, because probabilities of rare findings are small, and fewer
+    bins than the calibration error if positives are few. The Wilson intervals treat images as independent; images of
+    the same patient are not, so the intervals are too narrow.
 
     Args:
         record: record to draw.
@@ -70,7 +72,7 @@ def _draw_panel(axes: Axes, finding: str, probabilities: np.ndarray, labels: np.
     axes.text(0, 1.03, f"ECE {error}, Brier {brier}", transform=axes.transAxes, fontsize=8)
     axes.set_box_aspect(1)
     axes.tick_params(labelsize=7)
-    predicted, observed, count, low, high = calibration.reliability(probabilities, labels)
+    predicted, observed, count, low, high = calibration.reliability(probabilities, labels, _bins(labels))
     if not len(count):
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", va="center", color=GRAY)
@@ -85,6 +87,12 @@ def _draw_panel(axes: Axes, finding: str, probabilities: np.ndarray, labels: np.
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _bins(labels: np.ndarray) -> int:
+    """Return how many bins a diagram of labels (N,) may have, so that a bin has enough images of the rarer class."""
+    rarer = min(np.count_nonzero(labels == value) for value in (1, 0))
+    return int(np.clip(rarer // IMAGES_PER_BIN, 2, MAX_BINS))
 
 
 def _format(value: float | None) -> str:
