@@ -9,7 +9,7 @@ log-odds. It is that of the metric's expectation over test splits of this size, 
 population for a metric that depends on the number of images, such as average precision.
 
 Percentiles of the replicates are not used: with few positive patients they miss the truth far too often.
-tests/metrics/test_interval_coverage.py simulates the intervals; docs/protocol.md lists what it does not cover. Below
+tests/metrics/test_interval_coverage*.py simulate the intervals; docs/protocol.md lists what they do not cover. Below
 `MIN_PATIENTS` coverage was not shown, and there are none.
 """
 

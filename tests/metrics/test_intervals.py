@@ -1,4 +1,4 @@
-"""Intervals by hand: the formulas, who gets none, and what they must satisfy. Coverage: test_interval_coverage.py."""
+"""Intervals by hand: the formulas, who gets none, and what they must satisfy. Coverage: test_interval_coverage*.py."""
 
 import numpy as np
 import pytest
