@@ -290,3 +290,15 @@ def test_any_share_of_the_seeds_in_the_variance(share, freedom):
         seeds = SeedVariance(share * rng.chisquare(freedom) / freedom, 0, freedom)
         held.append(abs(found.value) <= spread(found, 1, seeds).margin)
     check(np.mean(held), 0)
+
+
+def test_a_method_that_varies_more_between_seeds_than_the_others_misses_the_truth():
+    """The limit of pooling: of seven methods with three seeds, the first varies three times as much as the others."""
+    rng, held = np.random.default_rng(15), []
+    for _ in range(1000):
+        of_patients, replicates = rng.standard_normal(), np.array([-1, 1]) / np.sqrt(2)
+        values = of_patients + np.array([3, 1, 1, 1, 1, 1, 1])[:, None] * rng.standard_normal((7, 3))
+        board = [[Statistic(value, value + replicates, PATIENTS) for value in runs] for runs in values]
+        found = mean_statistic(board[0])
+        held.append(abs(found.value) <= spread(found, 1 / 3, pool_seed_variance(board)).margin)
+    assert np.mean(held) < 0.85
