@@ -4,12 +4,12 @@ A metric of a test split varies with the patients in it: its variance is that of
 also varies with the seed of the training, and differences between methods are often smaller than those between seeds
 (Bouthillier et al. 2021, *Accounting for Variance in Machine Learning Benchmarks*, MLSys 3). A method alone has too few
 seeds to estimate this variance, so it is pooled over the methods of a board. Both variances are added; quantiles are
-those of Student's t with Satterthwaite's degrees of freedom. The interval of a metric in 0..1 is symmetric in its
-log-odds. It is that of the metric's expectation over test splits of this size, which differs from the value in the
-population for a metric that depends on the number of images, such as average precision.
+those of Student's t with Satterthwaite's degrees of freedom, or fewer (`spread`). The interval of a metric in 0..1 is
+symmetric in its log-odds. It is that of the metric's expectation over test splits of this size, which differs from the
+value in the population for a metric that depends on the number of images, such as average precision.
 
 Percentiles of the replicates are not used: with few positive patients they miss the truth far too often.
-tests/metrics/test_interval_coverage.py simulates the intervals; docs/protocol.md lists what it does not cover. Below
+tests/metrics/test_interval_coverage*.py simulate the intervals; docs/protocol.md lists what they do not cover. Below
 `MIN_PATIENTS` coverage was not shown, and there are none.
 """
 
@@ -146,12 +146,15 @@ def spread(statistic: Statistic, weight: float = 1, seeds: SeedVariance | None =
     sampling = float(defined.var(ddof=1)) if np.ptp(defined) > EDGE**2 else 0.0  # equal but for rounding
     if seeds is None:
         return Spread(sampling**0.5, statistic.patients - 1)
-    total = sampling + max(seeds.observed - seeds.interaction, 0) * weight
+    between = max(seeds.observed - seeds.interaction, 0) * weight
+    total = sampling + between
     if total == 0:
         return Spread(0.0, 1)
     # The whole observed variance is what was estimated from few runs, also where most of it is explained by patients.
-    inverse = min(seeds.observed * weight / total, 1) ** 2 / seeds.freedom
-    return Spread(total**0.5, 1 / (inverse + (sampling / total) ** 2 / (statistic.patients - 1)))
+    # If little is, the share of the seeds counts unsquared: it is low whenever their variance is estimated too low, and
+    # Satterthwaite's square would then give narrow intervals many degrees of freedom.
+    share = max(min(seeds.observed * weight / total, 1) ** 2, between / total)
+    return Spread(total**0.5, 1 / (share / seeds.freedom + (sampling / total) ** 2 / (statistic.patients - 1)))
 
 
 def compare_means(

@@ -1,4 +1,4 @@
-"""Intervals by hand: the formulas, who gets none, and what they must satisfy. Coverage: test_interval_coverage.py."""
+"""Intervals by hand: the formulas, who gets none, and what they must satisfy. Coverage: test_interval_coverage*.py."""
 
 import numpy as np
 import pytest
@@ -68,6 +68,9 @@ def test_both_variances_are_added():
     found = spread(one, 1 / 3, seeds)
     assert found.error == pytest.approx(np.sqrt(total))
     assert found.freedom == pytest.approx(1 / (min(0.004 / 3 / total, 1) ** 2 / 4 + (sampling / total) ** 2 / 99))
+    total += 0.001 / 3  # now patients explain nothing of what varies between seeds, whose share is not squared
+    found = spread(one, 1 / 3, SeedVariance(0.004, 0, 4))
+    assert found.freedom == pytest.approx(1 / (0.004 / 3 / total / 4 + (sampling / total) ** 2 / 99))
     less = spread(one, 1 / 3, SeedVariance(0.001, 0.004, 4))
     assert less.error == pytest.approx(np.sqrt(sampling))  # a variance is never negative
 

@@ -83,7 +83,7 @@ def test_a_finding_of_few_patients_has_a_difference_but_no_interval_and_is_not_c
 
 
 def test_the_variance_between_seeds_widens_the_interval_of_two_methods():
-    """Against the formula: both variances are added, with the degrees of freedom of Satterthwaite."""
+    """Against the formula: both variances are added, with the degrees of freedom of `spread`."""
     first, second, labels, patients = study(findings=1, patients=60)
     rng = np.random.default_rng(1)
     runs = [[scores + 0.5 * rng.standard_normal(scores.shape) for _ in range(3)] for scores in (first, second)]
@@ -94,9 +94,11 @@ def test_the_variance_between_seeds_widens_the_interval_of_two_methods():
     shifts = draws - values[:, :, None]
     shared = np.square(shifts - shifts.mean(axis=1, keepdims=True)).sum(axis=(0, 1)).mean() / 4
     sampling = np.subtract(*draws.mean(axis=1)).var(ddof=1)
-    total = sampling + max(between - shared, 0) * 2 / 3
+    of_seeds = max(between - shared, 0) * 2 / 3
+    total = sampling + of_seeds
     rarer = auc_metrics.rarer_class(labels[:, 0], patients)
-    freedom = 1 / (min(between * 2 / 3 / total, 1) ** 2 / 4 + (sampling / total) ** 2 / (rarer - 1))
+    share = max(min(between * 2 / 3 / total, 1) ** 2, of_seeds / total)
+    freedom = 1 / (share / 4 + (sampling / total) ** 2 / (rarer - 1))
     margin = stats.t.ppf(0.975, freedom) * np.sqrt(total)
     assert found.value == pytest.approx(np.subtract(*values.mean(axis=1)))
     assert [found.low, found.high] == pytest.approx([found.value - margin, found.value + margin])
