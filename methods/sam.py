@@ -30,8 +30,9 @@ class SpaceAttention(FeatureAttention):
         sharpness: r of pool=lse, between the mean (small) and the maximum (large); 10 in Wang et al. 2017.
         fuse: how local and global features are joined, "concat" as the paper writes it, or "parsenet", which first
             normalizes both and learns a scale per channel, as the ParseNet that the paper cites.
-        heatmap: which maps to show, without effect on scores: "score" for the maps before pooling (as probabilities if
-            those are averaged), "cam" for the class activation map; the two sides of the paper's Fig. 4.
+        heatmap: which maps to show, without effect on scores: "score" for the log-odds before pooling (probabilities
+            would be 1 nearly everywhere in a clear case), "cam" for the class activation map; the two sides of the
+            paper's Fig. 4.
     """
 
     title: ClassVar[str] = "BSL + FAM + SAM"
@@ -61,6 +62,3 @@ class SpaceAttention(FeatureAttention):
     def options_without_effect(self, weights: str) -> Mapping[str, str]:
         pooled = {} if self.pool == "lse" else {"sharpness": f"only pool=lse has it, and pool is {self.pool}"}
         return {**super().options_without_effect(weights), **pooled}
-
-    def heat(self, maps: Tensor) -> Tensor:
-        return maps.sigmoid() if self.heatmap == "score" and self.pool == "mean_probability" else maps

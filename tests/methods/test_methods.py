@@ -241,14 +241,6 @@ def test_the_class_activation_map_averages_to_the_degenerate_readings_logits():
     assert (shown.maps - pooled.maps).abs().max() > 1e-3
 
 
-def test_heat_is_what_the_method_averages():
-    maps = torch.randn(1, 2, 4, 4)
-    sam = METHODS.get("sam").cls
-    torch.testing.assert_close(small(sam).heat(maps), maps.sigmoid())
-    for options in ({"pool": "max"}, {"heatmap": "cam"}):
-        torch.testing.assert_close(small(sam, **options).heat(maps), maps)
-
-
 def test_parsenet_normalises_each_half_and_scales_each_channel():
     torch.manual_seed(0)
     head = blocks.GlobalLocalHead(8, 3, normalize=True)
