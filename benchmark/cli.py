@@ -603,7 +603,7 @@ def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
 
     \b
     Examples:
-      chxbench verify results/phantom/ma/quick-seed0-036bdaed85
+      chxbench verify results/phantom/ma/quick-seed0-bc7d823473
       chxbench verify results/chestxray14/ma/quick-seed0-8b01fa211f --data-dir ~/nih
     """
     from .commands.verify import verify as verify_record

@@ -25,7 +25,7 @@ from chxbench.benchmark.records.figures.style import drawn_from
 from chxbench.benchmark.records.schema import RunDescription
 
 RESULTS = Path(__file__).parents[2] / "results"
-MA, SAM = RESULTS / "phantom/ma/quick-seed0-036bdaed85", RESULTS / "phantom/sam/quick-seed0-0e21ca7da2"
+MA, SAM = RESULTS / "phantom/ma/quick-seed0-bc7d823473", RESULTS / "phantom/sam/quick-seed0-0e21ca7da2"
 
 
 @cache
@@ -166,7 +166,7 @@ def test_a_run_does_not_differ_from_itself(two, tmp_path):
 def test_without_out_the_folder_is_named_after_both(two, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command(*two).exit_code == 0
-    folder = tmp_path / "comparisons" / "ma-quick-seed0-036bdaed85-vs-sam-quick-seed0-0e21ca7da2"
+    folder = tmp_path / "comparisons" / "ma-quick-seed0-bc7d823473-vs-sam-quick-seed0-0e21ca7da2"
     assert sorted(path.name for path in folder.iterdir()) == ["comparison.json", "comparison.md", "roc.png"]
 
 

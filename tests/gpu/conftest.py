@@ -16,10 +16,11 @@ TABLE = pytest.StashKey[list[list[str]]]()
 HEADERS = ["what", "measured", "against", "ratio", "target", ""]
 
 
-def pytest_collection_modifyitems(items):
+@pytest.fixture(autouse=True)
+def gpu():
+    """Skip every test here where there is no GPU."""
     if not torch.cuda.is_available():
-        for item in items:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        pytest.skip("needs a CUDA GPU")
 
 
 @pytest.fixture(scope="session")
