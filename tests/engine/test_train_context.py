@@ -164,8 +164,9 @@ NARROW = {"model.backbone": "resnet18", "model.width": 0.25}
     ("options", "settings", "backbone", "width"),
     [
         ({}, NARROW, "resnet18", 0.25),
-        ({}, {"model.width": 0.5}, "resnet101.tv_in1k", 0.5),
-        ({}, {}, "resnet101.tv_in1k", 1.0),
+        ({}, {"model.width": 0.5}, "resnet18d", 0.5),
+        ({}, {}, "resnet18d", 0.25),  # of the recipe
+        ({"backbone": "resnet101.tv_in1k"}, {}, "resnet101.tv_in1k", 1.0),
         ({"backbone": "resnet34"}, {}, "resnet34", 1.0),
         ({"width": 0.5}, {"model.backbone": "resnet18"}, "resnet18", 0.5),
     ],
@@ -173,6 +174,12 @@ NARROW = {"model.backbone": "resnet18", "model.width": 0.25}
 def test_backbone_and_width_of_the_recipe_are_those_of_the_method(small_config, options, settings, backbone, width):
     method = build_experiment(small_config(method="sam", options=options, settings=settings)).method
     assert (method.backbone, method.width) == (backbone, width)
+
+
+def test_recipe_paper_leaves_the_backbone_to_the_method(small_config):
+    config = small_config(method="sam", recipe="paper", options={}, settings={"model.weights": "none"})
+    method = build_experiment(config).method
+    assert (method.backbone, method.width) == ("resnet101.tv_in1k", 1.0)
 
 
 def test_a_recipe_s_backbone_is_replaced_with_its_width_and_missed_where_no_option_follows_it(
