@@ -604,7 +604,7 @@ def verify(run: Path, data_dir: Path | None, plugins: tuple[Path, ...]) -> None:
     \b
     Examples:
       chxbench verify results/phantom/ma/quick-seed0-bc7d823473
-      chxbench verify results/chestxray14/ma/quick-seed0-8b01fa211f --data-dir ~/nih
+      chxbench verify results/chestxray14/ma/quick-seed0-174d5cf252 --data-dir ~/nih
     """
     from .commands.verify import verify as verify_record
 
