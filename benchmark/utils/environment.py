@@ -10,7 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from .errors import UserError
-from .package import ROOT
+from .package import ROOT, __version__
 from .paths import LOOP, is_loop
 
 PACKAGES = (
@@ -23,7 +23,6 @@ PACKAGES = (
     "pandas",
     "scikit-learn",
     "pillow",
-    "chxbench",
 )
 
 
@@ -58,8 +57,9 @@ def load_average() -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """Collect the versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    """Collect the versions of Python and of the packages that results depend on; this one need not be installed."""
+    packages = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **packages, "chxbench": __version__}
 
 
 def processor() -> str:
