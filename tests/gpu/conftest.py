@@ -53,10 +53,12 @@ def pytest_runtest_call(item):
 @pytest.fixture(scope="session")
 def note(request):
     """Print a line at once, with the seconds since the start."""
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    plugins = request.config.pluginmanager
+    reporter, capture = plugins.getplugin("terminalreporter"), plugins.getplugin("capturemanager")
 
     def write(text):
-        reporter.write(f"\n[{time.monotonic() - STARTED:6.1f} s] {text}", flush=True)
+        with capture.global_and_fixture_disabled():
+            reporter.write(f"\n[{time.monotonic() - STARTED:6.1f} s] {text}", flush=True)
 
     return write
 

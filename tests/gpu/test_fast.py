@@ -7,7 +7,7 @@ networks named by CHXBENCH_COMPILED (`bsl,sam` unless set) are compiled as well,
 import os
 import re
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ def test_decoding_on_all_cores(start, finish, tmp_path, tell):
     tell(f"prepare: drawing 256x256 on {cores()} cores", f"{decoded_per_second(text):,.0f} images/s")
     folder = tmp_path / "files"
     folder.mkdir()
-    with ProcessPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:  # a process that uses CUDA is better not forked
         list(pool.map(write_png, range(DRAWN), [folder] * DRAWN))
     for number in range(DRAWN, LINKED):
         os.link(folder / f"{number % DRAWN:05}.png", folder / f"{number:05}.png")

@@ -26,9 +26,11 @@ def test_ma_at_the_size_of_the_paper(start, finish, out, tmp_path, tell):
     finally:
         for path in tmp_path.glob("runs/*/log.jsonl"):
             shutil.copy(path, out / "log.jsonl")
-            for phase, seconds in phases_of(read_log(path)).items():
+            phases = phases_of(read_log(path))
+            phases["start of Python, publication, leaderboard"] = time.monotonic() - started - sum(phases.values())
+            for phase, seconds in phases.items():
                 tell(f"ma, {IMAGES:,} images, {EPOCHS} epochs a stage: {phase}", f"{seconds:.1f} s")
-    tell("the command, from its start to the leaderboard", f"{time.monotonic() - started:.1f} s")
+    tell("the whole command", f"{time.monotonic() - started:.1f} s")
     (place,) = records.find(tmp_path / "results")
     for name in ("run.json", "scores.parquet"):
         shutil.copy(place / name, out / name)
