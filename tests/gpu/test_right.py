@@ -143,7 +143,7 @@ def scores_of(folder):
 @pytest.mark.gpu(seconds=120)
 def test_a_batch_that_does_not_fit_is_told_with_advice(begun, finish, tell):
     process, folder = begun["large"]
-    text = finish(process, folder / "log", 110, status=2)
+    text = " ".join(finish(process, folder / "log", 110, status=2).split())
     (sentence,) = re.findall(r"the memory cannot hold a training step of 256 images at a time: try --set \S+", text)
     tell("a run that needs more than 2 GiB", sentence)
     assert sentence.endswith("train.micro_batch=128")
