@@ -6,7 +6,8 @@ Importing torch takes seconds, so one process imports everything, computes nothi
 
 Tasks, each a list of starts of one run, are done in order. Moments are counted: every file that is written, renamed or
 copied, and every training step, is one. When a start is killed is given as a share of the moments of the first task,
-which is not interrupted, as a number of moments before the end, or in seconds.
+which is not interrupted, as a number of moments before the end, or in seconds. A task may be deterministic, so that a
+GPU, too, computes the same bits in each process.
 """
 
 import json
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 
 from chxbench.benchmark.cli import main
 from chxbench.benchmark.engine import checkpoint
+from chxbench.benchmark.engine.device import Device
 
 
 def die(name, arguments):
@@ -53,6 +55,21 @@ def count_moments(last, number):
     return passed
 
 
+def compute_the_same_bits():
+    """Let torch choose kernels without atomic additions, and the same ones in each process: not the fastest."""
+    import torch
+
+    init = Device.__init__
+
+    def init_deterministic(device, *arguments, **options):
+        init(device, *arguments, **options)
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    Device.__init__ = init_deterministic
+
+
 def child(task, start, moments):
     """Start the command once: its exit status, negative for the signal that ended it."""
     pid = os.fork()
@@ -63,6 +80,8 @@ def child(task, start, moments):
         os.dup2(log, 1)
         os.dup2(log, 2)
         checkpoint.CHECKPOINT_EVERY = task["every"]
+        if task.get("deterministic"):
+            compute_the_same_bits()
         last = int(start["share"] * moments) + 1 if "share" in start else moments - start.get("before_end", -1)
         passed = count_moments(last, start.get("signal", signal.SIGKILL))
         status = 1

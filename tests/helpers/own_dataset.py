@@ -47,6 +47,8 @@ class Gamma(Dataset):
         gray = np.asarray(Image.open(path).convert("L"), float) / 255
         return (255 * gray**self.gamma).astype(np.uint8)
 """
+# The same, read by the harness.
+FILES = GAMMA.partition("    def read")[0].replace(NAME, "files_of_test")
 
 
 @contextmanager

@@ -3,15 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from resumed_runs import KILLED, TERMINATED, ResumedRuns, words_of
 from small_runs import SMALL_DATA, SMALL_RECIPE
 
-KILLED, TERMINATED = -signal.SIGKILL, 128 + signal.SIGTERM
 SETTINGS = {**SMALL_DATA, **SMALL_RECIPE, "compute.precision": "float32"}
 
 
@@ -22,25 +19,8 @@ def runs(cache, tmp_path_factory):
     The first task is a run that nothing interrupts.
     """
     folder = tmp_path_factory.mktemp("killed")
-    words = ["run", "--method", "ma", "--option", "backbone=test_resnet", "--cache", str(cache)]
-    words += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-
-    def start(tasks):
-        tasks = [{"every": 0.0, "words": words, "folder": str(folder / name), **task} for name, task in tasks.items()]
-        (folder / "tasks.json").write_text(json.dumps(tasks))
-        command = [
-            sys.executable,
-            str(Path(__file__).parents[1] / "helpers" / "killed_runs.py"),
-            str(folder / "tasks.json"),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "1000"})
-        assert done.returncode == 0, done.stderr[-9000:]
-        found = [json.loads(line) for line in done.stdout.splitlines()]
-        return {
-            Path(task["folder"]).name: (Path(task["folder"]), each) for task, each in zip(tasks, found, strict=True)
-        }
-
-    return start
+    words = [*words_of(SETTINGS), "--cache", str(cache)]
+    return lambda tasks: ResumedRuns(folder, words, tasks).wait()
 
 
 def artifacts(folder):
@@ -55,7 +35,8 @@ def artifacts(folder):
 
 def test_a_run_that_is_killed_repeatedly_ends_with_the_same_scores(runs):
     cuts = [{"share": 0.25}, {"share": 0.22, "signal": signal.SIGTERM}, {"share": 0.2}, {"share": 0.18}, {"share": 0.1}]
-    found = runs({"whole": {"starts": []}, "cut": {"starts": cuts}, "end": {"starts": [{"before_end": 4}]}})
+    end = {"starts": [{"before_end": 4}], "deterministic": True}
+    found = runs({"whole": {"starts": []}, "cut": {"starts": cuts}, "end": end})
     whole, cut = found["whole"][0], found["cut"][0]
     assert found["whole"][1]["statuses"] == [0]
     assert found["cut"][1]["statuses"] == [KILLED, TERMINATED, KILLED, KILLED, KILLED, 0]

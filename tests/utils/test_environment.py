@@ -4,13 +4,16 @@ import os
 import pwd
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
+import chxbench
 from chxbench import UserError
 from chxbench.benchmark.leaderboard.leaderboard import write_leaderboard
-from chxbench.benchmark.utils.environment import cache_folder
+from chxbench.benchmark.utils import environment
+from chxbench.benchmark.utils.environment import cache_folder, versions
 from chxbench.benchmark.utils.workspace import Workspace
 
 
@@ -73,3 +76,13 @@ print(getpass.getuser())
     environment = {key: value for key, value in os.environ.items() if key not in names}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"user{os.getuid()}\n"
+
+
+def test_a_package_that_is_on_the_path_and_not_installed_has_its_version(monkeypatch):
+    def version_of_installed(name):
+        if name == "chxbench":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(environment, "version", version_of_installed)
+    assert versions()["chxbench"] == chxbench.__version__
