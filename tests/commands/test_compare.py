@@ -25,7 +25,8 @@ from chxbench.benchmark.records.figures.style import drawn_from
 from chxbench.benchmark.records.schema import RunDescription
 
 RESULTS = Path(__file__).parents[2] / "results"
-MA, SAM = RESULTS / "phantom/ma/quick-seed0-bc7d823473", RESULTS / "phantom/sam/quick-seed0-0e21ca7da2"
+MA, SAM = RESULTS / "phantom/ma/quick-seed0-bc7d823473", RESULTS / "phantom/sam/quick-seed0-ba9d3d023a"
+WANG = RESULTS / "phantom/wang2017"
 
 
 @cache
@@ -99,22 +100,24 @@ def test_two_runs_are_compared_finding_by_finding(tmp_path):
 
 
 def test_methods_are_compared_over_all_their_seeds(tmp_path):
-    ran = command(MA.parent, SAM.parent, "--out", tmp_path / "out")
+    ran = command(MA.parent, WANG, "--out", tmp_path / "out")
     assert ran.exit_code == 0, ran.output
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    for side, folder in (("first", MA.parent), ("second", SAM.parent)):
+    for side, folder in (("first", MA.parent), ("second", WANG)):
         runs = content[side]["runs"]
-        assert [run["seed"] for run in runs] == [0, 1, 2] and content[side]["title"].endswith("seeds 0, 1, 2")
+        assert [run["seed"] for run in runs] == [0, 1, 2, 3, 4] and content[side]["title"].endswith(
+            "seeds 0, 1, 2, 3, 4"
+        )
         areas = [
             roc_auc_score(scores["label Mass"], scores["score Mass"])
             for scores in map(scores_of, sorted(folder.iterdir()))
         ]
-        assert content["findings"]["Mass"][side] == pytest.approx(sum(areas) / 3)
+        assert content["findings"]["Mass"][side] == pytest.approx(sum(areas) / 5)
     assert content["of_methods"] and "trained networks" not in ran.output
     facts = {fact["name"]: (fact["first"], fact["second"]) for fact in content["also_different"]}
     assert "seeds" not in facts  # both have the same
-    assert facts["images trained on"] == ("7,524", "4,636") and facts["images of all stages"] == ("12,160", "4,636")
-    assert "A was trained on 1.6 times as many images, which may explain the difference." in content["summary"]
+    assert facts["images trained on"] == ("21,000", "13,908") and facts["images of all stages"] == ("34,908", "13,908")
+    assert "A was trained on 1.5 times as many images, which may explain the difference." in content["summary"]
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_no_method(tmp_path):
@@ -166,7 +169,7 @@ def test_a_run_does_not_differ_from_itself(two, tmp_path):
 def test_without_out_the_folder_is_named_after_both(two, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command(*two).exit_code == 0
-    folder = tmp_path / "comparisons" / "ma-quick-seed0-bc7d823473-vs-sam-quick-seed0-0e21ca7da2"
+    folder = tmp_path / "comparisons" / "ma-quick-seed0-bc7d823473-vs-sam-quick-seed0-ba9d3d023a"
     assert sorted(path.name for path in folder.iterdir()) == ["comparison.json", "comparison.md", "roc.png"]
 
 
@@ -237,7 +240,7 @@ def rename_data(fields):
 def test_dataset_and_label_file_are_named_where_the_labels_differ(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", SAM, flipped(committed(SAM)[1].copy()), rename_data)
     shown = command(a, b, "--out", tmp_path / "out").output
-    assert "dataset phantom vs. other; label file drawn (phantom-1, 2000 images, seed 0) vs." in shown
+    assert "dataset phantom vs. other; label file drawn (phantom-2, 2000 images, seed 0) vs." in shown
     assert "vs. corrected.csv (2); 1 label (" in shown
 
 
