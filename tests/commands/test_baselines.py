@@ -18,7 +18,7 @@ from chxbench.benchmark.leaderboard.boards import make_boards
 from chxbench.benchmark.leaderboard.leaderboard import read_runs, render
 from chxbench.benchmark.utils.workspace import Workspace
 
-SETTINGS = {**SMALL_DATA, "pixels.size": 40, "pixels.crop": 32}
+SETTINGS = {**SMALL_DATA, "pixels.size": 40, "pixels.crop": 32, "pixels.max_shift": 4}
 WORDS = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
 COMPLETE = {"evaluate.resamples": 1000}  # as many as those of a floor
 

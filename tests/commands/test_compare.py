@@ -25,7 +25,11 @@ from chxbench.benchmark.records.figures.style import drawn_from
 from chxbench.benchmark.records.schema import RunDescription
 
 RESULTS = Path(__file__).parents[2] / "results"
-MA, SAM = RESULTS / "phantom/ma/quick-seed0-bc7d823473", RESULTS / "phantom/sam/quick-seed0-0e21ca7da2"
+MA, SAM = RESULTS / "phantom/ma/quick-seed0-bc7d823473", RESULTS / "phantom/sam/quick-seed0-ba9d3d023a"
+WANG = RESULTS / "phantom/wang2017"
+# Two runs with findings that differ significantly, and which.
+BETTER, WORSE = RESULTS / "phantom/ma/quick-seed1-96d6e02957", RESULTS / "phantom/sam/quick-seed1-11ffe50316"
+CLEAR = "Infiltration"
 
 
 @cache
@@ -73,10 +77,10 @@ def scores_of(folder):
 
 
 def test_two_runs_are_compared_finding_by_finding(tmp_path):
-    ran = command(MA, SAM, "--out", tmp_path / "new" / "out", "--resamples", 600)
+    ran = command(BETTER, WORSE, "--out", tmp_path / "new" / "out", "--resamples", 600)
     assert ran.exit_code == 0, ran.output
     content = json.loads((tmp_path / "new" / "out" / "comparison.json").read_text())
-    one, other = scores_of(MA), scores_of(SAM)
+    one, other = scores_of(BETTER), scores_of(WORSE)
     for finding, found in content["findings"].items():
         areas = [roc_auc_score(part[f"label {finding}"], part[f"score {finding}"]) for part in (one, other)]
         assert [found["first"], found["second"]] == pytest.approx(areas)
@@ -93,27 +97,29 @@ def test_two_runs_are_compared_finding_by_finding(tmp_path):
     assert content["mean_auc_without_rare"]["value"] == pytest.approx(sum(rest) / 13)
     corrected = {name: found["p_corrected"] for name, found in content["findings"].items()}
     significant = [name for name, p in corrected.items() if p is not None and p <= 0.05]
-    assert content["significant"] == significant and "Mass" in significant
-    assert f"Mass ({content['findings']['Mass']['value']:+.3f})" in " ".join(ran.output.split())
+    assert content["significant"] == significant and CLEAR in significant
+    assert f"{CLEAR} ({content['findings'][CLEAR]['value']:+.3f})" in " ".join(ran.output.split())
     assert not content["of_methods"] and "These are trained networks, not methods" in " ".join(ran.output.split())
 
 
 def test_methods_are_compared_over_all_their_seeds(tmp_path):
-    ran = command(MA.parent, SAM.parent, "--out", tmp_path / "out")
+    ran = command(MA.parent, WANG, "--out", tmp_path / "out")
     assert ran.exit_code == 0, ran.output
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    for side, folder in (("first", MA.parent), ("second", SAM.parent)):
+    for side, folder in (("first", MA.parent), ("second", WANG)):
         runs = content[side]["runs"]
-        assert [run["seed"] for run in runs] == [0, 1, 2] and content[side]["title"].endswith("seeds 0, 1, 2")
+        assert [run["seed"] for run in runs] == [0, 1, 2, 3, 4] and content[side]["title"].endswith(
+            "seeds 0, 1, 2, 3, 4"
+        )
         areas = [
             roc_auc_score(scores["label Mass"], scores["score Mass"])
             for scores in map(scores_of, sorted(folder.iterdir()))
         ]
-        assert content["findings"]["Mass"][side] == pytest.approx(sum(areas) / 3)
+        assert content["findings"]["Mass"][side] == pytest.approx(sum(areas) / 5)
     assert content["of_methods"] and "trained networks" not in ran.output
     facts = {fact["name"]: (fact["first"], fact["second"]) for fact in content["also_different"]}
     assert "seeds" not in facts  # both have the same
-    assert facts["images trained on"] == ("7,524", "4,636") and facts["images of all stages"] == ("12,160", "4,636")
+    assert facts["images trained on"] == ("21,000", "13,908") and facts["images of all stages"] == ("34,908", "13,908")
     assert "A was trained on 1.6 times as many images, which may explain the difference." in content["summary"]
 
 
@@ -166,7 +172,7 @@ def test_a_run_does_not_differ_from_itself(two, tmp_path):
 def test_without_out_the_folder_is_named_after_both(two, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command(*two).exit_code == 0
-    folder = tmp_path / "comparisons" / "ma-quick-seed0-bc7d823473-vs-sam-quick-seed0-0e21ca7da2"
+    folder = tmp_path / "comparisons" / "ma-quick-seed0-bc7d823473-vs-sam-quick-seed0-ba9d3d023a"
     assert sorted(path.name for path in folder.iterdir()) == ["comparison.json", "comparison.md", "roc.png"]
 
 
@@ -237,7 +243,7 @@ def rename_data(fields):
 def test_dataset_and_label_file_are_named_where_the_labels_differ(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", SAM, flipped(committed(SAM)[1].copy()), rename_data)
     shown = command(a, b, "--out", tmp_path / "out").output
-    assert "dataset phantom vs. other; label file drawn (phantom-1, 2000 images, seed 0) vs." in shown
+    assert "dataset phantom vs. other; label file drawn (phantom-2, 2000 images, seed 0) vs." in shown
     assert "vs. corrected.csv (2); 1 label (" in shown
 
 
@@ -265,7 +271,7 @@ def test_only_what_differs_is_listed(tmp_path):
     a, b = make_run(tmp_path / "a", SAM), make_run(tmp_path / "b", SAM, change=change)
     facts = compare_methods(a, b, 100, tmp_path).facts
     assert facts == [
-        ("train.lr", "0.001", "0.5"),
+        ("train.lr", "0.003", "0.5"),
         ("code", records.read(SAM).environment.code.commit[:10], "ffffffffff + changes"),
         ("seeds", "0", "3"),
     ]
@@ -288,7 +294,7 @@ def test_scores_from_elsewhere_are_compared_without_their_training(tmp_path):
     assert ran.exit_code == 0, ran.output
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     facts = {fact["name"]: (fact["first"], fact["second"]) for fact in content["also_different"]}
-    assert facts["scores"] == (None, "from theirs.csv") and facts["train.lr"] == ("0.001", None)
+    assert facts["scores"] == (None, "from theirs.csv") and facts["train.lr"] == ("0.003", None)
     assert content["speed"] == [] and "seed" not in content["second"]["title"]
 
 
@@ -318,11 +324,11 @@ def test_no_defined_finding_is_reported(tmp_path):
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["mean_auc"]["value"] is None
 
 
-def test_the_better_run_is_named_either_way(two, tmp_path):
-    compared = compare_methods(*two, 600, tmp_path)
-    turned = compare_methods(*reversed(two), 600, tmp_path)
-    assert "A is better on" in summarize(compared)[1] and "Mass (+" in summarize(compared)[1]
-    assert "B is better on" in summarize(turned)[1] and "Mass (-" in summarize(turned)[1]
+def test_the_better_run_is_named_either_way(tmp_path):
+    compared = compare_methods(BETTER, WORSE, 600, tmp_path)
+    turned = compare_methods(WORSE, BETTER, 600, tmp_path)
+    assert "A is better on" in summarize(compared)[1] and f"{CLEAR} (+" in summarize(compared)[1]
+    assert "B is better on" in summarize(turned)[1] and f"{CLEAR} (-" in summarize(turned)[1]
 
 
 def publish_speeds(results, **changes):

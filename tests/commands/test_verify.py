@@ -204,7 +204,7 @@ def test_labels_of_the_official_list_are_known_without_the_label_file(results, m
     other = record.model_copy(
         update={"dataset": record.dataset.model_copy(update={"labels": labels.model_copy(update={"sha256": "1" * 64})})}
     )
-    with pytest.raises(RecordError, match="calls its labels phantom-1"):
+    with pytest.raises(RecordError, match="calls its labels phantom-2"):
         origin(folder, other, table)
 
 

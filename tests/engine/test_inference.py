@@ -188,7 +188,8 @@ def test_a_methods_own_maps_are_shown_as_its_heat(name):
     device = Device("float32")
     network = device.place(method.build(("a", "b"), "none"))
     pixels = np.random.default_rng(0).integers(0, 255, (7, 72, 72), np.uint8)
-    recipe = load_recipe("quick", {"evaluate.batch_size": 3})
+    sizes = {"pixels.size": 72, "pixels.crop": 64, "pixels.max_shift": 4}
+    recipe = load_recipe("quick", {"evaluate.batch_size": 3, **sizes})
     shown = Predictor(device, network, pixels, recipe).heatmaps(method, np.array([4, 0, 2, 6]), "heatmaps")
     assert shown.kind == OWN_MAPS
     with torch.inference_mode():

@@ -21,12 +21,19 @@ def rounds_of(latency=12.3, inference=100.0, steps=31.4, loader=50_000.0, end_to
     ]
 
 
-def speed_fields(name="ma", crop=64, rounds=None, **changes):
+def speed_fields(name="ma", crop=128, rounds=None, **changes):
     """The description of a speed; `changes` replace keys, those of `setup` and `method` are added."""
     part = {"requested": 32, "batch_size": 32, "repetitions": 9, "peak_memory": 10**9}
     setup = {"device": "a CPU", "kind": "cpu", "cores": 2, "threads": 2, "processes": 1, "precision": "float32"}
-    setup |= {"layout": "channels_last", "compiled": False, "torch": "2.8", "recipe": "quick", "size": 72, "crop": crop}
-    setup |= {"max_shift": 4, "batch_size": 32, "micro_batch": 0, "batch_norm": "auto", "optimizer": "adamw"}
+    setup |= {
+        "layout": "channels_last",
+        "compiled": False,
+        "torch": "2.8",
+        "recipe": "quick",
+        "size": 144,
+        "crop": crop,
+    }
+    setup |= {"max_shift": 8, "batch_size": 32, "micro_batch": 0, "batch_norm": "auto", "optimizer": "adamw"}
     setup |= {"dataset": "phantom", "images": 1000, "batch_sizes": [32, 999], **changes.pop("setup", {})}
     method = {"name": name, "built_in": True, "source_sha256": "0" * 64, "options": {}, **changes.pop("method", {})}
     content = {
