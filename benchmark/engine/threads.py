@@ -3,6 +3,8 @@
 import json
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,8 +18,9 @@ MIN_ROUNDS, MAX_ROUNDS = 5, 15  # steps timed with each number of threads
 MAX_SECONDS = 2.0  # after which no more rounds begin
 
 
-def set_threads(device: Device, setting: int, folder: Path) -> None:
-    """Set torch's CPU threads for a run, and remember their number: with another, results differ in their last bits.
+@contextmanager
+def run_threads(device: Device, setting: int, folder: Path) -> Iterator[None]:
+    """Set torch's CPU threads in the block, and remember their number: with another, results differ in their last bits.
 
     All cores are fastest on a machine of few cores that does nothing else. Beside another busy program, threads wait
     for each other most of the time, and one alone is faster. So it is measured on a CPU; on a GPU nothing changes.
@@ -26,15 +29,22 @@ def set_threads(device: Device, setting: int, folder: Path) -> None:
         device: where the network runs.
         setting: `compute.threads`; 0 to measure.
         folder: the run's folder.
+
+    Raises:
+        UserError: the number cannot be saved.
     """
+    available = torch.get_num_threads()
     remembered = _read(folder / THREADS_FILE)
-    threads = remembered or setting or (torch.get_num_threads() if device.on_gpu else fastest_threads(device))
-    threads = device.broadcast(threads)
-    if threads < torch.get_num_threads() and not (remembered or setting):
-        say(f"training with {threads} of {torch.get_num_threads()} threads, which is faster at present")
-    torch.set_num_threads(threads)
+    threads = device.broadcast(remembered or setting or (available if device.on_gpu else fastest_threads(device)))
+    if threads < available and not (remembered or setting):
+        say(f"training with {threads} of {available} threads, which is faster at present")
     if device.is_main and not remembered:
         write_atomic(folder / THREADS_FILE, json.dumps(threads).encode())
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(available)  # the next run of the process chooses anew
 
 
 def fastest_threads(device: Device) -> int:

@@ -10,7 +10,7 @@ from ...engine.blame import name_method
 from ...engine.device import Device, destroy_process_group, init_distributed
 from ...engine.experiment import Experiment, RunConfig, build_experiment
 from ...engine.stages import remove_training_state
-from ...engine.threads import THREADS_FILE
+from ...engine.threads import THREADS_FILE, run_threads
 from ...leaderboard.leaderboard import publish, unreadable_record
 from ...leaderboard.literature import literature
 from ...recipe import recipe_table
@@ -95,7 +95,11 @@ def train_or_read(experiment: Experiment, device: Device) -> Record | None:
     if is_complete:
         say(f"this run is already complete: {experiment.work} (pass --fresh to train again)")
     else:
-        with _log(experiment, device), name_method(experiment.method, experiment.entry.place):
+        with (
+            run_threads(device, experiment.recipe.compute.threads, experiment.work),
+            _log(experiment, device),
+            name_method(experiment.method, experiment.entry.place),
+        ):
             train_and_score(experiment, device)
     if not device.is_main:
         return None

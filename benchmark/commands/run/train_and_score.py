@@ -20,7 +20,6 @@ from ...engine.initial_weights import build_network
 from ...engine.memory import release_memory
 from ...engine.rehearsal import rehearse
 from ...engine.stages import StageResult, list_stages, train_stages
-from ...engine.threads import set_threads
 from ...engine.train_context import training_targets
 from ...engine.weights import save_weights
 from ...evaluation.artifacts import boxed_rows, score_table
@@ -42,7 +41,6 @@ MIN_RESAMPLES = 100  # bootstrap replicates of the rehearsed record
 
 def train_and_score(experiment: Experiment, device: Device) -> None:
     """Train all stages, score validation and test images, write artifacts and record to the run's folder."""
-    set_threads(device, experiment.recipe.compute.threads, experiment.work)
     environment = describe_environment(experiment, device)  # before training, during which the code may be edited
     boxed = len(boxed_rows(experiment.index))
     with device.accelerator.main_process_first():  # pretrained weights are downloaded once
