@@ -39,7 +39,7 @@ def make_context(dataset, settings, cache, recipe="quick"):
 
 
 def test_an_epoch_against_its_bare_steps(versus, tmp_path):
-    dataset = Phantom(images=256, size=72)
+    dataset = Phantom(images=256, size=144)
     context, learner, rows = make_context(dataset, {"train.epochs": 100}, tmp_path)
     size, side = context.recipe.train.batch_size, context.recipe.pixels.crop
     gray = torch.randint(256, (size, side, side), dtype=torch.uint8)
@@ -56,7 +56,7 @@ def test_an_epoch_against_its_bare_steps(versus, tmp_path):
     learner.train()
     train_step(context.device, context.method, learner, resident)
     ours, theirs = versus(
-        "training end to end, 64x64 crops", "the same steps on one batch in memory", epoch, bare, 0.97, rounds=9
+        "training end to end, 128x128 crops", "the same steps on one batch in memory", epoch, bare, 0.97, rounds=9
     )
     assert np.isfinite([ours, theirs]).all()
 
